@@ -1,0 +1,1 @@
+"""Chunks, packs, repositories and NBD. Knows no hypervisor, no SQL and no user interface."""

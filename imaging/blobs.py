@@ -1,0 +1,136 @@
+"""Read blobs by id: wherever the index says, until one place gives the right bytes.
+
+Rules: a blob is returned authenticated and with its id checked, or an error names it; nothing is ever made up. A
+place that fails although the index is fresh is reported, so that nothing more comes to rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, StoreUnavailable
+from imaging.ids import CHUNK, NODE
+from imaging.keys import Keys
+from imaging.packs import pack_name
+from imaging.places import Location
+from imaging.sealing import Sealer, open_blob
+from imaging.storage.contract import Store
+
+LocateMany = Callable[[Sequence[bytes]], list[list[Location]]]
+Lost = Callable[[Location, ImagingError], None]
+
+_ELSEWHERE = (ObjectMissing, Damaged, StoreUnavailable)  # what another place may still make good
+_GAP_BYTES = 64 << 10  # reading over a gap this wide costs less than a request of its own
+_RUN_BYTES = 4 << 20
+
+
+class BlobReader:
+    """Reads chunks and map nodes. Thread-safe if `locate` is. Borrows the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        locate: LocateMany,
+        refresh: Callable[[], None],
+        lost: Lost = lambda place, error: None,
+    ) -> None:
+        """`refresh` brings the index up to date: a pack may have been moved by a collection since it was read. `lost`
+        is told of each place that fails even then."""
+        self._store = store
+        self._keys = keys
+        self._locate = locate
+        self._refresh = refresh
+        self._lost = lost
+
+    def chunk(self, identity: bytes) -> bytes:
+        """One chunk's plaintext. Raises Damaged, ChunkMissing, StoreError."""
+        return self.chunks([identity])[0]
+
+    def chunks(self, identities: Sequence[bytes]) -> list[bytes]:
+        """Several chunks' plaintexts, in order; what lies together in a pack is read together."""
+        return self._many(CHUNK, identities)
+
+    def node(self, identity: bytes) -> bytes:
+        """One map node's plaintext. Raises Damaged, ChunkMissing, StoreError."""
+        return self._many(NODE, [identity])[0]
+
+    def _many(self, blob_type: int, identities: Sequence[bytes]) -> list[bytes]:
+        found: dict[bytes, bytes] = {}
+        wanted = list(dict.fromkeys(identities))
+        located = dict(zip(wanted, self._locate(wanted), strict=True))
+        for run in _runs([(identity, places[0]) for identity, places in located.items() if places]):
+            self._read_run(blob_type, run, found)
+        missing = [identity for identity in wanted if identity not in found]
+        failures: dict[bytes, ImagingError] = {}
+        for identity in missing:
+            self._try(blob_type, identity, located[identity][1:], found, failures)
+        missing = [identity for identity in missing if identity not in found]
+        if missing:
+            self._refresh()
+            for identity, places in zip(missing, self._locate(missing), strict=True):
+                self._try(blob_type, identity, places, found, failures, self._lost)
+                if identity not in found:
+                    raise failures.get(identity) or ChunkMissing(identity)
+        return [found[identity] for identity in identities]
+
+    def _read_run(self, blob_type: int, run: list[tuple[bytes, Location]], found: dict[bytes, bytes]) -> None:
+        """Read one stretch of a pack; what cannot be had is left to `_try`, which reports it."""
+        start = run[0][1].offset_bytes
+        stop = run[-1][1].offset_bytes + run[-1][1].stored_bytes
+        sealer = Sealer(self._keys, blob_type, run[0][1].salt)
+        try:
+            data = memoryview(self._store.get(pack_name(run[0][1].pack), start, stop - start))
+        except _ELSEWHERE:
+            return
+        for identity, place in run:
+            at = place.offset_bytes - start
+            sealed = data[at : at + place.stored_bytes]
+            try:
+                found[identity] = open_blob(
+                    self._keys, sealer, blob_type, identity, sealed, place.plain_bytes, place.compressed
+                )
+            except Damaged:
+                continue
+
+    def _try(
+        self,
+        blob_type: int,
+        identity: bytes,
+        places: Sequence[Location],
+        found: dict[bytes, bytes],
+        failures: dict[bytes, ImagingError],
+        lost: Lost = lambda place, error: None,
+    ) -> None:
+        """Read from the first place that gives the right bytes; the last failure is kept."""
+        for place in places:
+            try:
+                sealed = self._store.get(pack_name(place.pack), place.offset_bytes, place.stored_bytes)
+                sealer = Sealer(self._keys, blob_type, place.salt)
+                found[identity] = open_blob(
+                    self._keys, sealer, blob_type, identity, sealed, place.plain_bytes, place.compressed
+                )
+            except _ELSEWHERE as err:
+                failures[identity] = err
+                lost(place, err)
+            else:
+                return
+
+
+def _runs(places: list[tuple[bytes, Location]]) -> list[list[tuple[bytes, Location]]]:
+    """Group blobs that lie near each other in one pack, in the order of offsets."""
+    grouped: list[list[tuple[bytes, Location]]] = []
+    end = 0
+    for identity, place in sorted(places, key=lambda item: (item[1].pack, item[1].offset_bytes)):
+        last = grouped[-1] if grouped else None
+        if (
+            last is not None
+            and last[0][1].pack == place.pack
+            and place.offset_bytes - end <= _GAP_BYTES
+            and place.offset_bytes + place.stored_bytes - last[0][1].offset_bytes <= _RUN_BYTES
+        ):
+            last.append((identity, place))
+        else:
+            grouped.append([(identity, place)])
+        end = place.offset_bytes + place.stored_bytes
+    return grouped

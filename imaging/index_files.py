@@ -1,0 +1,90 @@
+"""The folder of the index cache, and whether what it holds can be believed.
+
+Rule: LMDB writes without fsync, which survives the death of any process but not that of the machine. So a folder is
+marked with the machine's boot id while anybody writes to it; a mark of another boot means that the machine went down
+in between: thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_MARK: Final = "open"
+_GUARD: Final = "guard"
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
+class IndexFolder:
+    """One user's hold on the folder. Any number of processes may hold it at once."""
+
+    def __init__(self, folder: Path, boot: str | None = None) -> None:
+        self.folder = folder
+        self._boot = boot or boot_id()
+        self._mark: int | None = None
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "lmdb"
+
+    def enter(self) -> None:
+        """Makes the folder, and empties it unless its content can be believed. Raises OSError."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._guard():
+            mark = os.open(self.folder / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(mark, fcntl.LOCK_SH)
+                written = os.pread(mark, 100, 0).decode("ascii", "replace").strip()
+                if written not in ("", self._boot):
+                    self._discard()
+                if written != self._boot:
+                    os.ftruncate(mark, 0)
+                    os.pwrite(mark, self._boot.encode(), 0)
+                    os.fsync(mark)
+            except BaseException:
+                os.close(mark)
+                raise
+            self._mark = mark
+            self.database.mkdir(mode=0o700, exist_ok=True)
+
+    def discard(self) -> None:
+        """Throws the content away. Others that have it open keep reading the files that are now nameless."""
+        with self._guard():
+            self._discard()
+            self.database.mkdir(mode=0o700, exist_ok=True)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.database)
+
+    def leave(self, synced: bool) -> None:
+        """Gives up the hold; the last one to leave takes the mark away, if everything was synced."""
+        if self._mark is None:
+            return
+        mark, self._mark = self._mark, None
+        try:
+            with self._guard():
+                if synced:
+                    fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.ftruncate(mark, 0)
+        except OSError:
+            pass  # others still hold it, or the folder is gone: the mark stays, which is always safe
+        finally:
+            os.close(mark)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        descriptor = os.open(self.folder / _GUARD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

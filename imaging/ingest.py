@@ -1,0 +1,389 @@
+"""One disk, from its source into the repository: extents → chunks → packs → disk map.
+
+Rules: the map is that of a full cut, however little was read; at most a few regions are in memory; where the dirty
+bitmap contradicts what the server says of allocation, or what a sample of clean chunks reads, the bitmap is not
+believed.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from imaging.chunking import HOLE_PAGES_MIN, Bools, PageHash, Record, cut_region, runs, zero_pages
+from imaging.diskmap import (
+    FetchNode,
+    Leaf,
+    MapWriter,
+    encode_leaf,
+    leaf_ids,
+    read_leaf,
+    region_count,
+    region_pages,
+)
+from imaging.errors import (
+    BitmapLied,
+    ChunkMissing,
+    Damaged,
+    ImagingError,
+    ObjectMissing,
+    ParentMapLost,
+    StoreUnavailable,
+)
+from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange, align_in, align_out, clip, subtract
+from imaging.ids import CHUNK, blob_id
+from imaging.keys import Keys
+from imaging.packing import PackWriter
+from imaging.recutting import RegionPages, recut
+from imaging.source import Source
+
+_WINDOW_REGIONS = 64
+_ZEROS = memoryview(bytes(REGION_BYTES))  # never written, so the kernel's one zero page behind all of it
+_SHORT_ZERO_BYTES = HOLE_PAGES_MIN * PAGE_BYTES
+_LOST = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
+WORKERS = 3  # two cores: one more than that, so that waiting for the source or a put idles none
+
+
+@dataclass(frozen=True, slots=True)
+class ParentDisk:
+    """The disk map that an incremental run starts from.
+
+    `fetch` reads its nodes. `known`, if packs are damaged or gone, tells which chunks are still good: regions with
+    others are read again, which heals them.
+    """
+
+    root: bytes | None
+    size_bytes: int
+    fetch: FetchNode
+    known: Callable[[Sequence[bytes]], list[bool]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What one disk came to."""
+
+    root: bytes | None
+    read_bytes: int
+    chunks: int
+    sampled_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One region: what is known to be zero and, for an incremental read, what is dirty and what was there."""
+
+    region: int
+    zero: list[ByteRange]
+    dirty: list[ByteRange] | None
+    old_leaf: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    leaf: bytes | None
+    read_bytes: int
+    chunks: int
+
+
+def ingest_disk(source: Source, writer: PackWriter, keys: Keys, *, parent: ParentDisk | None = None,
+                sample: int = 32, seed: int | None = None, workers: int = WORKERS,
+                advance: Callable[[int], None] = lambda _: None) -> Ingested:  # fmt: skip
+    """Store a disk and return its map's root.
+
+    With a `parent`, the source's dirty bitmap says what may differ from it, and `sample` clean chunks are read all
+    the same. `advance` is called with bytes of the disk that are done. Raises SourceError, BitmapLied, ParentMapLost,
+    and what the store raises; the writer must be flushed afterwards.
+    """
+    if parent is not None and parent.size_bytes != source.size_bytes:
+        raise ValueError("an incremental read needs a parent of the same size")
+    return _Ingest(source, writer, keys, parent, advance).run(workers, sample, random.Random(seed))  # noqa: S311
+
+
+class _Ingest:
+    def __init__(self, source: Source, writer: PackWriter, keys: Keys, parent: ParentDisk | None,
+                 advance: Callable[[int], None]) -> None:  # fmt: skip
+        self.source = source
+        self.writer = writer
+        self.keys = keys
+        self.parent = parent
+        self.advance = advance
+        self.size = source.size_bytes
+        self.hash = PageHash(keys.cut_multipliers, keys.cut_permutation)
+        self.local = threading.local()
+        self.lost: ImagingError | None = None
+
+    def run(self, workers: int, sample: int, rng: random.Random) -> Ingested:
+        tree = MapWriter(self.size, self.writer.store_node)
+        flying: deque[tuple[int, Future[_Done]]] = deque()
+        read = chunks = 0
+        sampler = _Sampler(sample, rng)
+
+        def collect() -> None:
+            nonlocal read, chunks
+            region, future = flying.popleft()
+            done = future.result()
+            read, chunks = read + done.read_bytes, chunks + done.chunks
+            if done.leaf is not None:
+                tree.add(region, done.leaf)
+            self.advance(region_pages(self.size, region) * PAGE_BYTES)
+
+        with ThreadPoolExecutor(workers, thread_name_prefix="ingest") as pool:
+            try:
+                for job in self.jobs(sampler):
+                    flying.append((job.region, pool.submit(self.region, job)))
+                    if len(flying) > 2 * workers:
+                        collect()
+                while flying:
+                    collect()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        sampled, sampled_bytes = self.check_sample(sampler)
+        if self.lost is not None and self.parent is not None and self.parent.known is None:
+            # Regions that nothing was known to be wrong with were passed over; their leaves may be lost as well.
+            raise ParentMapLost(self.lost) from self.lost
+        return Ingested(tree.finish(), read + sampled_bytes, chunks, sampled)
+
+    def jobs(self, sampler: _Sampler) -> Iterator[_Job]:
+        """The regions that need work, in order. Holes, and clean regions of a parent, need little or none."""
+        old = self.old_leaves()
+        pending = next(old, None)
+        for first in range(0, region_count(self.size), _WINDOW_REGIONS):
+            last = min(first + _WINDOW_REGIONS, region_count(self.size))
+            status = self.source.status(first * REGION_BYTES, min(last * REGION_BYTES, self.size))
+            skipped = 0
+            for region in range(first, last):
+                start, stop = region * REGION_BYTES, min((region + 1) * REGION_BYTES, self.size)
+                old_leaf = None
+                if pending is not None and pending[0] == region:
+                    old_leaf = pending[1]
+                    pending = next(old, None)
+                zero = clip(status.zero, start, stop)
+                all_zero = len(zero) == 1 and zero[0] == ByteRange(start, stop)
+                if self.parent is None:
+                    if not all_zero:
+                        yield _Job(region, zero, None, None)
+                        continue
+                else:
+                    dirty = clip(status.dirty, start, stop)
+                    if old_leaf is not None or (dirty and not all_zero):
+                        sampler.offer(region, old_leaf, dirty)
+                        yield _Job(region, zero, dirty, old_leaf)
+                        continue
+                skipped += stop - start
+            self.advance(skipped)
+
+    def old_leaves(self) -> Iterator[tuple[int, bytes]]:
+        if self.parent is None:
+            return
+        try:
+            yield from leaf_ids(self.parent.root, self.parent.size_bytes, self.parent.fetch)
+        except _LOST as err:
+            raise ParentMapLost(err) from err
+
+    def region(self, job: _Job) -> _Done:
+        """Work on one region, in a thread of the pool."""
+        if job.dirty is None:
+            return self.full(job)
+        suspicious = self.parent is not None and self.parent.known is not None
+        if not job.dirty and not job.zero and not suspicious:
+            return _Done(job.old_leaf, 0, 0)
+        old = self.old_leaf(job)
+        return self.full(job) if old is None else self.incremental(job, old)
+
+    def full(self, job: _Job) -> _Done:
+        start, stop, buffer = self.buffer(job.region)
+        data = subtract([ByteRange(start, stop)], job.zero)
+        self.fill(buffer, start, data, job.zero)
+        pages = _as_pages(buffer)
+        zero = zero_pages(pages)
+        cut = np.zeros(len(zero), np.bool_)
+        for a, b in runs(~zero):
+            cut[a:b] = self.hash.cut_pages(pages[a:b])
+        records = cut_region(zero, cut)
+        return self.store(job.region, buffer[: stop - start], records, {}, sum(r.length for r in data))
+
+    def incremental(self, job: _Job, old: Leaf) -> _Done:
+        dirty_ranges = self.believable_dirty(job, old)
+        if not dirty_ranges:
+            return _Done(job.old_leaf, 0, 0)
+        start, stop, buffer = self.buffer(job.region)
+        pages = RegionPages.unknown(region_pages(self.size, job.region))
+        dirty = _page_flags(dirty_ranges, start, len(pages.loaded))
+        for item in align_in(job.zero, PAGE_BYTES, self.size):
+            for piece in clip(dirty_ranges, item.start, item.stop):
+                a, b = (piece.start - start) // PAGE_BYTES, -(-(piece.stop - start) // PAGE_BYTES)
+                pages.know_zero(a, b)
+        if job.zero or not all(record.data for record in old.records):
+            buffer[:] = _ZEROS[: len(buffer)]  # pages known to be zero are not read, and may become part of a chunk
+        words = _as_pages(buffer)
+        read = 0
+
+        def load(wanted: list[tuple[int, int]]) -> None:
+            nonlocal read
+            ranges = [ByteRange(start + a * PAGE_BYTES, min(start + b * PAGE_BYTES, stop)) for a, b in wanted]
+            self.fill(buffer, start, ranges, [])
+            read += sum(item.length for item in ranges)
+            for a, b in wanted:
+                pages.zero[a:b] = zero_pages(words[a:b])
+                pages.cut[a:b] = self.hash.cut_pages(words[a:b])
+
+        records = recut(old.records, pages, dirty, load)
+        kept = {
+            (record.start, record.stop): identity
+            for record, identity in zip(old.records, old.ids, strict=True)
+            if identity is not None and not pages.loaded[record.start]
+        }
+        return self.store(job.region, buffer[: stop - start], records, kept, read)
+
+    def old_leaf(self, job: _Job) -> Leaf | None:
+        """The region's old records; None if they, or chunks of theirs, are lost: the region must be read in full."""
+        if job.old_leaf is None or self.parent is None:
+            return Leaf((Record(0, region_pages(self.size, job.region), data=False),), (None,))
+        try:
+            leaf = read_leaf(job.old_leaf, self.size, job.region, self.parent.fetch)
+        except _LOST as err:
+            self.lost = err
+            return None
+        known = self.parent.known
+        if known is not None and not all(known([identity for identity in leaf.ids if identity is not None])):
+            return None
+        return leaf
+
+    def believable_dirty(self, job: _Job, old: Leaf) -> list[ByteRange]:
+        """What must be looked at: what the bitmap says, page-aligned, and short zero runs that the map does not know.
+
+        A shrink and a grow back between two runs leave the bitmap clean and the content zero; only the allocation
+        tells.
+        """
+        dirty = align_out(job.dirty or [], PAGE_BYTES, self.size)
+        start = job.region * REGION_BYTES
+        data = [
+            ByteRange(start + r.start * PAGE_BYTES, min(start + r.stop * PAGE_BYTES, self.size))
+            for r in old.records
+            if r.data
+        ]
+        end = min(start + REGION_BYTES, self.size)
+        short: list[ByteRange] = []
+        for item in subtract(align_in(job.zero, PAGE_BYTES, self.size), dirty):
+            pieces = clip(data, item.start, item.stop)
+            if pieces and (item.length >= _SHORT_ZERO_BYTES or item.stop == end):
+                raise BitmapLied(pieces[0].start, pieces[0].length, "it says clean where allocated data is gone")
+            short += pieces
+        return align_out([*dirty, *short], PAGE_BYTES, self.size)
+
+    def fill(self, buffer: memoryview, start: int, data: Sequence[ByteRange], zero: Sequence[ByteRange]) -> None:
+        """Read `data` into the region's buffer and clear `zero` in it."""
+        for item in zero:
+            buffer[item.start - start : item.stop - start] = _ZEROS[: item.length]
+        self.source.read([(item.start, buffer[item.start - start : item.stop - start]) for item in data])
+
+    def buffer(self, region: int) -> tuple[int, int, memoryview]:
+        """First and last byte of the region, and this thread's buffer, cut to its pages; past the disk's end it is
+        zero."""
+        found: memoryview | None = getattr(self.local, "buffer", None)
+        if found is None:
+            found = self.local.buffer = memoryview(bytearray(REGION_BYTES))
+        start, stop = region * REGION_BYTES, min((region + 1) * REGION_BYTES, self.size)
+        view = found[: region_pages(self.size, region) * PAGE_BYTES]
+        view[stop - start :] = bytes(len(view) - (stop - start))
+        return start, stop, view
+
+    def store(self, region: int, content: memoryview, records: Sequence[Record], kept: dict[tuple[int, int], bytes],
+              read_bytes: int) -> _Done:  # fmt: skip
+        """Store the region's new chunks and its leaf."""
+        ids: list[bytes | None] = []
+        fresh: list[tuple[bytes, memoryview]] = []
+        for record in records:
+            if not record.data:
+                ids.append(None)
+                continue
+            identity = kept.get((record.start, record.stop))
+            if identity is None:
+                plain = content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]
+                identity = blob_id(self.keys, CHUNK, plain)
+                fresh.append((identity, plain))
+            ids.append(identity)
+        self.writer.store_chunks(fresh)
+        leaf = encode_leaf(Leaf(tuple(records), tuple(ids)))
+        return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, len(fresh))
+
+    def check_sample(self, sampler: _Sampler) -> tuple[int, int]:
+        """Read chunks that the bitmap calls clean. Raises BitmapLied where one has changed. (chunks, bytes) read."""
+        if self.parent is None:
+            return 0, 0
+        total = 0
+        picked = self.picked(sampler, self.parent.fetch)
+        for first, length, identity in picked:
+            buffer = memoryview(bytearray(length))
+            self.source.read([(first, buffer)])
+            if blob_id(self.keys, CHUNK, buffer) != identity:
+                raise BitmapLied(first, length, "a sample that it calls clean has changed")
+            total += length
+        return len(picked), total
+
+    def picked(self, sampler: _Sampler, fetch: FetchNode) -> list[tuple[int, int, bytes]]:
+        """(first byte, length, id) of clean chunks: one of each chosen region or, where all regions together are fewer
+        than the samples, as many as asked for, each chunk with the same chance."""
+        few = len(sampler.chosen) < sampler.size
+        found: list[tuple[int, int, bytes]] = []
+        seen = 0
+        for region, leaf_id, dirty in sampler.chosen:
+            try:
+                leaf = read_leaf(leaf_id, self.size, region, fetch)
+            except _LOST as err:
+                self.lost = err  # where `known` is given, the region has been read again for that
+                continue
+            start = region * REGION_BYTES
+            flags = _page_flags(align_out(dirty, PAGE_BYTES, self.size), start, region_pages(self.size, region))
+            clean: list[tuple[int, int, bytes]] = []
+            for record, identity in zip(leaf.records, leaf.ids, strict=True):
+                if identity is not None and not flags[record.start : record.stop].any():
+                    first = start + record.start * PAGE_BYTES
+                    clean.append((first, min(start + record.stop * PAGE_BYTES, self.size) - first, identity))
+            if clean and not few:
+                clean = [sampler.rng.choice(clean)]
+            for item in clean:
+                seen += 1
+                if len(found) < sampler.size:
+                    found.append(item)
+                elif (slot := sampler.rng.randrange(seen)) < sampler.size:
+                    found[slot] = item
+        return found
+
+
+class _Sampler:
+    """Chooses regions with old data, each with the same chance, in one pass (reservoir sampling)."""
+
+    def __init__(self, size: int, rng: random.Random) -> None:
+        self.size = size
+        self.rng = rng
+        self.seen = 0
+        self.chosen: list[tuple[int, bytes, list[ByteRange]]] = []
+
+    def offer(self, region: int, leaf_id: bytes | None, dirty: list[ByteRange]) -> None:
+        """A region of the walk; those without old data have nothing to sample."""
+        if leaf_id is None or self.size == 0:
+            return
+        self.seen += 1
+        if len(self.chosen) < self.size:
+            self.chosen.append((region, leaf_id, dirty))
+        elif (slot := self.rng.randrange(self.seen)) < self.size:
+            self.chosen[slot] = (region, leaf_id, dirty)
+
+
+def _as_pages(buffer: memoryview) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    return np.frombuffer(buffer, np.uint64).reshape(-1, PAGE_BYTES // 8)
+
+
+def _page_flags(ranges: Sequence[ByteRange], start: int, pages: int) -> Bools:
+    """Flags of the pages that page-aligned byte ranges cover; `start` is the region's first byte."""
+    flags = np.zeros(pages, np.bool_)
+    for item in ranges:
+        flags[(item.start - start) // PAGE_BYTES : -(-(item.stop - start) // PAGE_BYTES)] = True
+    return flags

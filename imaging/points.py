@@ -1,0 +1,315 @@
+"""Restore points: which manifests count, finding one, deleting one, and the holds that keep one.
+
+Rules: manifests are listed before tombstones, and those before leases: a lease is visible before its manifest, so no
+manifest of an unfinished run is taken for one whose lease was tidied away. One damaged object never hides the others.
+Deleting writes a tombstone and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from imaging import canonical, manifest
+from imaging.clock import Clock
+from imaging.envelope import ObjectType
+from imaging.errors import (
+    Damaged,
+    HoldNotFound,
+    ImagingError,
+    ObjectExists,
+    ObjectMissing,
+    PointAmbiguous,
+    PointHeld,
+    PointNotFound,
+    StoreUnavailable,
+    WrongVersion,
+)
+from imaging.leases import LeaseListing, Leases, Standing
+from imaging.manifest import Manifest, ManifestName, tombstone_name
+from imaging.objects import SealedObjects
+
+PURPOSES: Final = ("recovery", "export", "mount", "restore", "verification", "protected")
+_PREFIX: Final = re.compile(r"[0-9a-f]{1,32}")
+_HOLD: Final = re.compile(r"holds/([0-9a-f]{32})")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A restore point that counts. `name` is its manifest's, `hash` the BLAKE3 of that object's bytes."""
+
+    name: str
+    hash: bytes
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def series(self) -> str:
+        return self.manifest.series
+
+    @property
+    def generation(self) -> int:
+        return self.manifest.generation
+
+    @property
+    def created_utc(self) -> datetime:
+        return self.manifest.created_utc
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedPoint:
+    """A restore point that should be there and cannot be read, and why."""
+
+    name: str
+    error: ImagingError
+
+    @property
+    def id(self) -> str:
+        parsed = ManifestName.parse(self.name)
+        return parsed.id if parsed else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Points, oldest first, and those that are damaged."""
+
+    points: tuple[Point, ...]
+    damaged: tuple[DamagedPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    id: str
+    point: str
+    purpose: str
+    owner: str
+    created_utc: datetime
+    manifest: str
+
+
+class Points:
+    """Borrows everything."""
+
+    def __init__(self, objects: SealedObjects, leases: Leases, clock: Clock) -> None:
+        self._objects = objects
+        self._store = objects.store
+        self._leases = leases
+        self._clock = clock
+        self._read: dict[str, Point] = {}
+
+    def survey(self, series: str | None = None) -> Survey:
+        """Every point of the series, or of all."""
+        below = f"{series}/" if series else ""
+        names = self._manifests(below)
+        tombstones = self._tombstones(below) if names else set()
+        listing = self._leases.list()
+        points: list[Point] = []
+        damaged: list[DamagedPoint] = []
+        for name in names:
+            if tombstone_name(name) in tombstones:
+                continue
+            try:
+                point = self._point(name)
+                if self._counts(point, listing):
+                    points.append(point)
+            except ObjectMissing:
+                continue  # removed since it was listed
+            except (Damaged, StoreUnavailable, WrongVersion) as error:
+                damaged.append(DamagedPoint(name, error))
+        if series is None:
+            damaged.extend(self._lost(set(names), {point.manifest.lease for point in self._read.values()}, listing))
+            self._read = {name: self._read[name] for name in names if name in self._read}
+        return Survey(tuple(_oldest_first(points)), tuple(sorted(damaged, key=lambda each: each.name)))
+
+    def _manifests(self, below: str) -> list[str]:
+        return [
+            listed.name
+            for listed in self._store.list("manifests/" + below)
+            if ManifestName.parse(listed.name) is not None
+        ]
+
+    def _tombstones(self, below: str) -> set[str]:
+        return {listed.name for listed in self._store.list("tombstones/" + below)}
+
+    def _point(self, name: str) -> Point:
+        found = self._read.get(name)
+        if found is None:
+            opened = self._objects.read_kept(ObjectType.MANIFEST, name)
+            found = self._read[name] = Point(name, opened.hash, manifest.decode(opened.body, name))
+        return found
+
+    def _counts(self, point: Point, listing: LeaseListing | None) -> bool:
+        lease = point.manifest.lease
+        try:
+            standing = self._leases.standing(lease, listing)
+            end = self._leases.end(lease) if standing == Standing.COMMITTED else None
+        except (Damaged, WrongVersion) as error:
+            raise Damaged(point.name, f"whether its run committed it cannot be told: {error}") from error
+        if end is None:
+            return standing == Standing.TIDIED
+        if end.manifest != point.name:
+            return False
+        if end.hash != point.hash:
+            raise Damaged(point.name, "it is not the manifest that its run committed")
+        return True
+
+    def _lost(self, present: set[str], leases: set[str], listing: LeaseListing) -> Iterator[DamagedPoint]:
+        """Points that a run committed and whose manifest is not there, though nobody deleted them."""
+        for lease, parts in listing.parts.items():
+            if "end" not in parts or lease in leases:
+                continue
+            try:
+                end = self._leases.end(lease)
+            except (Damaged, StoreUnavailable, WrongVersion):
+                continue  # it may have ended without a point: verify names it
+            if end is None or end.manifest is None or end.manifest in present:
+                continue
+            if ManifestName.parse(end.manifest) is not None and not self._exists(tombstone_name(end.manifest)):
+                yield DamagedPoint(end.manifest, ObjectMissing(end.manifest))
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._store.get(name, 0, 0)
+        except ObjectMissing:
+            return False
+        return True
+
+    def is_there(self, name: str) -> bool:
+        """Whether the manifest is in the store, and no tombstone of it: asked of the store itself."""
+        return self._exists(name) and not self._exists(tombstone_name(name))
+
+    def generations(self, series: str) -> Iterator[int]:
+        """Every generation of the series that left a trace."""
+        for prefix in ("manifests/", "tombstones/", "claims/"):
+            for listed in self._store.list(f"{prefix}{series}/"):
+                digits = listed.name.rsplit("/", 1)[1][:10]
+                if len(digits) == 10 and digits.isdigit():
+                    yield int(digits)
+
+    def find(self, wanted: str) -> Point:
+        """The point of this id, or of the only id that begins so. PointNotFound, PointAmbiguous, Damaged."""
+        prefix = wanted.strip().lower()
+        if not _PREFIX.fullmatch(prefix):
+            raise PointNotFound(wanted)
+        names = [name for name in self._manifests("") if ManifestName.parse(name).id.startswith(prefix)]  # type: ignore[union-attr]
+        found: list[Point] = []
+        failures: list[ImagingError] = []
+        for name in names:
+            try:
+                if not self._exists(tombstone_name(name)):
+                    point = self._point(name)
+                    if self._counts(point, None):
+                        found.append(point)
+            except ObjectMissing:
+                continue
+            except (Damaged, StoreUnavailable, WrongVersion) as error:
+                failures.append(error)
+        if len(found) > 1:
+            raise PointAmbiguous(wanted, [point.id for point in found])
+        if found and not failures:
+            return found[0]
+        if failures:
+            raise failures[0]
+        raise PointNotFound(wanted)
+
+    # Deleting and holding
+
+    def delete(self, point: Point, by: str) -> str:
+        """Writes the tombstone; returns its name. PointHeld while a hold is on it; repeating it changes nothing."""
+        self._check_unheld(point)
+        name = tombstone_name(point.name)
+        try:
+            self._objects.create_json(
+                ObjectType.TOMBSTONE,
+                name,
+                {"by": by, "created_utc": canonical.utc_text(self._clock.now_utc()), "hash": point.hash.hex()},
+            )
+        except ObjectExists:
+            return name
+        try:
+            self._check_unheld(point)  # a hold placed meanwhile was visible before its owner looked for the tombstone
+        except PointHeld:
+            self._store.delete(name)
+            raise
+        return name
+
+    def _check_unheld(self, point: Point) -> None:
+        purposes = [hold.purpose for hold in self.holds() if hold.manifest == point.name]
+        if purposes:
+            raise PointHeld(point.id, purposes)
+
+    def hold(self, point: Point, purpose: str, owner: str) -> Hold:
+        """Keeps the point from being deleted until release(). PointNotFound when it has just been deleted."""
+        if purpose not in PURPOSES:
+            raise ValueError(f"there are no holds for {purpose!r}")
+        made = Hold(
+            secrets.token_hex(16), point.id, purpose, owner, self._clock.now_utc().replace(microsecond=0), point.name
+        )
+        self._objects.create_json(
+            ObjectType.HOLD,
+            f"holds/{made.id}",
+            {
+                "created_utc": canonical.utc_text(made.created_utc),
+                "id": made.id,
+                "manifest": made.manifest,
+                "owner": made.owner,
+                "purpose": made.purpose,
+            },
+        )
+        if not self.is_there(point.name):
+            self.release(made.id)
+            raise PointNotFound(point.id)
+        return made
+
+    def release(self, hold_id: str) -> None:
+        """HoldNotFound."""
+        name = f"holds/{hold_id}"
+        if not _HOLD.fullmatch(name):
+            raise HoldNotFound(hold_id)
+        try:
+            self._store.delete(name)
+        except ObjectMissing as error:
+            raise HoldNotFound(hold_id) from error
+
+    def holds(self) -> list[Hold]:
+        """Every hold, oldest first. Damaged: what a hold that cannot be read protects is not known, so nothing is
+        deleted."""
+        found: list[Hold] = []
+        for listed in self._store.list("holds/"):
+            if not _HOLD.fullmatch(listed.name):
+                continue
+            try:
+                fields = self._objects.read_json(ObjectType.HOLD, listed.name)
+            except ObjectMissing:
+                continue
+            held = fields.text("manifest")
+            parsed = ManifestName.parse(held)
+            found.append(
+                Hold(
+                    id=fields.hex("id", 16).hex(),
+                    point=parsed.id if parsed else held,
+                    purpose=fields.one_of("purpose", PURPOSES),
+                    owner=fields.text("owner"),
+                    created_utc=fields.utc("created_utc"),
+                    manifest=held,
+                )
+            )
+        return sorted(found, key=lambda hold: (hold.created_utc, hold.id))
+
+
+def _oldest_first(points: list[Point]) -> list[Point]:
+    """By time, but within a series by generation, whatever the clock said."""
+    latest: dict[str, datetime] = {}
+    keyed: list[tuple[datetime, str, int, Point]] = []
+    for point in sorted(points, key=lambda point: (point.series, point.generation)):
+        moment = max(point.created_utc, latest.get(point.series, point.created_utc))
+        latest[point.series] = moment
+        keyed.append((moment, point.series, point.generation, point))
+    return [entry[3] for entry in sorted(keyed, key=lambda entry: entry[:3])]

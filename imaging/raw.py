@@ -1,0 +1,89 @@
+"""Raw images and block devices, read without a server between: half the CPU of reading them through one.
+
+Rules: what a file's holes are is asked of the file system; a file that got shorter is an error, never zeros. QEMU's
+image locks are not taken here: whoever reads a disk that a machine may open keeps a `images.serve` of it beside.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from imaging.errors import ImageUnreadable, SourceError
+from imaging.extents import ByteRange, clip
+from imaging.source import BlockStatus
+
+_SECTOR_BYTES: Final = 512
+_ZEROS: Final = memoryview(bytes(_SECTOR_BYTES))
+
+
+def holes(descriptor: int, start: int, stop: int) -> list[ByteRange]:
+    """Parts of [start, stop) that a file's file system knows to be holes. None where it cannot tell."""
+    found: list[ByteRange] = []
+    position = start
+    while position < stop:
+        try:
+            data = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as err:
+            if err.errno == errno.ENXIO:  # no data up to the end
+                found.append(ByteRange(position, stop))
+            return found
+        if data > position:
+            found.append(ByteRange(position, min(data, stop)))
+        if data >= stop:
+            break
+        position = os.lseek(descriptor, data, os.SEEK_HOLE)
+    return found
+
+
+class RawFileSource:
+    """A raw image file or block device, as QEMU shows it: whole sectors, zeros behind the end of the file.
+
+    Implements source.Source. A context manager that closes its descriptor. Raises ImageUnreadable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            mode = os.fstat(self._descriptor).st_mode
+            self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        except OSError as err:
+            raise ImageUnreadable(str(path), err.strerror or str(err)) from err
+        self._has_holes = stat.S_ISREG(mode)
+        self.size_bytes = -(-self._end // _SECTOR_BYTES) * _SECTOR_BYTES
+
+    def __enter__(self) -> RawFileSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def status(self, start: int, stop: int) -> BlockStatus:
+        """See Source."""
+        if not self._has_holes:
+            return BlockStatus()
+        return BlockStatus(zero=clip(holes(self._descriptor, start, min(stop, self._end)), start, stop))
+
+    def read(self, requests: Sequence[tuple[int, memoryview]]) -> None:
+        """See Source."""
+        for offset, view in requests:
+            at = 0
+            try:
+                while at < len(view):
+                    if offset + at >= self._end:
+                        view[at:] = _ZEROS[: len(view) - at]
+                        break
+                    count = os.preadv(self._descriptor, [view[at:]], offset + at)
+                    if count == 0:
+                        raise SourceError(offset + at, len(view) - at, f"{self._path} has become shorter")
+                    at += count
+            except OSError as err:
+                raise SourceError(offset + at, len(view) - at, err.strerror or str(err)) from err

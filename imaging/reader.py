@@ -1,0 +1,230 @@
+"""Random access to one disk of a restore point.
+
+Rules: what is returned was authenticated; what cannot be read is an error, never zeros; memory is bounded; two
+threads that want the same chunk fetch it once.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, Protocol, TypeVar
+
+from imaging.diskmap import Leaf, children, node_span, read_leaf, root_level
+from imaging.errors import Damaged
+from imaging.extents import PAGE_BYTES, REGION_BYTES, Extent
+
+_LEAVES = 512  # about 50 KB each when parsed; random reads within 8 GiB then parse none twice
+_INNER = 64
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Blobs(Protocol):
+    """Where chunks and map nodes come from."""
+
+    def chunks(self, identities: Sequence[bytes]) -> list[bytes]:
+        """Plaintexts, in order."""
+
+    def node(self, identity: bytes) -> bytes:
+        """One node's plaintext."""
+
+
+class _Recent(Generic[K, V]):
+    """The most recently used values, up to a total weight. Not thread-safe."""
+
+    def __init__(self, limit: int, weight: Callable[[V], int]) -> None:
+        self._limit = limit
+        self._weight = weight
+        self._held: OrderedDict[K, V] = OrderedDict()
+        self._total = 0
+
+    def get(self, key: K) -> V | None:
+        value = self._held.get(key)
+        if value is not None:
+            self._held.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        if key in self._held:
+            return
+        self._held[key] = value
+        self._total += self._weight(value)
+        while self._total > self._limit and len(self._held) > 1:
+            self._total -= self._weight(self._held.popitem(last=False)[1])
+
+
+def check_length(identity: bytes, plain: bytes, length: int) -> None:
+    """A chunk must be as long as the record that names it: whoever has the keys could state another. Raises Damaged."""
+    if len(plain) != length:
+        raise Damaged(f"chunk {identity.hex()}", f"it has {len(plain)} bytes where the disk map says {length}")
+
+
+class DiskReader:
+    """Reads a disk map as a disk of `size_bytes`. Thread-safe. Borrows `blobs`."""
+
+    def __init__(self, blobs: Blobs, root: bytes | None, size_bytes: int, *, cache_bytes: int = 64 << 20) -> None:
+        self._blobs = blobs
+        self._root = root
+        self.size_bytes = size_bytes
+        self._lock = threading.Lock()
+        self._leaves: _Recent[int, tuple[list[int], Leaf]] = _Recent(_LEAVES, lambda _: 1)
+        self._inner: _Recent[bytes, dict[int, bytes]] = _Recent(_INNER, lambda _: 1)
+        self._chunks: _Recent[bytes, bytes] = _Recent(cache_bytes, len)
+        self._loading: dict[bytes, Future[bytes]] = {}
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes. Raises ValueError out of range, Damaged, ChunkMissing, StoreError."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer, which need not be zero before. Raises as pread does."""
+        if offset < 0 or offset + len(buffer) > self.size_bytes:
+            raise ValueError(f"{len(buffer)} bytes at {offset} lie outside a disk of {self.size_bytes} bytes")
+        wanted: list[tuple[int, int, bytes]] = []
+        for start, stop, identity in self._records(offset, offset + len(buffer)):
+            if identity is None:
+                a, b = max(start, offset), min(stop, offset + len(buffer))
+                buffer[a - offset : b - offset] = bytes(b - a)
+            else:
+                wanted.append((start, stop, identity))
+        plains = self._fetch([identity for _, _, identity in wanted])
+        for (start, stop, identity), plain in zip(wanted, plains, strict=True):
+            check_length(identity, plain, stop - start)
+            a, b = max(start, offset), min(stop, offset + len(buffer))
+            buffer[a - offset : b - offset] = memoryview(plain)[a - start : b - start]
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        """What of a range is a hole and what is data, merged; reads map nodes, no chunk."""
+        found: list[Extent] = []
+        for start, stop, identity in self._records(offset, min(offset + length, self.size_bytes)):
+            a, b = max(start, offset), min(stop, offset + length, self.size_bytes)
+            zero = identity is None
+            if found and found[-1].zero == zero:
+                found[-1] = Extent(found[-1].start, found[-1].length + b - a, zero)
+            else:
+                found.append(Extent(a, b - a, zero))
+        return found
+
+    def _records(self, start: int, stop: int) -> list[tuple[int, int, bytes | None]]:
+        """(first byte, end, chunk id or None for a hole) of all that overlaps [start, stop)."""
+        found: list[tuple[int, int, bytes | None]] = []
+        region = start // REGION_BYTES
+        while region * REGION_BYTES < stop:
+            base = region * REGION_BYTES
+            parsed = self._leaf(region)
+            if parsed is None:
+                step = self._hole_regions(region, -(-stop // REGION_BYTES))
+                found.append((base, min((region + step) * REGION_BYTES, self.size_bytes), None))
+                region += step
+                continue
+            starts, leaf = parsed
+            number = bisect_right(starts, max(0, start - base) // PAGE_BYTES) - 1
+            while number < len(starts) and base + starts[number] * PAGE_BYTES < stop:
+                record = leaf.records[number]
+                end = min(base + record.stop * PAGE_BYTES, self.size_bytes)
+                found.append((base + record.start * PAGE_BYTES, end, leaf.ids[number]))
+                number += 1
+            region += 1
+        return found
+
+    def _leaf(self, region: int) -> tuple[list[int], Leaf] | None:
+        """A region's leaf with its records' first pages, or None where the region is one hole."""
+        with self._lock:
+            parsed = self._leaves.get(region)
+        if parsed is not None:
+            return parsed
+        identity = self._leaf_id(region)
+        if identity is None:
+            return None
+        leaf = read_leaf(identity, self.size_bytes, region, self._blobs.node)
+        parsed = ([record.start for record in leaf.records], leaf)
+        with self._lock:
+            self._leaves.put(region, parsed)
+        return parsed
+
+    def _leaf_id(self, region: int) -> bytes | None:
+        identity, first = self._root, 0
+        for level in range(root_level(self.size_bytes), 0, -1):
+            if identity is None:
+                return None
+            slot = (region - first) // node_span(level - 1)
+            identity = self._slots(identity, level, first).get(slot)
+            first += slot * node_span(level - 1)
+        return identity
+
+    def _hole_regions(self, region: int, stop: int) -> int:
+        """How many regions from `region` on, all holes, up to `stop`: whole empty subtrees are passed at once."""
+        count = 1
+        while region + count < stop:
+            span = self._empty_span(region + count)
+            if span == 0:
+                break
+            count += span
+        return min(count, stop - region)
+
+    def _empty_span(self, region: int) -> int:
+        """Regions of the largest empty subtree that begins at `region`; 0 if the region has data."""
+        identity, first = self._root, 0
+        for level in range(root_level(self.size_bytes), -1, -1):
+            span = node_span(level)
+            if identity is None:
+                return span - (region - first)
+            if level:
+                slot = (region - first) // node_span(level - 1)
+                identity = self._slots(identity, level, first).get(slot)
+                first += slot * node_span(level - 1)
+        return 0
+
+    def _slots(self, identity: bytes, level: int, first: int) -> dict[int, bytes]:
+        with self._lock:
+            slots = self._inner.get(identity)
+        if slots is None:
+            slots = dict(children(identity, level, first, self.size_bytes, self._blobs.node))
+            with self._lock:
+                self._inner.put(identity, slots)
+        return slots
+
+    def _fetch(self, identities: Sequence[bytes]) -> list[bytes]:
+        """Chunks from the cache, from threads that are fetching them, or from the repository."""
+        plains: dict[bytes, bytes] = {}
+        mine: dict[bytes, Future[bytes]] = {}
+        others: dict[bytes, Future[bytes]] = {}
+        with self._lock:
+            for identity in identities:
+                cached = self._chunks.get(identity)
+                if cached is not None:
+                    plains[identity] = cached
+                elif identity in self._loading and identity not in mine:
+                    others[identity] = self._loading[identity]
+                elif identity not in mine:
+                    mine[identity] = self._loading[identity] = Future()
+        if mine:
+            plains.update(self._load(mine))
+        for identity, future in others.items():
+            failed = future.exception()
+            # The other thread may have failed over another chunk that it wanted at the same time: this one is asked
+            # for again, and fails on its own account or not at all.
+            plains[identity] = future.result() if failed is None else self._fetch([identity])[0]
+        return [plains[identity] for identity in identities]
+
+    def _load(self, mine: dict[bytes, Future[bytes]]) -> dict[bytes, bytes]:
+        try:
+            loaded = dict(zip(mine, self._blobs.chunks(list(mine)), strict=True))
+        except BaseException as err:
+            with self._lock:
+                for identity, future in mine.items():
+                    del self._loading[identity]
+                    future.set_exception(err)
+            raise
+        with self._lock:
+            for identity, plain in loaded.items():
+                self._chunks.put(identity, plain)
+                del self._loading[identity]
+                mine[identity].set_result(plain)
+        return loaded

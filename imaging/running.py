@@ -1,0 +1,340 @@
+"""A run: one writer of one series, from its lease to its restore point (docs/locking.md has the reasons for the order).
+
+Rules: lease visible → condemned list read → its epoch recorded → parent checked → packs → index objects → manifest →
+end of the lease; only the end makes the point count, and whoever ends the lease first decides. A run that fails
+anywhere leaves nothing that counts; a failing clean-up never hides the first error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import Final, Self
+
+from imaging import canonical, manifest
+from imaging.canonical import Fields
+from imaging.clock import Clock
+from imaging.envelope import ObjectType
+from imaging.errors import Damaged, Fenced, ImagingError, ObjectExists, ObjectMissing, SeriesBusy
+from imaging.index_objects import count_rows, encode_index
+from imaging.leases import LeaseEnd, Leases, LeaseWatcher, lease_object
+from imaging.manifest import Manifest, ManifestDraft
+from imaging.objects import SealedObjects
+from imaging.places import PackRows
+from imaging.points import Point, Points
+from imaging.series_locks import SeriesLock, SeriesLocks
+
+_log = logging.getLogger(__name__)
+
+BEAT_S: Final = 60.0
+_JOIN_S: Final = 10.0
+"""A heartbeat that hangs in a store call is left behind: whatever it still writes, the lease has ended."""
+
+_ATTEMPTS: Final = 5
+_ROWS_PER_INDEX_OBJECT: Final = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class Appliance:
+    """Who runs: 16 random bytes that this appliance keeps, and what its admin calls its machine."""
+
+    id: bytes
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What runs of a repository share. Borrowed by each."""
+
+    objects: SealedObjects
+    leases: Leases
+    points: Points
+    watcher: LeaseWatcher
+    locks: SeriesLocks
+    clock: Clock
+    appliance: Appliance
+    recovery_slot: Callable[[], bytes]
+    committed: Callable[[Sequence[str]], None]
+    beat_s: float = BEAT_S
+
+
+class Run:
+    """The lease of one run. A context manager: left without a commit, it is abandoned. Owns its lock and heartbeat."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        lock: SeriesLock,
+        lease_id: str,
+        series: str,
+        generation: int,
+        parent: Point | None,
+        condemned: frozenset[bytes],
+    ) -> None:
+        self._context = context
+        self._lock = lock
+        self.lease_id = lease_id
+        self.series = series
+        self.generation = generation
+        self.parent = parent
+        self.condemned = condemned
+        self._index_names: list[str] = []
+        self._publishing = threading.Lock()
+        self._over = False
+        self._fenced: LeaseEnd | None = None
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name=f"lease-{lease_id[:8]}", daemon=True)
+        self._heart.start()
+
+    def put_index(self, packs: Sequence[PackRows]) -> None:
+        """Publishes packs that are durable, under this lease: they count once it commits. Fenced."""
+        with self._publishing:
+            self._check()
+            for part in _parts(packs):
+                name = f"index/{self.lease_id}-{len(self._index_names):06}"
+                self._context.objects.create(
+                    ObjectType.INDEX, name, encode_index(part), clear=self._context.recovery_slot()
+                )
+                self._index_names.append(name)
+
+    def commit(self, draft: ManifestDraft) -> Point:
+        """Makes the point count, or raises and it does not. Fenced, StoreError, NoSpace."""
+        self._check()
+        context = self._context
+        made = Manifest(
+            **{each.name: getattr(draft, each.name) for each in fields(ManifestDraft)},
+            id=secrets.token_hex(16),
+            series=self.series,
+            generation=self.generation,
+            predecessor=self.parent.hash if self.parent else None,
+            lease=self.lease_id,
+        )
+        body = manifest.encode(made)
+        made = manifest.decode(body, made.name)
+        digest = context.objects.create(ObjectType.MANIFEST, made.name, body, keep=True)
+        wanted = LeaseEnd("committed", manifest=made.name, hash=digest)
+        end = context.leases.finish(self.lease_id, wanted)
+        if end != wanted:
+            self._fenced = end
+            raise self._fenced_error(end)
+        self._close()
+        self._after_commit()
+        return Point(made.name, digest, made)
+
+    def _after_commit(self) -> None:
+        """What makes later runs faster and the repository tidier; the point counts already, whatever fails here."""
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: self._context.committed(self._index_names),
+            lambda: self._context.leases.tidy(self.lease_id),
+            self._drop_older_claims,
+        )
+        for step in steps:
+            try:
+                step()
+            except ImagingError as error:
+                _log.warning("the restore point is committed, but: %s", error)
+
+    def _drop_older_claims(self) -> None:
+        store = self._context.objects.store
+        for listed in list(store.list(f"claims/{self.series}/")):
+            if listed.name < _claim(self.series, self.generation):
+                with contextlib.suppress(ObjectMissing):
+                    store.delete(listed.name)
+
+    def abandon(self) -> None:
+        """Ends the lease without a point; harmless after a commit. What cannot be written now, the next run settles."""
+        if self._over:
+            return
+        self._close()
+        try:
+            self._context.leases.finish(self.lease_id, LeaseEnd("abandoned"))
+        except ImagingError as error:
+            _log.warning("lease %s could not be ended, the next run of this series will: %s", self.lease_id, error)
+
+    def _close(self) -> None:
+        self._over = True
+        self._stop.set()
+        if threading.current_thread() is not self._heart:
+            self._heart.join(timeout=_JOIN_S)
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+    def _check(self) -> None:
+        if self._over:
+            raise RuntimeError("this run is over")
+        if self._fenced is not None:
+            raise self._fenced_error(self._fenced)
+
+    def _fenced_error(self, end: LeaseEnd) -> Fenced:
+        return Fenced(self.lease_id, f"appliance {end.by}" if end.by else "somebody else")
+
+    def _beat(self) -> None:
+        """Moves the counter: a new number, then the former goes. Also notices, long before the commit, that it was
+        fenced."""
+        number = 0
+        while not self._stop.wait(self._context.beat_s):
+            try:
+                end = self._context.leases.end(self.lease_id)
+                if end is not None:
+                    self._fenced = end
+                    return
+                name = lease_object(self.lease_id, f"beat/{number + 1:010}")
+                self._context.objects.create_json(ObjectType.LEASE, name, {})
+                number += 1
+                if number > 1:
+                    self._context.objects.store.delete(lease_object(self.lease_id, f"beat/{number - 1:010}"))
+            except ObjectExists:
+                number += 1  # written last time, though the answer was lost
+            except ImagingError as error:
+                _log.warning("lease %s could not be renewed: %s", self.lease_id, error)
+
+
+def _parts(packs: Sequence[PackRows]) -> Iterator[list[PackRows]]:
+    part: list[PackRows] = []
+    for pack in packs:
+        if part and count_rows(part) + count_rows([pack]) > _ROWS_PER_INDEX_OBJECT:
+            yield part
+            part = []
+        part.append(pack)
+    if part:
+        yield part
+
+
+def begin(context: RunContext, series: str, host: str | None) -> Run:
+    """The lease of a new run, in force. SeriesBusy; Damaged when the condemned list cannot be read; StoreError."""
+    lock = context.locks.take(series)
+    if lock is None:
+        raise SeriesBusy(series, "of another process", f"this appliance ({context.appliance.host})", 0)
+    try:
+        for _ in range(_ATTEMPTS):
+            run = _attempt(context, lock, series, host)
+            if run is not None:
+                return run
+        raise SeriesBusy(series, "that changes hands", "several appliances at once", 0)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _attempt(context: RunContext, lock: SeriesLock, series: str, host: str | None) -> Run | None:
+    """One try; None when something moved underneath, and the next try will see where to."""
+    _settle(context, lock, series)
+    survey = context.points.survey(series)
+    parent = survey.points[-1] if survey.points else None
+    generation = 1 + max(context.points.generations(series), default=0)
+    lease_id = secrets.token_hex(16)
+    objects = context.objects
+    objects.create_json(
+        ObjectType.LEASE,
+        lease_object(lease_id, "start"),
+        {
+            "appliance": context.appliance.id.hex(),
+            "created_utc": canonical.utc_text(context.clock.now_utc()),
+            "generation": generation,
+            "host": host or context.appliance.host,
+            "parent": parent.name if parent else None,
+            "purpose": "backup",
+            "series": series,
+        },
+    )
+    try:
+        try:
+            objects.create_json(ObjectType.CLAIM, _claim(series, generation), {"lease": lease_id})
+        except ObjectExists:
+            context.leases.finish(lease_id, LeaseEnd("abandoned"))
+            return None
+        if max(context.points.generations(series)) > generation:
+            # It was made with a number from long ago, whose claim a later run has already cleared away.
+            context.leases.finish(lease_id, LeaseEnd("abandoned"))
+            return None
+        epoch, condemned = newest_epoch(objects)
+        objects.create_json(ObjectType.LEASE, lease_object(lease_id, "epoch"), {"epoch": epoch})
+        if parent is not None and not context.points.is_there(parent.name):
+            context.leases.finish(lease_id, LeaseEnd("abandoned"))
+            return None
+    except BaseException:
+        _give_up(context, lease_id)
+        raise
+    return Run(context, lock, lease_id, series, generation, parent, condemned)
+
+
+def _give_up(context: RunContext, lease_id: str) -> None:
+    try:
+        context.leases.finish(lease_id, LeaseEnd("abandoned"))
+    except ImagingError as error:
+        _log.warning("lease %s could not be ended, the next run of this series will: %s", lease_id, error)
+
+
+def _settle(context: RunContext, lock: SeriesLock, series: str) -> None:
+    """Makes sure that nobody else writes the series: fences what is dead, raises SeriesBusy for what may live."""
+    try:
+        claimant = _claimant(context.objects, series)
+        told = True
+    except Damaged as error:
+        _log.warning("who claimed series %s last cannot be told, so every open lease is looked at: %s", series, error)
+        claimant, told = None, False
+    if claimant is not None and context.leases.is_open(claimant):
+        _fence_if_dead(context, lock, series, claimant)
+    for lease in context.leases.list().unended():
+        if lease == claimant or not context.leases.is_open(lease):
+            continue
+        try:
+            start = context.leases.start(lease)
+        except (ObjectMissing, Damaged):
+            concerned = not told  # of which series it is cannot be told either
+        else:
+            own = start.appliance == context.appliance.id.hex()
+            concerned = start.series == series and (own or not told)
+        if concerned:
+            _fence_if_dead(context, lock, series, lease)
+
+
+def _claimant(objects: SealedObjects, series: str) -> str | None:
+    """The lease of the highest claim: the only one that may be writing."""
+    claims = [listed.name for listed in objects.store.list(f"claims/{series}/")]
+    if not claims:
+        return None
+    return objects.read_json(ObjectType.CLAIM, claims[-1]).hex("lease", 16).hex()
+
+
+def _fence_if_dead(context: RunContext, lock: SeriesLock, series: str, lease: str) -> None:
+    try:
+        start = context.leases.start(lease)
+        own = start.appliance == context.appliance.id.hex()
+        holder = f"appliance {start.appliance[:8]}" + (f" ({start.host})" if start.host else "")
+    except (ObjectMissing, Damaged):
+        own, holder = False, "an appliance that cannot be named"
+    remaining_s = 0.0 if own and lock.proves else context.watcher.remaining_s(lease)
+    if remaining_s > 0:
+        raise SeriesBusy(series, lease, holder, remaining_s)
+    context.leases.finish(lease, LeaseEnd("fenced", by=context.appliance.id.hex()))
+
+
+def _claim(series: str, generation: int) -> str:
+    return f"claims/{series}/{generation:010}"
+
+
+def newest_epoch(objects: SealedObjects) -> tuple[int, frozenset[bytes]]:
+    """The number of the newest epoch, and the packs that it condemns; 0 and none before the first collection."""
+    numbers = [name for name in (listed.name for listed in objects.store.list("epochs/")) if name[7:].isdigit()]
+    if not numbers:
+        return 0, frozenset()
+    newest = max(numbers)
+    read: Fields = objects.read_json(ObjectType.EPOCH, newest)
+    try:
+        condemned = frozenset(bytes.fromhex(text) for text in read.texts("condemned", 10_000_000))
+    except ValueError as error:
+        raise Damaged(newest, "it lists something that is no hash") from error
+    return int(newest[7:]), condemned

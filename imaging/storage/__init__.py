@@ -1,0 +1,1 @@
+"""Byte stores: names to immutable bytes, behind one contract (contract.py)."""

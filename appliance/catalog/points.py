@@ -1,0 +1,66 @@
+"""Protected machines and their restore points, as far as lists need them.
+
+The rule: this is a copy of what the repository says, replaced from there; nothing is decided by it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import delete, select
+
+from appliance.catalog import rows, tables
+from appliance.catalog.database import Database
+from appliance.models import MachineRecord, PointRecord
+
+
+class Points:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, machine: MachineRecord, point: PointRecord) -> None:
+        """A new point, with its machine as it is now."""
+        with self._database.write() as connection:
+            rows.save(connection, tables.machines, machine, tables.machines.c.series == machine.series)
+            rows.save(connection, tables.points, point, tables.points.c.id == point.id)
+
+    def replace(self, machines: Iterable[MachineRecord], points: Iterable[PointRecord]) -> None:
+        """Everything at once, in one transaction: what is not given is not there any more."""
+        machine_rows = [rows.encode(machine) for machine in machines]
+        point_rows = [rows.encode(point) for point in points]
+        with self._database.write() as connection:
+            connection.execute(delete(tables.points))
+            connection.execute(delete(tables.machines))
+            if machine_rows:
+                connection.execute(tables.machines.insert(), machine_rows)
+            if point_rows:
+                connection.execute(tables.points.insert(), point_rows)
+
+    def remove(self, point: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(delete(tables.points).where(tables.points.c.id == point))
+
+    def list(self, series: str | None = None) -> tuple[PointRecord, ...]:
+        """Oldest first."""
+        query = select(tables.points).order_by(
+            tables.points.c.created_utc, tables.points.c.generation, tables.points.c.id
+        )
+        if series is not None:
+            query = query.where(tables.points.c.series == series)
+        with self._database.read() as connection:
+            return tuple(rows.decode(PointRecord, row) for row in connection.execute(query))
+
+    def names(self) -> frozenset[str]:
+        """Manifest names."""
+        with self._database.read() as connection:
+            return frozenset(connection.execute(select(tables.points.c.manifest_name)).scalars())
+
+    def machines(self) -> tuple[MachineRecord, ...]:
+        with self._database.read() as connection:
+            query = select(tables.machines).order_by(tables.machines.c.name, tables.machines.c.series)
+            return tuple(rows.decode(MachineRecord, row) for row in connection.execute(query))
+
+    def machine(self, series: str) -> MachineRecord | None:
+        with self._database.read() as connection:
+            row = connection.execute(select(tables.machines).where(tables.machines.c.series == series)).first()
+        return None if row is None else rows.decode(MachineRecord, row)

@@ -1,0 +1,76 @@
+"""Between frozen dataclasses and rows: one place that knows both.
+
+The rule: a dataclass's fields have the names of the table's columns. Enumerations become their values, tuples become
+JSON lists, dataclasses within tuples become JSON objects; what a row has beyond the dataclass is ignored, what it lacks
+takes the default.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Hashable
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from sqlalchemy import ColumnElement, Connection, Row, Table, insert, update
+
+Value = TypeVar("Value")
+
+
+def encode(value: Any) -> dict[str, Any]:
+    """The row (or JSON object) of a dataclass."""
+    return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+
+
+def decode(kind: type[Value], row: Row[Any] | dict[str, Any]) -> Value:
+    """The dataclass of a row (or JSON object); ValueError or KeyError when it does not fit."""
+    mapping = row if isinstance(row, dict) else row._mapping
+    hints = _hints(cast(Hashable, kind))
+    values = {}
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name in mapping:
+            values[item.name] = _typed(hints[item.name], mapping[item.name])
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise KeyError(item.name)
+    return kind(**values)
+
+
+def save(connection: Connection, table: Table, value: Any, key: ColumnElement[bool]) -> None:
+    """Replace the row that `key` selects, or add it."""
+    row = encode(value)
+    if connection.execute(update(table).where(key).values(row)).rowcount == 0:
+        connection.execute(insert(table).values(row))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return encode(value)
+    return value
+
+
+@cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(option for option in get_args(hint) if option is not type(None))
+        return _typed(hint, value)
+    if origin is tuple:
+        (item, *_) = get_args(hint)
+        return tuple(_typed(item, one) for one in value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return decode(hint, value)
+    return value

@@ -1,0 +1,111 @@
+"""Backup runs, and what they would leave behind if they died: clean-ups pending and thaws owed.
+
+The rule: a clean-up is recorded *before* the act that it undoes, and dropped only when it was undone or the thing is
+wanted after all. A record without its thing costs one look; a thing without its record stays for ever.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import delete, select, update
+
+from appliance.catalog import rows, tables
+from appliance.catalog.database import Database
+from appliance.catalog.errors import RecordMissing
+from appliance.models import CleanupRecord, OwedThaw, RunRecord, RunState
+
+
+class Runs:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, run: RunRecord) -> None:
+        with self._database.write() as connection:
+            rows.save(connection, tables.runs, run, tables.runs.c.id == run.id)
+
+    def get(self, id: str) -> RunRecord:
+        """RecordMissing."""
+        with self._database.read() as connection:
+            row = connection.execute(select(tables.runs).where(tables.runs.c.id == id)).first()
+        if row is None:
+            raise RecordMissing("run", id)
+        return rows.decode(RunRecord, row)
+
+    def list(self, *, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:
+        """Newest first."""
+        query = select(tables.runs).order_by(tables.runs.c.started_utc.desc(), tables.runs.c.id)
+        if state is not None:
+            query = query.where(tables.runs.c.state == state.value)
+        if limit is not None:
+            query = query.limit(limit)
+        with self._database.read() as connection:
+            return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
+
+
+class Cleanups:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, record: CleanupRecord) -> None:
+        with self._database.write() as connection:
+            connection.execute(tables.cleanups.insert().values(rows.encode(record)))
+
+    def list(self, owner: str | None = None) -> tuple[CleanupRecord, ...]:
+        """Newest first: the order in which acts are undone."""
+        query = select(tables.cleanups).order_by(tables.cleanups.c.created_utc.desc(), tables.cleanups.c.id)
+        if owner is not None:
+            query = query.where(tables.cleanups.c.owner == owner)
+        with self._database.read() as connection:
+            return tuple(rows.decode(CleanupRecord, row) for row in connection.execute(query))
+
+    def drop(self, id: str) -> None:
+        """Not there: fine."""
+        with self._database.write() as connection:
+            connection.execute(delete(tables.cleanups).where(tables.cleanups.c.id == id))
+
+    def drop_owner(self, owner: str) -> None:
+        """All of an owner that ended well, at once."""
+        with self._database.write() as connection:
+            connection.execute(delete(tables.cleanups).where(tables.cleanups.c.owner == owner))
+
+    def failed(self, id: str, error: str) -> None:
+        """One more attempt did not work: it stays, and `status` shows why."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(tables.cleanups)
+                .where(tables.cleanups.c.id == id)
+                .values(attempts=tables.cleanups.c.attempts + 1, last_error=error)
+            )
+
+
+class OwedThaws:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def owe(self, machine_uuid: str, host: str, name: str, since_utc: datetime) -> None:
+        """Written before the freeze is asked for; owed already: the older debt stays."""
+        key = (tables.owed_thaws.c.machine_uuid == machine_uuid) & (tables.owed_thaws.c.host == host)
+        with self._database.write() as connection:
+            if connection.execute(select(tables.owed_thaws.c.name).where(key)).first() is None:
+                record = OwedThaw(machine_uuid, host, name, since_utc)
+                connection.execute(tables.owed_thaws.insert().values(rows.encode(record)))
+
+    def paid(self, machine_uuid: str, host: str) -> None:
+        """The agent confirmed, or the machine is off. Not owed: fine."""
+        key = (tables.owed_thaws.c.machine_uuid == machine_uuid) & (tables.owed_thaws.c.host == host)
+        with self._database.write() as connection:
+            connection.execute(delete(tables.owed_thaws).where(key))
+
+    def failed(self, machine_uuid: str, host: str, error: str) -> None:
+        key = (tables.owed_thaws.c.machine_uuid == machine_uuid) & (tables.owed_thaws.c.host == host)
+        with self._database.write() as connection:
+            connection.execute(
+                update(tables.owed_thaws).where(key).values(attempts=tables.owed_thaws.c.attempts + 1, last_error=error)
+            )
+
+    def list(self) -> tuple[OwedThaw, ...]:
+        """Oldest first."""
+        with self._database.read() as connection:
+            query = select(tables.owed_thaws).order_by(tables.owed_thaws.c.since_utc)
+            return tuple(rows.decode(OwedThaw, row) for row in connection.execute(query))

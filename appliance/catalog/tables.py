@@ -1,0 +1,220 @@
+"""The catalog's tables, as SQLAlchemy sees them.
+
+The rule: nothing here is particular to one engine: text, integers, moments with a zone, JSON. What lists of values hold
+(disks, notes) is never searched for, and so is JSON. A change here needs a migration; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+ID_CHARACTERS = 32
+UUID_CHARACTERS = 36
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware moment, given and returned in UTC (SQLite forgets the zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("the catalog takes no moments without a time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+appliance = Table(
+    "appliance",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("created_utc", Moment, nullable=False),
+)
+
+repositories = Table(
+    "repositories",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("location", Text, nullable=False),
+    Column("attached_utc", Moment, nullable=False),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("transport", String(16), nullable=False),
+    Column("hostname", String(255), nullable=False),
+    Column("user", String(64), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("keyfile", Text, nullable=False),
+    Column("known_hosts", Text, nullable=False),
+    Column("socket", Text, nullable=False),
+    Column("session", Boolean(create_constraint=False), nullable=False),
+    Column("accelerator", String(16), nullable=False),
+    Column("timeout_s", Float, nullable=False),
+    Column("added_utc", Moment, nullable=False),
+)
+
+machines = Table(
+    "machines",
+    metadata,
+    Column("series", String(ID_CHARACTERS), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("uuid", String(UUID_CHARACTERS), nullable=True),
+    Column("host", Text, nullable=True),
+    Column("last_point", String(ID_CHARACTERS), nullable=True),
+    Column("last_point_utc", Moment, nullable=True),
+    Column("disks", JSON, nullable=False),
+)
+
+points = Table(
+    "points",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("manifest_name", String(128), nullable=False, unique=True),
+    Column("manifest_hash", String(64), nullable=False),
+    Column(
+        "series", String(ID_CHARACTERS), ForeignKey("machines.series", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("generation", BigInteger, nullable=False),
+    Column("machine_kind", String(16), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("uuid", String(UUID_CHARACTERS), nullable=True),
+    Column("host", Text, nullable=True),
+    Column("created_utc", Moment, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("consistency", String(16), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("read_bytes", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("checkpoint", Text, nullable=True),
+    Column("disks", JSON, nullable=False),
+    Column("skipped", JSON, nullable=False),
+    Column("notes", JSON, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("machine_kind", String(16), nullable=False),
+    Column("uuid", String(UUID_CHARACTERS), nullable=True),
+    Column("host", String(64), nullable=True),
+    Column("state", String(16), nullable=False),
+    Column("started_utc", Moment, nullable=False),
+    Column("ended_utc", Moment, nullable=True),
+    Column("point", String(ID_CHARACTERS), nullable=True),
+    Column("error", Text, nullable=True),
+    Column("disks", JSON, nullable=False),
+    Column("notes", JSON, nullable=False),
+    Index("ix_runs_state", "state"),
+    Index("ix_runs_started_utc", "started_utc"),
+)
+
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("point", String(ID_CHARACTERS), nullable=False),
+    Column("manifest_name", String(128), nullable=False),
+    Column("source_name", Text, nullable=False),
+    Column("host", String(64), nullable=False),
+    Column("machine_name", Text, nullable=False),
+    Column("machine_uuid", String(UUID_CHARACTERS), nullable=False),
+    Column("network", String(64), nullable=False),
+    Column("started_utc", Moment, nullable=False),
+    Column("updated_utc", Moment, nullable=False),
+    Column("hold", String(ID_CHARACTERS), nullable=True),
+    Column("disks", JSON, nullable=False),
+    Column("definition_xml", Text, nullable=False),
+    Column("final_xml", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("method", String(16), nullable=True),
+    Column("start_ms", BigInteger, nullable=True),
+    Column("error", Text, nullable=True),
+    Column("notes", JSON, nullable=False),
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("point", String(ID_CHARACTERS), nullable=False),
+    Column("manifest_name", String(128), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("disks", JSON, nullable=False),
+    Column("started_utc", Moment, nullable=False),
+    Column("hold", String(ID_CHARACTERS), nullable=True),
+    Column("address", Text, nullable=False),
+    Column("sockets", JSON, nullable=False),
+)
+
+owed_thaws = Table(
+    "owed_thaws",
+    metadata,
+    Column("machine_uuid", String(UUID_CHARACTERS), primary_key=True),
+    Column("host", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("since_utc", Moment, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", Text, nullable=True),
+)
+
+cleanups = Table(
+    "cleanups",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("owner", String(64), nullable=False, index=True),
+    Column("action", String(32), nullable=False),
+    Column("created_utc", Moment, nullable=False),
+    Column("host", String(64), nullable=True),
+    Column("machine_uuid", String(UUID_CHARACTERS), nullable=True),
+    Column("machine_name", Text, nullable=True),
+    Column("subject", Text, nullable=False),
+    Column("paths", JSON, nullable=False),
+    Column("disks", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", Text, nullable=True),
+)

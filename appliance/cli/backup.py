@@ -1,0 +1,90 @@
+"""`strongroom backup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from appliance.cli.output import duration, emit_json, say, size, warn
+from appliance.cli.points import point_json
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
+
+if TYPE_CHECKING:
+    from appliance.services.backup import RunResult
+
+IMAGE_FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc")
+
+
+@click.command()
+@click.argument("vm", metavar="VM", required=False)
+@click.option("--host", metavar="HOST", help="The host that runs it, if several have one of that name.")
+@click.option("--full", is_flag=True, help="Read everything. What is in the repository already is not stored again.")
+@click.option("--image", "path", metavar="PATH", type=click.Path(path_type=Path), help="An image file or block device.")
+@click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Its format; it is never guessed.")
+@click.option("--name", metavar="NAME", help="The name under which the image is protected.")
+@json_option
+@pass_session
+def backup(
+    session: Session,
+    vm: str | None,
+    host: str | None,
+    full: bool,
+    path: Path | None,
+    image_format: str | None,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Back up a virtual machine, running or off, or an image file or block device.
+
+    Reads only what changed since the last restore point where that is known for certain, everything else in full, disk
+    by disk; the result says which and why. Ends with exit code 3 when some disk is not on the point or something needs
+    an eye.
+
+    \b
+    Examples:
+      strongroom backup web-1
+      strongroom backup web-1 --host rack2 --full
+      strongroom backup --image /srv/disk.vmdk --format vmdk --name old-server
+    """
+    from appliance.services.backup import BackupService
+
+    if path is not None:
+        if vm is not None or host is not None:
+            raise click.UsageError("Give a machine or --image, not both.")
+        if image_format is None or name is None:
+            raise click.UsageError("--image needs --format and --name.")
+        # An image has no bitmap: it is read in full every time, asked to or not.
+        result = BackupService(session.appliance).run_image(path, image_format, name, progress=session.progress)
+    else:
+        if vm is None:
+            raise click.UsageError("Give the name of a machine, or --image PATH --format F --name N.")
+        if image_format is not None or name is not None:
+            raise click.UsageError("--format and --name go with --image.")
+        result = BackupService(session.appliance).run_machine(vm, host, full=full, progress=session.progress)
+    session.progress.finish()
+    _show(session, result, as_json)
+    exit_with(EXIT_PARTLY if result.partial else 0)
+
+
+def _show(session: Session, result: RunResult, as_json: bool) -> None:
+    from appliance.services.points import record_of
+
+    record = record_of(result.point)
+    if as_json:
+        emit_json(point_json(record) | {"run": result.run.id, "state": result.run.state.value})
+    else:
+        took = duration(record.duration_ms / 1000)
+        say(
+            f"{record.name}: {record.kind}, {record.consistency}-consistent point {record.id}:"
+            f" {size(record.size_bytes)}, of which {size(record.read_bytes)} read, {size(record.stored_bytes)} stored,"
+            f" in {took}"
+        )
+        for disk in record.disks:
+            why = f" ({disk.reason})" if disk.reason else ""
+            say(f"  {disk.name}: {size(disk.size_bytes)}, {disk.read} read{why}")
+    for skipped in record.skipped:
+        warn(f"not on the point: {skipped}")
+    for note in record.notes:
+        warn(note)

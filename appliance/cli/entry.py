@@ -1,0 +1,147 @@
+"""The command line's root: global options, and how anything that goes wrong becomes one or two sentences.
+
+The rule: exit code 0 is done, 1 failed, 2 wrong usage, 3 done in part (a disk was skipped, or something needs an
+admin's eyes). An error is a sentence and, where there is one, a way out, both on standard error; a traceback only
+with --debug.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from appliance.cli import (
+    backup,
+    daemon,
+    exports,
+    hosts,
+    initialise,
+    machines,
+    points,
+    recovery,
+    repository,
+    restore,
+    status,
+)
+from appliance.cli.output import safe_lines, tell
+from appliance.cli.session import EXIT_FAILED, Session
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_HELP)
+@click.option("--debug", is_flag=True, envvar="STRONGROOM_DEBUG", help="Print a traceback when something fails.")
+@click.option(
+    "--home",
+    metavar="DIR",
+    type=click.Path(),
+    help="Where settings, catalog, keys and cache are (default: $STRONGROOM_HOME, else /var/lib/strongroom).",
+)
+@click.version_option(package_name="strongroom", message="strongroom %(version)s")
+@click.pass_context
+def strongroom(context: click.Context, debug: bool, home: str | None) -> None:
+    """Backup and instant recovery of virtual machines and disk images.
+
+    Every backup reads only what changed, every restore point is complete on its own, and a lost machine can be started
+    straight out of the repository.
+
+    \b
+    First steps:
+      strongroom init --repository /srv/backup --recovery-key-file key.txt
+      strongroom host add here qemu:///system
+      strongroom backup web-1
+      strongroom point list
+      strongroom recovery start web-1 --point latest
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (see the warnings).
+    Environment: STRONGROOM_HOME, STRONGROOM_PASSPHRASE, and STRONGROOM_<SECTION>_<KEY> for every setting.
+    """
+    session = context.ensure_object(Session)
+    session.debug = session.debug or debug
+    session.home = home if home is not None else session.home
+
+
+for _command in (
+    initialise.init,
+    hosts.host,
+    machines.vm,
+    backup.backup,
+    points.point,
+    restore.restore,
+    recovery.recovery,
+    exports.export,
+    exports.mount,
+    exports.umount,
+    repository.repository,
+    status.status,
+    daemon.serve,
+    daemon.supervise,
+):
+    strongroom.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code (the console script exits with it)."""
+    os.umask(0o077)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the locale cannot write is no reason to fail
+    session = Session()
+    try:
+        with session.closing:
+            code = strongroom.main(
+                args=None if arguments is None else list(arguments),
+                prog_name="strongroom",
+                standalone_mode=False,
+                obj=session,
+            )
+    except click.exceptions.Exit as err:
+        return err.exit_code
+    except click.ClickException as err:
+        _usage(err)
+        return err.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        tell("error: interrupted")
+        return EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as err:  # noqa: BLE001  (the edge: everything becomes a sentence here)
+        return _failed(err, session.debug)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(err: click.ClickException) -> None:
+    if isinstance(err, click.UsageError) and err.ctx is not None:
+        tell(err.ctx.get_usage())
+        tell(f"error: {err.format_message()}")
+        tell(f"hint: '{err.ctx.command_path} --help' tells more")
+    else:
+        tell(f"error: {err.format_message()}")
+
+
+def _failed(err: Exception, debug: bool) -> int:
+    from appliance.errors import StrongroomError
+    from imaging.errors import ImagingError
+
+    if debug:
+        click.echo(safe_lines("".join(traceback.format_exception(err))), err=True)
+    if isinstance(err, (StrongroomError, ImagingError)):
+        tell(f"error: {err}")
+        if err.hint:
+            tell(f"hint: {err.hint}")
+        return getattr(err, "exit_code", EXIT_FAILED)
+    if isinstance(err, OSError) and err.strerror:
+        where = f"{err.filename}: " if err.filename else ""
+        tell(f"error: {where}{err.strerror}")
+        return EXIT_FAILED
+    tell(f"error: this is a mistake in strongroom itself: {type(err).__name__}: {err}")
+    tell("hint: run the command again with --debug, and report what it prints")
+    return EXIT_FAILED

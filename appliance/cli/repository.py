@@ -1,0 +1,283 @@
+"""`strongroom repository`: where everything is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
+from appliance.cli.passphrases import NEW_VARIABLE, KeySink, new_passphrase, passphrase, read_key_file
+from appliance.cli.points import warn_damaged
+from appliance.cli.session import EXIT_FAILED, EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
+
+if TYPE_CHECKING:
+    from appliance.services.repositories import Founded
+    from imaging.scrub import VerifyReport
+    from imaging.slots import Secret, Slot
+
+
+@click.group()
+def repository() -> None:
+    """The repository of this home: its state, its keys, its health."""
+
+
+@repository.command()
+@json_option
+@pass_session
+def info(session: Session, as_json: bool) -> None:
+    """Show what the repository is and holds.
+
+    \b
+    Example:
+      strongroom repository info --json
+    """
+    from appliance.services.repositories import RepositoryService
+
+    found = RepositoryService(session.appliance).info()
+    if as_json:
+        emit_json(
+            {
+                "id": found.id,
+                "location": found.location,
+                "created_utc": found.created_utc,
+                "compression_level": found.compression_level,
+                "objects": found.object_count,
+                "size_bytes": found.size_bytes,
+                "free_bytes": found.free_bytes,
+                "machines": found.machines,
+                "points": found.points,
+                "protected_bytes": found.protected_bytes,
+                "damaged_points": [{"id": each.id, "error": str(each.error)} for each in found.damaged],
+            }
+        )
+    else:
+        facts(
+            [
+                ("repository", found.id),
+                ("location", found.location),
+                ("made", moment(found.created_utc)),
+                ("size", f"{size(found.size_bytes)} in {found.object_count} objects"),
+                ("free", size(found.free_bytes)),
+                ("machines", found.machines),
+                ("restore points", found.points),
+                ("protected", size(found.protected_bytes)),
+                ("compression level", found.compression_level),
+            ]
+        )
+    warn_damaged(found.damaged)
+    exit_with(EXIT_PARTLY if found.damaged else 0)
+
+
+@repository.command()
+@click.option(
+    "--read-data", is_flag=True, help="Also decrypt every chunk and compare it with its id (reads everything)."
+)
+@json_option
+@pass_session
+def verify(session: Session, read_data: bool, as_json: bool) -> None:
+    """Check every object of the repository. Ends with exit code 1 when anything is damaged.
+
+    Names what is damaged and the restore points that it touches; all others restore. Changes nothing.
+
+    \b
+    Examples:
+      strongroom repository verify
+      strongroom repository verify --read-data --json
+    """
+    from appliance.services.repositories import RepositoryService
+
+    report = RepositoryService(session.appliance).verify(read_data=read_data, progress=session.progress)
+    session.progress.finish()
+    if as_json:
+        emit_json(_report_json(report))
+    elif report.ok:
+        checked = "every chunk was read" if read_data else "data was not read (--read-data does)"
+        found = f"{report.points} restore points, {report.objects} objects, {size(report.size_bytes)}"
+        say(f"Nothing is damaged: {found}; {checked}.")
+    else:
+        table(["damaged", "reason"], [(each.name, str(each.error)) for each in report.problems])
+        for hit in report.affected:
+            warn(f"restore point {hit.id} of {hit.machine or 'an unknown machine'}: {hit.detail}")
+    if report.unknown:
+        tell(f"{len(report.unknown)} objects have names that the format does not know; they are left alone.")
+    if not report.ok:
+        tell(f"error: {len(report.problems)} objects are damaged or missing, {len(report.affected)} points touched")
+        tell(
+            "hint: all other points restore; a full backup ('--full') of the machines touched stores what is lost anew"
+        )
+        exit_with(EXIT_FAILED)
+
+
+def _report_json(report: VerifyReport) -> dict[str, object]:
+    return {
+        "ok": report.ok,
+        "read_data": report.read_data,
+        "objects": report.objects,
+        "size_bytes": report.size_bytes,
+        "packs": report.packs,
+        "points": report.points,
+        "damaged": [{"object": each.name, "reason": str(each.error)} for each in report.problems],
+        "affected_points": [
+            {"id": hit.id, "name": hit.machine, "disks": list(hit.disks), "reason": hit.detail}
+            for hit in report.affected
+        ],
+        "unknown_objects": list(report.unknown),
+    }
+
+
+@repository.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--recovery-key-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Open it with the recovery key in this file instead of the passphrase.",
+)
+@json_option
+@pass_session
+def adopt(session: Session, path: Path, recovery_key_file: Path | None, as_json: bool) -> None:
+    """Take an existing repository into use, with nothing but itself and a secret.
+
+    The secret is the passphrase (STRONGROOM_PASSPHRASE, or asked for) or the recovery key. Everything in it can be
+    restored at once; hosts have to be added again for backups.
+
+    \b
+    Examples:
+      strongroom repository adopt /srv/backup
+      strongroom repository adopt /srv/backup --recovery-key-file /media/usb/recovery.key
+    """
+    from appliance import home
+    from appliance.services import repositories
+
+    settings = session.settings()
+    if home.in_use(settings):
+        raise home.HomeInUse(settings.home)
+    founded = repositories.adopt(settings, path.absolute(), _secret(recovery_key_file))
+    if as_json:
+        _emit_founded(founded)
+    else:
+        say(f"Repository {founded.repository_id} is adopted: {len(founded.points)} restore points.")
+        table(
+            ["name", "kind", "newest point", "of"],
+            [(m.name, m.kind, (m.last_point or "")[:12], moment(m.last_point_utc)) for m in founded.machines],
+        )
+        tell(
+            "Whether the repository was set back to an older state cannot be told from a key alone: check that the"
+            " newest points above are the ones that you expect."
+        )
+    warn_damaged(founded.damaged)
+    exit_with(EXIT_PARTLY if founded.damaged else 0)
+
+
+def _emit_founded(founded: Founded) -> None:
+    emit_json(
+        {
+            "id": founded.repository_id,
+            "location": founded.location,
+            "points": len(founded.points),
+            "machines": [
+                {
+                    "name": m.name,
+                    "kind": m.kind,
+                    "uuid": m.uuid,
+                    "last_point": m.last_point,
+                    "last_point_utc": m.last_point_utc,
+                }
+                for m in founded.machines
+            ],
+            "damaged_points": [{"id": each.id, "error": str(each.error)} for each in founded.damaged],
+        }
+    )
+
+
+def _secret(recovery_key_file: Path | None) -> Secret:
+    from imaging.slots import Passphrase, RecoveryKey
+
+    if recovery_key_file is not None:
+        return RecoveryKey.parse(read_key_file(recovery_key_file))
+    return Passphrase(passphrase())
+
+
+@repository.group()
+def key() -> None:
+    """Key slots: each wraps the repository's keys under one secret."""
+
+
+@key.command("list")
+@json_option
+@pass_session
+def list_keys(session: Session, as_json: bool) -> None:
+    """List the key slots.
+
+    \b
+    Example:
+      strongroom repository key list
+    """
+    from appliance.services.repositories import RepositoryService
+
+    slots = RepositoryService(session.appliance).keys()
+    if as_json:
+        emit_json([_slot_json(slot) for slot in slots])
+        return
+    table(
+        ["id", "kind", "label", "made"],
+        [(slot.id, slot.kind, slot.label, moment(slot.created_utc)) for slot in slots],
+    )
+
+
+def _slot_json(slot: Slot) -> dict[str, object]:
+    return {"id": slot.id, "kind": slot.kind, "label": slot.label, "created_utc": slot.created_utc}
+
+
+@key.command()
+@click.option("--recovery", is_flag=True, help="Make a recovery key instead of setting a passphrase.")
+@click.option("--recovery-key-file", metavar="FILE", type=click.Path(path_type=Path), help="Write it to this new file.")
+@click.option("--label", metavar="TEXT", default="", help="What this slot is for.")
+@pass_session
+def add(session: Session, recovery: bool, recovery_key_file: Path | None, label: str) -> None:
+    """Add a passphrase or a recovery key. What is stored is not encrypted again: a slot wraps the same keys.
+
+    A new passphrase comes from STRONGROOM_NEW_PASSPHRASE or is asked for.
+
+    \b
+    Examples:
+      strongroom repository key add --label 'night shift'
+      strongroom repository key add --recovery --recovery-key-file /root/second.key
+    """
+    from appliance.services.repositories import RepositoryService
+
+    service = RepositoryService(session.appliance)
+    if recovery or recovery_key_file is not None:
+        sink = KeySink(recovery_key_file)
+        try:
+            slot = service.add_recovery_key(label or "recovery key", sink.deliver)
+        finally:
+            sink.cancel()
+    else:
+        slot = service.add_passphrase(new_passphrase(NEW_VARIABLE), label or "passphrase")
+    say(f"Key slot {slot.id} is added.")
+
+
+@key.command()
+@click.argument("id")
+@yes_option
+@pass_session
+def remove(session: Session, id: str, yes: bool) -> None:
+    """Remove a key slot, by its id or a unique beginning of it.
+
+    This does not lock out whoever has an older copy of the repository's key slots: only a new repository does.
+
+    \b
+    Example:
+      strongroom repository key remove 5c1d --yes
+    """
+    from appliance.services.repositories import NOT_REVOKED, RepositoryService
+
+    service = RepositoryService(session.appliance)
+    slot = service.find_key(id)
+    confirm(f"Remove key slot {slot.id} ({slot.kind}, {slot.label})?", yes)
+    service.remove_key(slot)
+    say(f"Key slot {slot.id} is removed.")
+    warn(NOT_REVOKED)

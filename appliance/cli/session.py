@@ -1,0 +1,99 @@
+"""What every command gets: where the home is, and the appliance, opened when first asked for.
+
+The rule: a command opens nothing that it does not use, and what was opened is closed whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from appliance.progress import Progress
+    from appliance.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_FAILED = 1
+EXIT_PARTLY = 3
+
+
+@dataclass(slots=True)
+class Session:
+    debug: bool = False
+    home: str | None = None
+    closing: ExitStack = field(default_factory=ExitStack)
+    _appliance: Appliance | None = None
+    _progress: Progress | None = None
+
+    def settings(self) -> Settings:
+        from appliance.settings import load
+
+        environment = dict(os.environ)
+        if self.home is not None:
+            environment["STRONGROOM_HOME"] = os.path.abspath(self.home)
+        return load(environment)
+
+    @property
+    def appliance(self) -> Appliance:
+        if self._appliance is None:
+            from appliance.bootstrap import Appliance
+
+            self._appliance = self.closing.enter_context(Appliance(self.settings()))
+        return self._appliance
+
+    @property
+    def progress(self) -> Progress:
+        if self._progress is None:
+            from appliance.cli.progress import make_progress
+
+            progress = self._progress = make_progress()
+            self.closing.callback(progress.close)
+        return self._progress
+
+
+def pass_session(command: Callable[Concatenate[Session, P], T]) -> Callable[P, T]:
+    """Hand the session to a command as its first argument."""
+
+    def with_session(*args: P.args, **kwargs: P.kwargs) -> T:
+        session = click.get_current_context().find_object(Session)
+        assert session is not None
+        return command(session, *args, **kwargs)
+
+    return update_wrapper(with_session, command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON for scripts: sizes in bytes, times in UTC."
+    )(command)
+
+
+def yes_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
+
+
+def point_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--point",
+        required=True,
+        metavar="ID|latest|TIME",
+        help=(
+            "A point's id or a unique beginning of it; 'latest'; or a time (the newest point at or before it):"
+            " 2026-11-23, '2026-11-23 14:00', 2026-11-23T14:00:00Z. UTC, unless the time names a zone."
+        ),
+    )(command)
+
+
+def exit_with(code: int) -> None:
+    """End the command with an exit code other than 0."""
+    if code:
+        click.get_current_context().exit(code)

@@ -1,0 +1,160 @@
+"""`strongroom status`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from appliance.cli.output import emit_json, facts, moment, say, size, table, warn
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
+
+if TYPE_CHECKING:
+    from appliance.services.status import Status
+
+
+@click.command()
+@json_option
+@pass_session
+def status(session: Session, as_json: bool) -> None:
+    """Show how everything stands: repository, hosts, last points, recoveries, holds, debts.
+
+    Asks no host. Ends with exit code 3 when something needs an eye.
+
+    \b
+    Examples:
+      strongroom status
+      strongroom status --json
+    """
+    from appliance.services.status import StatusService
+
+    found = StatusService(session.appliance).status()
+    if as_json:
+        emit_json(_json(found))
+    else:
+        _show(found)
+    concerns = list(_concerns(found))
+    for concern in concerns:
+        warn(concern)
+    exit_with(EXIT_PARTLY if concerns else 0)
+
+
+def _concerns(found: Status) -> list[str]:
+    from appliance.models import RunState
+
+    concerns = list(found.problems)
+    concerns += [f"the run of {item.run.name} died; the next run cleans up" for item in found.runs if not item.alive]
+    concerns += [
+        f"a thaw of {debt.name} on {debt.host} is owed since {moment(debt.since_utc)}:"
+        f" {debt.last_error or 'not tried yet'}"
+        for debt in found.owed_thaws
+    ]
+    concerns += [
+        f"to be cleaned up: {record.action} {record.subject} of {record.machine_name or record.owner}"
+        + (f" (tried {record.attempts} times: {record.last_error})" if record.last_error else "")
+        for record in found.cleanups
+        # The checkpoint of a deleted point is no debt of a dead run: it goes when next the host is asked.
+        if record.attempts or not record.owner.startswith("point-")
+    ]
+    concerns += [f"recovery {rec.id[:12]} of {rec.source_name}: {rec.error}" for rec in found.recoveries if rec.error]
+    concerns += [
+        f"{item.export.kind} {item.export.address} of {item.export.name} is no longer served"
+        for item in found.exports
+        if not item.alive and item.export.kind == "export"
+    ]
+    concerns += [
+        f"the last run of {run.name} failed: {run.error}" for run in found.last_runs if run.state is RunState.FAILED
+    ]
+    return concerns
+
+
+def _show(found: Status) -> None:
+    state = found.repository
+    facts(
+        [
+            ("home", found.home),
+            ("repository", f"{state.location} ({'reachable' if state.reachable else 'NOT REACHABLE'})"),
+            ("free", size(state.free_bytes)),
+            ("hosts", ", ".join(host.name for host in found.hosts) or "none"),
+        ]
+    )
+    last_run = {(run.machine_kind, run.uuid or run.name): run for run in found.last_runs}
+    if found.machines:
+        say()
+    table(
+        ["machine", "kind", "host", "last point", "of", "last run"],
+        [
+            (
+                machine.name,
+                machine.kind,
+                machine.host,
+                (machine.last_point or "")[:12],
+                moment(machine.last_point_utc),
+                run.state if (run := last_run.get((machine.kind, machine.uuid or machine.name))) else None,
+            )
+            for machine in found.machines
+        ],
+    )
+    for heading, lines in (
+        ("run", [(item.run.name, item.run.id[:12], moment(item.run.started_utc)) for item in found.runs]),
+        ("recovery", [(rec.machine_name, rec.id[:12], f"{rec.state} on {rec.host}") for rec in found.recoveries]),
+        ("export", [(e.export.name, e.export.kind.value, e.export.address) for e in found.exports]),
+        ("hold", [(hold.purpose, f"point {hold.point[:12]}", moment(hold.created_utc)) for hold in found.holds]),
+    ):
+        if lines:
+            say()
+            table([heading, "", " "], lines)
+
+
+def _json(found: Status) -> dict[str, object]:
+    state = found.repository
+    return {
+        "home": found.home,
+        "repository": {
+            "id": state.id,
+            "location": state.location,
+            "reachable": state.reachable,
+            "free_bytes": state.free_bytes,
+        },
+        "hosts": [host.name for host in found.hosts],
+        "machines": [
+            {"name": m.name, "kind": m.kind, "uuid": m.uuid, "host": m.host, "last_point": m.last_point,
+             "last_point_utc": m.last_point_utc}
+            for m in found.machines
+        ],
+        "last_runs": [
+            {"id": run.id, "name": run.name, "state": run.state.value, "started_utc": run.started_utc,
+             "ended_utc": run.ended_utc, "error": run.error}
+            for run in found.last_runs
+        ],
+        "runs": [
+            {"id": item.run.id, "name": item.run.name, "started_utc": item.run.started_utc, "alive": item.alive}
+            for item in found.runs
+        ],
+        "recoveries": [
+            {"id": rec.id, "name": rec.source_name, "machine": rec.machine_name, "host": rec.host,
+             "state": rec.state.value, "error": rec.error}
+            for rec in found.recoveries
+        ],
+        "exports": [
+            {"id": item.export.id, "kind": item.export.kind.value, "name": item.export.name, "point": item.export.point,
+             "address": item.export.address, "alive": item.alive}
+            for item in found.exports
+        ],
+        "holds": [
+            {"id": hold.id, "point": hold.point, "purpose": hold.purpose, "owner": hold.owner,
+             "created_utc": hold.created_utc}
+            for hold in found.holds
+        ],
+        "owed_thaws": [
+            {"machine": debt.name, "uuid": debt.machine_uuid, "host": debt.host, "since_utc": debt.since_utc,
+             "attempts": debt.attempts, "error": debt.last_error}
+            for debt in found.owed_thaws
+        ],
+        "cleanups": [
+            {"owner": record.owner, "action": record.action.value, "subject": record.subject,
+             "machine": record.machine_name, "attempts": record.attempts, "error": record.last_error}
+            for record in found.cleanups
+        ],
+        "problems": list(found.problems),
+    }  # fmt: skip

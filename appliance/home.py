@@ -1,0 +1,175 @@
+"""The home folder: made with the right modes, its secrets written so that a crash leaves the old file or the new.
+
+The rule: this module alone writes the machine key and the settings file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import tomllib
+from pathlib import Path
+
+from appliance.errors import StrongroomError
+from appliance.settings import DEFAULT_REPOSITORY, Settings
+
+MACHINE_KEY_BYTES = 32
+_PRIVATE, _TRAVERSABLE = 0o700, 0o711
+
+
+class HomeUnusable(StrongroomError):
+    """The home cannot be made, read or written."""
+
+    def __init__(self, path: Path, reason: str, *, hint: str = "") -> None:
+        super().__init__(
+            f"{path}: {reason}",
+            hint=hint or "Run as the user who owns it (usually root), or set STRONGROOM_HOME to another folder.",
+            path=str(path),
+        )
+
+
+class HomeInUse(StrongroomError):
+    def __init__(self, home: Path) -> None:
+        super().__init__(
+            f"{home} is in use: it has a machine key that opens a repository",
+            hint="See 'strongroom repository info'. For another repository, set STRONGROOM_HOME to another folder.",
+            home=str(home),
+        )
+
+
+class RepositoryPathConflict(StrongroomError):
+    exit_code = 2
+
+    def __init__(self, set_to: Path, location: Path) -> None:
+        super().__init__(
+            f"the settings say that the repository is {set_to}, not {location}",
+            hint="Leave the path away, or change repository.path in strongroom.toml (or STRONGROOM_REPOSITORY_PATH).",
+            set_to=str(set_to),
+            location=str(location),
+        )
+
+
+class NoRepositoryYet(StrongroomError):
+    def __init__(self, home: Path) -> None:
+        super().__init__(
+            f"{home} has no repository yet",
+            hint="Make one with 'strongroom init', or take one over with 'strongroom repository adopt PATH'.",
+            home=str(home),
+        )
+
+
+def prepare(settings: Settings) -> None:
+    """Make the home's folders, with their modes; harmless again. HomeUnusable says which one cannot be made."""
+    folders = [
+        (settings.home, _TRAVERSABLE),
+        (settings.machine_key_file.parent, _PRIVATE),
+        (settings.cache_directory, _PRIVATE),
+        (settings.run_directory, _TRAVERSABLE),
+        (settings.log_directory, _PRIVATE),
+        (settings.scratch.directory, _TRAVERSABLE),
+        (settings.overlays.directory, _TRAVERSABLE),
+        (settings.machines_directory, _TRAVERSABLE),
+    ]
+    for folder, mode in folders:
+        try:
+            made = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            # A folder that an admin made keeps the mode that it was given, unless it holds secrets.
+            if made or mode == _PRIVATE:
+                folder.chmod(mode)
+        except OSError as err:
+            raise HomeUnusable(folder, f"it cannot be made: {err.strerror}") from err
+
+
+def in_use(settings: Settings) -> bool:
+    return os.path.lexists(settings.machine_key_file)
+
+
+def read_machine_key(settings: Settings) -> bytes:
+    """32 bytes; NoRepositoryYet when there is none."""
+    path = settings.machine_key_file
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(MACHINE_KEY_BYTES + 1)
+    except FileNotFoundError as err:
+        raise NoRepositoryYet(settings.home) from err
+    except OSError as err:
+        raise HomeUnusable(path, f"it cannot be read: {err.strerror}") from err
+    if mode & 0o077:
+        raise HomeUnusable(path, f"others may read it (mode {mode & 0o777:04o})", hint=f"chmod 0600 {path}")
+    if len(key) != MACHINE_KEY_BYTES:
+        raise HomeUnusable(
+            path,
+            "it is not a machine key (it must be 32 bytes)",
+            hint="Move it away, then take the repository over again with 'strongroom repository adopt PATH'.",
+        )
+    return key
+
+
+def new_machine_key() -> bytes:
+    return secrets.token_bytes(MACHINE_KEY_BYTES)
+
+
+def write_machine_key(settings: Settings, key: bytes) -> None:
+    """From now on the home is in use. HomeInUse when it is already."""
+    write_private(settings.machine_key_file, key, replace=False, taken=HomeInUse(settings.home))
+
+
+def check_location(settings: Settings, location: Path) -> None:
+    """RepositoryPathConflict when file or environment name another place: theirs would win at the next command."""
+    set_to = settings.repository.path
+    if set_to not in (location, settings.home / DEFAULT_REPOSITORY):
+        raise RepositoryPathConflict(set_to, location)
+
+
+def remember_repository(settings: Settings, location: Path) -> None:
+    """Put repository.path into strongroom.toml, if it does not say so already; everything else in it stays as it is."""
+    if settings.repository.path == location:
+        return
+    try:
+        text = settings.file.read_text("utf-8")
+    except FileNotFoundError:
+        text = "# Strongroom's settings: docs/operations.md has all keys and their defaults.\n"
+    line = f"path = {json.dumps(str(location), ensure_ascii=False)}"  # a JSON string is a TOML string
+    changed, found = re.subn(
+        r"(?m)^([ \t]*\[[ \t]*repository[ \t]*\].*)$", lambda head: f"{head[1]}\n{line}", text, count=1
+    )
+    if not found:
+        changed = f"{text.rstrip()}\n\n[repository]\n{line}\n"
+    try:
+        as_read = tomllib.loads(changed)["repository"]["path"]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as err:
+        raise HomeUnusable(settings.file, f"repository.path cannot be added: {err}", hint=f"Add it: {line}") from err
+    if as_read != str(location):
+        raise HomeUnusable(settings.file, "repository.path cannot be added", hint=f"Add it: {line}")
+    write_private(settings.file, changed.encode("utf-8"), replace=True)
+
+
+def write_private(path: Path, data: bytes, *, replace: bool, taken: Exception | None = None) -> None:
+    """Write a small file with mode 0600: temporary → fsync → rename (or link, which never replaces) → fsync folder."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                temporary.rename(path)
+            else:
+                os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError as err:
+        raise taken or HomeUnusable(path, "it exists already", hint="Choose another name, or move it away.") from err
+    except OSError as err:
+        raise HomeUnusable(path, f"it cannot be written: {err.strerror}") from err

@@ -1,0 +1,117 @@
+"""Who is at work on something, told by a lock that the kernel releases when its holder dies.
+
+The rule: no process id is ever trusted (they are reused); a lock file in the home's `run` folder is held with flock for
+as long as the work lasts, so that a SIGKILL frees it at once and the next start knows that nobody is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from appliance.errors import StrongroomError
+
+_LOOKS = 5
+_LOOK_S = 0.02
+
+
+class InUse(StrongroomError):
+    """Another process of this home is at work on the same thing."""
+
+    retryable = True
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is in use by another strongroom process",
+            hint="Wait until that process has ended, then try again.",
+            what=what,
+        )
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+@contextmanager
+def own(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file at `path`; `InUse` names `what` when another process has it and `wait` is false.
+
+    The descriptor is closed on exec, so a child that outlives us does not keep the lock. The file stays, until somebody
+    removes it by `remove_unowned`.
+    """
+    descriptor = _locked(path, what, wait)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path, what: str, wait: bool) -> int:
+    looks = 0
+    while True:
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_still(path, descriptor):
+                return descriptor
+        except OSError as err:
+            os.close(descriptor)
+            if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            # Whoever only looks (`is_owned`) holds the lock for a moment too: that is no owner.
+            looks += 1
+            if looks > _LOOKS:
+                raise InUse(what) from err
+            time.sleep(_LOOK_S)
+            continue
+        os.close(descriptor)  # removed between opening and locking: nobody else would find this one
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def remove_unowned(path: Path) -> bool:
+    """Remove a lock file that no living process holds; False if one does. Not there: fine."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Held by us now: whoever opened it before will find that it is gone, and make a new one.
+        if _is_still(path, descriptor):
+            path.unlink()
+    except OSError as err:
+        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def is_owned(path: Path) -> bool:
+    """Whether a living process holds the lock file (this one included, when through another descriptor)."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return True
+        raise
+    else:
+        return False
+    finally:
+        os.close(descriptor)

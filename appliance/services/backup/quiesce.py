@@ -1,0 +1,149 @@
+"""Freeze a guest's file systems for the moment of a backup's begin, and see to it that they are thawed.
+
+The rule: a freeze is a debt, written down before it is asked for and paid only when the agent confirms. A timer thaws
+if the begin hangs; a watchdog process thaws if this one dies; a process of its own asks again and again when the agent
+does not answer, for a freeze that timed out may still happen; and the next start pays what is owed even then.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.hypervisor.protocol import FreezeOutcome, Hypervisor, MachineInfo, MachineState
+from appliance.ownership import own
+from appliance.services.cleaning import freezing
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+CONSISTENCY_APPLICATION = "application"
+CONSISTENCY_CRASH = "crash"
+
+
+@dataclass(slots=True)
+class Quiesced:
+    """What came of it: the consistency of what was begun meanwhile, and notes for the point."""
+
+    consistency: str = CONSISTENCY_CRASH
+    notes: list[str] = field(default_factory=list)
+
+
+class Quiescer:
+    """Freezes and thaws the machines of one host. Borrows everything."""
+
+    def __init__(self, appliance: Appliance, hypervisor: Hypervisor) -> None:
+        self._appliance = appliance
+        self._hypervisor = hypervisor
+        self._settings = appliance.settings.agent
+
+    @contextmanager
+    def frozen(self, machine: MachineInfo) -> Iterator[Quiesced]:
+        """Freeze, run the body, thaw. A guest without an agent, or whose agent fails, is not frozen, and that is
+        noted."""
+        result = Quiesced()
+        if not machine.agent_channel or machine.state is not MachineState.RUNNING:
+            yield result
+            return
+        command = thaw_owed_command(self._appliance.settings.home)
+        try:
+            lock = self._appliance.settings.run_directory / f"{freezing(machine.uuid)}.lock"
+            with own(lock, f"the guest agent of {machine.name}", wait=True), _watchdog(command):
+                yield from self._frozen(machine, result)
+        finally:
+            if self._is_owed(machine):
+                _start(command)
+
+    def _frozen(self, machine: MachineInfo, result: Quiesced) -> Iterator[Quiesced]:
+        owed_before = self._is_owed(machine)
+        catalog, host = self._appliance.catalog, self._hypervisor.host.name
+        catalog.thaws.owe(machine.uuid, host, machine.name, self._appliance.clock.now_utc())
+        limit = _Limit(self._settings.longest_freeze_s, lambda: self._thaw(machine, result))
+        may_be_frozen = True
+        try:
+            freeze = self._hypervisor.agents.freeze(machine.uuid, self._settings.freeze_timeout_s)
+            may_be_frozen = freeze.thaw_owed or owed_before
+            if freeze.outcome is FreezeOutcome.FROZEN:
+                result.consistency = CONSISTENCY_APPLICATION
+            else:
+                result.notes.append(f"the guest was not frozen: {freeze.outcome}: {freeze.detail}")
+            yield result
+        finally:
+            if limit.end():
+                result.consistency = CONSISTENCY_CRASH
+                result.notes.append(
+                    f"the guest was thawed before the backup had begun, which took longer than"
+                    f" {self._settings.longest_freeze_s:g} s"
+                )
+            if may_be_frozen:
+                self._thaw(machine, result)
+            else:
+                catalog.thaws.paid(machine.uuid, host)
+
+    def _is_owed(self, machine: MachineInfo) -> bool:
+        wanted = (machine.uuid, self._hypervisor.host.name)
+        return any((debt.machine_uuid, debt.host) == wanted for debt in self._appliance.catalog.thaws.list())
+
+    def _thaw(self, machine: MachineInfo, result: Quiesced) -> None:
+        """Thaw once; what is not confirmed stays owed."""
+        thaws, host = self._appliance.catalog.thaws, self._hypervisor.host.name
+        thaw = self._hypervisor.agents.thaw(machine.uuid, self._settings.thaw_timeout_s)
+        if thaw.confirmed:
+            thaws.paid(machine.uuid, host)
+        else:
+            thaws.failed(machine.uuid, host, thaw.detail)
+            result.notes.append(f"the guest agent has not confirmed the thaw, which is retried: {thaw.detail}")
+
+
+class _Limit:
+    """Calls `act` from a thread of its own after `limit_s`, unless it was ended before."""
+
+    def __init__(self, limit_s: float, act: Callable[[], None]) -> None:
+        self._act = act
+        self._reached = False
+        self._timer = threading.Timer(limit_s, self._fire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _fire(self) -> None:
+        self._reached = True
+        self._act()
+
+    def end(self) -> bool:
+        """Whether it was reached; what it then did is over."""
+        self._timer.cancel()
+        self._timer.join()
+        return self._reached
+
+
+@contextmanager
+def _watchdog(command: Sequence[str]) -> Iterator[None]:
+    """A shell that waits for us on a pipe: if we die, it runs the command. It costs a fork, no interpreter."""
+    script = 'read -r answer; [ "$answer" = done ] || exec "$@"'
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", script, "strongroom-thaw", *command],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        process.communicate(b"done\n")
+
+
+def _start(command: Sequence[str]) -> None:
+    """Leave it running on its own; it ends by itself."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    threading.Thread(target=process.wait, name="thaw-owed", daemon=True).start()  # so that it is reaped
+
+
+def thaw_owed_command(home: Path) -> list[str]:
+    """Has the appliance of this home settle its debts until no thaw is owed."""
+    return [sys.executable, "-m", "appliance.cli", "--home", str(home), "supervise", "--once"]

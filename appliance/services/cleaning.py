@@ -1,0 +1,223 @@
+"""Undo what dead processes of this home left behind, and pay the thaws that are owed.
+
+The rule: only what the catalog recorded is touched; what its owner, alive, still uses is left alone; a checkpoint
+that the newest restore point relies on is kept; what cannot be undone now stays recorded, with the reason, and is
+tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from appliance.errors import StrongroomError
+from appliance.hypervisor.errors import MachineNotFound
+from appliance.hypervisor.protocol import Hypervisor
+from appliance.models import CleanupAction, CleanupRecord, OwedThaw, RunRecord, RunState
+from appliance.ownership import InUse, remove_unowned
+from imaging.errors import HoldNotFound, ImagingError
+from imaging.images import SOCKET_FOLDER_PREFIX
+from imaging.pending import PENDING_FOLDER_PREFIX
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+_STARTING_S = 60.0  # a server that was just started may not listen yet
+
+
+def freezing(machine_uuid: str) -> str:
+    """Whose lock is held by who freezes or thaws a machine: nobody thaws what another froze rightly."""
+    return f"freeze-{machine_uuid}"
+
+
+class CleaningService:
+    """Settles the debts of processes that died. Safe to run at any time, by several processes at once."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    def settle(self) -> tuple[str, ...]:
+        """Undo what can be undone; returns what could not be, as sentences."""
+        self.tidy()
+        problems: list[str] = []
+        with _Connections(self._appliance) as connections:
+            for record in self._appliance.catalog.cleanups.list():
+                # Asked again once its owner is known to be gone: what that one, ending well, has dropped is wanted.
+                if not self._appliance.alive(record.owner) and self._is_owed(record):
+                    problems += self._attempt(record, connections)
+            problems += self._thaw(connections)
+        return tuple(problems)
+
+    def _is_owed(self, record: CleanupRecord) -> bool:
+        return any(each.id == record.id for each in self._appliance.catalog.cleanups.list(record.owner))
+
+    def tidy(self) -> None:
+        """The part that concerns this machine alone: asks no host."""
+        self._mark_interrupted()
+        self._remove_stale_sockets()
+        self._remove_stale_caches()
+
+    def settle_owner(self, owner: str, hypervisor: Hypervisor | None) -> tuple[str, ...]:
+        """As settle, for one owner whose work has ended (the caller is that owner), over its own connection."""
+        problems: list[str] = []
+        with _Connections(self._appliance, hypervisor) as connections:
+            for record in self._appliance.catalog.cleanups.list(owner):
+                problems += self._attempt(record, connections)
+        return tuple(problems)
+
+    def _remove_stale_sockets(self) -> None:
+        """Folders of qemu-nbd servers that died with the run they served: nobody listens there any more."""
+        for folder in self._appliance.settings.run_directory.glob(f"{SOCKET_FOLDER_PREFIX}*"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.setblocking(False)  # a server that has all its clients would have us wait until one goes
+                listening = probe.connect_ex(str(folder / "s")) in (0, errno.EAGAIN)
+            with suppress(FileNotFoundError):  # its owner has just removed it
+                if not listening and time.time() - folder.stat().st_mtime > _STARTING_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_stale_caches(self) -> None:
+        """What large runs that were killed had set aside: nobody uses it once no run is alive."""
+        appliance = self._appliance
+        folders = list(appliance.settings.cache_directory.glob(f"{PENDING_FOLDER_PREFIX}*"))
+        if folders and not appliance.catalog.runs.list(state=RunState.RUNNING):
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _mark_interrupted(self) -> None:
+        catalog = self._appliance.catalog
+        for run in catalog.runs.list(state=RunState.RUNNING):
+            if not self._appliance.alive(f"run-{run.id}") and catalog.runs.get(run.id).state is RunState.RUNNING:
+                catalog.runs.save(self._interrupted(run))
+        for lock in self._appliance.settings.run_directory.glob("run-*.lock"):
+            remove_unowned(lock)
+
+    def _interrupted(self, run: RunRecord) -> RunRecord:
+        """How the run of a process that died ended: with the point that it had committed, or without one."""
+        ended = replace(run, state=RunState.INTERRUPTED, ended_utc=self._appliance.clock.now_utc(),
+                        error="its process ended before the run did")  # fmt: skip
+        repository = self._appliance.repository
+        for point in reversed(repository.points(repository.series_of(run.machine_kind, run.uuid or run.name))):
+            if point.manifest.run == run.id:
+                notes = point.manifest.notes
+                state = RunState.PARTIAL if notes or point.manifest.skipped else RunState.SUCCEEDED
+                return replace(ended, state=state, point=point.manifest.id, notes=notes, error=None)
+        return ended
+
+    def _attempt(self, record: CleanupRecord, connections: _Connections) -> list[str]:
+        try:
+            self._undo(record, connections)
+        except (StrongroomError, ImagingError) as err:
+            self._appliance.catalog.cleanups.failed(record.id, str(err))
+            return [f"{record.action} {record.subject} of {record.machine_name or record.owner}: {err}"]
+        self._appliance.catalog.cleanups.drop(record.id)
+        return []
+
+    def _undo(self, record: CleanupRecord, connections: _Connections) -> None:
+        if record.action is CleanupAction.RELEASE_HOLD:
+            try:
+                self._appliance.repository.release(record.subject)
+            except HoldNotFound:
+                return  # released already: what was wanted
+            return
+        hypervisor = connections.to(record.host or "")
+        machine = record.machine_uuid or ""
+        try:
+            match record.action:
+                case CleanupAction.END_BACKUP_JOB:
+                    hypervisor.backups.end(machine, record.paths[0], record.paths[1:])
+                case CleanupAction.DELETE_CHECKPOINT:
+                    if record.subject != self._wanted_checkpoint(machine):
+                        _delete_checkpoint(hypervisor, record)
+                case CleanupAction.REMOVE_BITMAP:
+                    for path in record.paths:
+                        hypervisor.bitmaps.remove(path, record.subject)
+                case CleanupAction.REMOVE_FILES:
+                    for path in record.paths:
+                        hypervisor.files.remove(path)
+                case CleanupAction.UNDEFINE_MACHINE:
+                    hypervisor.machines.destroy(machine)
+                    hypervisor.machines.undefine(machine)
+        except MachineNotFound:
+            return  # the machine is gone, and everything on it
+
+    def _wanted_checkpoint(self, machine_uuid: str) -> str | None:
+        """The checkpoint that the machine's newest restore point relies on."""
+        repository = self._appliance.repository
+        points = repository.points(repository.series_of("vm", machine_uuid))
+        return points[-1].manifest.checkpoint if points else None
+
+    def _thaw(self, connections: _Connections) -> list[str]:
+        """Ask once for every thaw that is owed, but of no machine that a living run is just beginning to back up."""
+        problems: list[str] = []
+        for debt in self._appliance.catalog.thaws.list():
+            try:
+                with self._appliance.own(freezing(debt.machine_uuid), f"the guest agent of {debt.name}"):
+                    problems += self._thaw_one(debt, connections)
+            except InUse:
+                continue  # frozen rightly, or thawed by another process at this moment
+        return problems
+
+    def _thaw_one(self, debt: OwedThaw, connections: _Connections) -> list[str]:
+        thaws = self._appliance.catalog.thaws
+        try:
+            thaw = connections.to(debt.host).agents.thaw(
+                debt.machine_uuid, self._appliance.settings.agent.thaw_timeout_s
+            )
+        except MachineNotFound:
+            thaws.paid(debt.machine_uuid, debt.host)
+            return []
+        except StrongroomError as err:
+            thaws.failed(debt.machine_uuid, debt.host, str(err))
+            return [f"thaw of {debt.name}: {err}"]
+        if thaw.confirmed:
+            thaws.paid(debt.machine_uuid, debt.host)
+            return []
+        thaws.failed(debt.machine_uuid, debt.host, thaw.detail)
+        return [f"thaw of {debt.name} is not confirmed: {thaw.detail}"]
+
+
+def _delete_checkpoint(hypervisor: Hypervisor, record: CleanupRecord) -> None:
+    """From the machine; from its files, if the machine is gone: a transient one may be made of them again."""
+    machine = record.machine_uuid or ""
+    if hypervisor.machines.exists(machine):
+        hypervisor.checkpoints.delete(machine, record.subject, record.disks)
+        return
+    for path in record.paths:
+        if hypervisor.files.exists(path):
+            hypervisor.bitmaps.remove(path, record.subject)
+
+
+class _Connections:
+    """One connection to each host, for as long as debts are settled; a host that did not answer is not waited for
+    again. Owns those that it made; borrows the one given."""
+
+    def __init__(self, appliance: Appliance, given: Hypervisor | None = None) -> None:
+        self._appliance = appliance
+        self._open = {} if given is None else {given.host.name: given}
+        self._failed: dict[str, StrongroomError] = {}
+        self._closing = ExitStack()
+
+    def to(self, host: str) -> Hypervisor:
+        if host in self._failed:
+            raise self._failed[host]
+        if host not in self._open:
+            try:
+                self._open[host] = self._closing.enter_context(self._appliance.connect(host))
+            except StrongroomError as err:
+                self._failed[host] = err
+                raise
+        return self._open[host]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()

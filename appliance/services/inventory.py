@@ -1,0 +1,173 @@
+"""Hosts, and the machines on them.
+
+The rule: one host that does not answer never hides the others; what could not be asked is told beside what could.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.errors import StrongroomError
+from appliance.hypervisor.errors import HypervisorError, MachineNotFound
+from appliance.hypervisor.protocol import HostConfig, HostFacts, MachineInfo
+from appliance.hypervisor.uri import check_host
+from appliance.models import HostRecord, MachineRecord
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+
+class NoHosts(StrongroomError):
+    def __init__(self) -> None:
+        super().__init__(
+            "no host is known",
+            hint="Add the one that runs your machines: strongroom host add NAME qemu:///system",
+        )
+
+
+class MachineAmbiguous(StrongroomError):
+    def __init__(self, name: str, hosts: tuple[str, ...]) -> None:
+        super().__init__(
+            f"several hosts have a virtual machine {name!r}: {', '.join(hosts)}",
+            hint="Say which one with --host.",
+            name=name,
+            hosts=hosts,
+        )
+
+
+class HostNeeded(StrongroomError):
+    """A host that something still depends on cannot be removed."""
+
+    def __init__(self, name: str, reasons: tuple[str, ...]) -> None:
+        super().__init__(
+            f"host {name} cannot be removed: {'; '.join(reasons)}",
+            hint="End that first ('strongroom status' shows it), then remove the host.",
+            name=name,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HostedMachine:
+    host: str
+    machine: MachineInfo
+    protected: MachineRecord | None = None  # None: it has no restore point
+
+
+@dataclass(frozen=True, slots=True)
+class HostProblem:
+    host: str
+    error: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineList:
+    machines: tuple[HostedMachine, ...]
+    problems: tuple[HostProblem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """What a host answered."""
+
+    config: HostConfig
+    facts: HostFacts
+    answered_s: float
+    machines: int
+
+
+class InventoryService:
+    """Borrows the appliance; connects to a host for one call and closes it again."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    def add_host(self, config: HostConfig, *, test: bool = True) -> HostReport | None:
+        """Keep a host, after it has answered (unless told not to ask). HostFieldRefused, RecordExists,
+        HypervisorError."""
+        check_host(config)
+        report = self._report(config) if test else None
+        self._appliance.catalog.hosts.add(HostRecord(config, self._appliance.clock.now_utc()))
+        return report
+
+    def hosts(self) -> tuple[HostRecord, ...]:
+        return self._appliance.catalog.hosts.list()
+
+    def test_host(self, name: str) -> HostReport:
+        return self._report(self._appliance.catalog.hosts.get(name).config)
+
+    def _report(self, config: HostConfig) -> HostReport:
+        started_s = self._appliance.clock.monotonic_s()
+        with self._appliance.connect_to(config) as hypervisor:
+            facts = hypervisor.facts()
+            answered_s = self._appliance.clock.monotonic_s() - started_s
+            return HostReport(config, facts, answered_s, len(hypervisor.machines.list()))
+
+    def remove_host(self, name: str) -> None:
+        """Forget how to reach a host. Its restore points stay. HostNeeded while a recovery or a debt is there."""
+        catalog = self._appliance.catalog
+        catalog.hosts.get(name)
+        reasons = [
+            f"recovery {record.id[:8]} ({record.machine_name}) is {record.state}"
+            for record in catalog.recoveries.list(ended=False)
+            if record.host == name
+        ]
+        reasons += [f"a thaw of {debt.name} is owed" for debt in catalog.thaws.list() if debt.host == name]
+        reasons += [f"a clean-up is pending ({item.action})" for item in catalog.cleanups.list() if item.host == name]
+        if reasons:
+            raise HostNeeded(name, tuple(reasons))
+        catalog.hosts.remove(name)
+
+    def list_machines(self, host: str | None = None) -> MachineList:
+        """Of one host, or of all. With one host named, its failure is raised; else it is told in `problems`."""
+        protected = {record.uuid: record for record in self._appliance.catalog.points.machines() if record.uuid}
+        machines: list[HostedMachine] = []
+        problems: list[HostProblem] = []
+        for record in self._chosen(host):
+            try:
+                with self._appliance.connect_to(record.config) as hypervisor:
+                    found = hypervisor.machines.list()
+            except HypervisorError as err:
+                if host is not None:
+                    raise
+                problems.append(HostProblem(record.name, str(err), err.hint))
+                continue
+            machines += (HostedMachine(record.name, machine, protected.get(machine.uuid)) for machine in found)
+        machines.sort(key=lambda item: (item.machine.name, item.host))
+        return MachineList(tuple(machines), tuple(problems))
+
+    def find(self, name: str, host: str | None = None) -> HostedMachine:
+        """One machine, by name or UUID. NoHosts, MachineNotFound, MachineAmbiguous, HypervisorError."""
+        found: list[HostedMachine] = []
+        failures: list[HypervisorError] = []
+        asked = self._chosen(host)
+        for record in asked:
+            try:
+                with self._appliance.connect_to(record.config) as hypervisor:
+                    found.append(HostedMachine(record.name, hypervisor.machines.get(name)))
+            except MachineNotFound:
+                continue
+            except HypervisorError as err:
+                failures.append(err)
+        if len(found) > 1:
+            raise MachineAmbiguous(name, tuple(item.host for item in found))
+        if found:
+            return found[0]
+        if failures:
+            raise failures[0]
+        raise MachineNotFound(host or " or ".join(record.name for record in asked), name)
+
+    def forget_checkpoints(self, name: str, host: str | None = None) -> tuple[str, ...]:
+        """Delete our checkpoints and bitmaps of a machine, so that its internal snapshots can be reverted again."""
+        found = self.find(name, host)
+        with self._appliance.connect(found.host) as hypervisor:
+            return hypervisor.checkpoints.forget(found.machine.uuid)
+
+    def _chosen(self, host: str | None) -> tuple[HostRecord, ...]:
+        if host is not None:
+            return (self._appliance.catalog.hosts.get(host),)
+        records = self._appliance.catalog.hosts.list()
+        if not records:
+            raise NoHosts
+        return records

@@ -1,0 +1,379 @@
+"""Restore points: which there are, which one is meant, what differs between two, which may go.
+
+The rule: the repository decides; the catalog's copy is brought up to date from it and is used alone only where the
+repository cannot be reached. A point is named by its id, a unique beginning of it, "latest", or a time, which means the
+newest point at or before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from appliance.clock import format_utc
+from appliance.errors import StrongroomError
+from appliance.models import (
+    CleanupAction,
+    CleanupRecord,
+    MachineDisk,
+    MachineRecord,
+    PointDisk,
+    PointRecord,
+    ReadKind,
+    new_id,
+)
+from appliance.services.moments import looks_like_moment, parse_moment
+from imaging.errors import PointNotFound
+from imaging.manifest import ManifestName
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from imaging.manifest import DiskEntry, Manifest
+    from imaging.points import DamagedPoint, Hold, Point, Survey
+
+LATEST = "latest"
+PROTECTED = "protected"
+
+
+class NotProtected(StrongroomError):
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+        super().__init__(
+            f"there is no restore point of {name!r}",
+            hint=f"Protected are: {shown}."
+            if known
+            else "Nothing is protected yet: 'strongroom backup NAME' makes a point.",
+            name=name,
+        )
+
+
+class NameAmbiguous(StrongroomError):
+    def __init__(self, name: str, choices: Sequence[str]) -> None:
+        super().__init__(
+            f"{name!r} names {len(choices)} protected machines: {', '.join(choices)}",
+            hint="Give the UUID, or vm:NAME or image:NAME, or the id of the point instead of 'latest' or a time.",
+            name=name,
+        )
+
+
+class NothingThatOld(StrongroomError):
+    def __init__(self, name: str, wanted: str, oldest: str) -> None:
+        super().__init__(
+            f"{name} has no restore point at or before {wanted}; its oldest is of {oldest}",
+            hint="See 'strongroom point list'.",
+            name=name,
+        )
+
+
+class NewerDamaged(StrongroomError):
+    """What was asked for is a point that cannot be read; an older one is never given in its place unasked."""
+
+    def __init__(self, name: str, damaged: DamagedPoint, older: Point) -> None:
+        super().__init__(
+            f"the restore point of {name} that is meant, or may be, is damaged: {damaged.error}",
+            hint=f"The one before it, of {format_utc(older.created_utc)}, can be read: name it by its id, {older.id}.",
+            name=name,
+            damaged=damaged.id,
+            older=older.id,
+        )
+
+
+class DiskNotOnPoint(StrongroomError):
+    def __init__(self, point: str, disk: str, disks: Sequence[str], reason: str | None) -> None:
+        why = f" ({reason})" if reason else ""
+        super().__init__(
+            f"restore point {point} has no disk {disk!r}{why}",
+            hint=f"Its disks: {', '.join(disks) or 'none'}.",
+            disk=disk,
+        )
+
+
+class DiskNotNamed(StrongroomError):
+    exit_code = 2
+
+    def __init__(self, point: str, disks: Sequence[str]) -> None:
+        super().__init__(
+            f"restore point {point} has {len(disks)} disks: {', '.join(disks)}", hint="Say which one with --disk."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PointDetails:
+    point: Point
+    holds: tuple[Hold, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskDifference:
+    """How a disk differs between an older and a newer point; None: it is not on that one."""
+
+    disk: str
+    old_size_bytes: int | None
+    new_size_bytes: int | None
+    changed_bytes: int
+    ranges: int
+
+
+class PointService:
+    """Borrows the appliance."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    def refresh(self) -> tuple[DamagedPoint, ...]:
+        """Make the catalog's copy what the repository says; returns the points whose manifests are damaged."""
+        return self._surveyed().damaged
+
+    def _surveyed(self) -> Survey:
+        survey = self._appliance.repository.survey()
+        if {point.name for point in survey.points} != self._appliance.catalog.points.names():
+            records = [record_of(point) for point in survey.points]
+            self._appliance.catalog.points.replace(machines_of(survey.points), records)
+        return survey
+
+    def record(self, point: Point) -> PointRecord:
+        """Note a point that was just committed, so that lists have it without asking the repository."""
+        series = self._appliance.repository.points(point.manifest.series)
+        record = record_of(point)
+        for machine in machines_of(series):
+            self._appliance.catalog.points.add(machine, record)
+        return record
+
+    def list(self, name: str | None = None) -> tuple[PointRecord, ...]:
+        """All, or of the machines of that name; oldest first. Call `refresh` before. NotProtected."""
+        records = self._appliance.catalog.points.list()
+        if name is not None:
+            wanted = {machine.series for machine in machines_named(name, self._appliance.catalog.points.machines())}
+            records = tuple(record for record in records if record.series in wanted)
+        return oldest_first(records)
+
+    def machine(self, name: str) -> MachineRecord:
+        """The protected machine or image of that name, UUID, or vm:NAME / image:NAME. NotProtected, NameAmbiguous."""
+        machines = self._appliance.catalog.points.machines()
+        return choose_machine(name, machines)
+
+    def resolve(self, wanted: str, name: str | None = None) -> Point:
+        """The one point that is meant, of one machine if it is named.
+
+        NotProtected, PointNotFound, PointAmbiguous, MomentNotUnderstood, NothingThatOld, NewerDamaged.
+        """
+        if name is None:
+            if wanted == LATEST or looks_like_moment(wanted):
+                raise PointNotFound(f"{wanted!r} without a machine")
+            return self._appliance.repository.point(wanted)
+        survey = self._surveyed()
+        if wanted != LATEST and not looks_like_moment(wanted):
+            return self._by_id(wanted, name)
+        machine = self.machine(name)
+        points = [point for point in survey.points if point.series == machine.series]
+        if not points:
+            raise NotProtected(name, [known.name for known in self._appliance.catalog.points.machines()])
+        if wanted == LATEST:
+            return _unless_damaged(max(points, key=lambda point: point.generation), points, survey)
+        moment = parse_moment(wanted)
+        older = [point for point in points if point.manifest.created_utc <= moment]
+        if not older:
+            oldest = format_utc(min(point.manifest.created_utc for point in points))
+            raise NothingThatOld(name, format_utc(moment), oldest)
+        newest = max(older, key=lambda point: (point.created_utc, point.generation))
+        return _unless_damaged(newest, points, survey)
+
+    def _by_id(self, wanted: str, name: str) -> Point:
+        """An id is enough even where several machines have the name; it only has to be of one of them."""
+        named = machines_named(name, self._appliance.catalog.points.machines())
+        point = self._appliance.repository.point(wanted)
+        if point.series not in {machine.series for machine in named}:
+            raise PointNotFound(f"{wanted} of {name} (that point is of {point.manifest.machine.name})")
+        return point
+
+    def details(self, wanted: str) -> PointDetails:
+        point = self.resolve(wanted)
+        holds = tuple(hold for hold in self._appliance.repository.holds() if hold.manifest == point.name)
+        return PointDetails(point, holds)
+
+    def difference(self, old: str, new: str) -> tuple[DiskDifference, ...]:
+        """What changed on each disk from one point to another, by a walk that reads no data."""
+        before, after = self.resolve(old).manifest, self.resolve(new).manifest
+        names = [disk.name for disk in after.disks]
+        names += [disk.name for disk in before.disks if disk.name not in names]
+        return tuple(self._disk_difference(name, before.disk(name), after.disk(name)) for name in names)
+
+    def _disk_difference(self, name: str, before: DiskEntry | None, after: DiskEntry | None) -> DiskDifference:
+        old = (None, 0) if before is None else (before.root, before.size_bytes)
+        new = (None, 0) if after is None else (after.root, after.size_bytes)
+        from imaging import diskmap  # with numpy, which no list needs
+
+        changed_bytes = ranges = 0
+        for extent in diskmap.difference(old, new, self._appliance.repository.blobs.node):
+            changed_bytes += extent.stop - extent.start
+            ranges += 1
+        return DiskDifference(
+            disk=name,
+            old_size_bytes=None if before is None else before.size_bytes,
+            new_size_bytes=None if after is None else after.size_bytes,
+            changed_bytes=changed_bytes,
+            ranges=ranges,
+        )
+
+    def delete(self, wanted: str) -> Point:
+        """Drop a point; the space is given back when the repository is collected. PointHeld while something uses it."""
+        point = self.resolve(wanted)
+        self._owe_checkpoint(point)
+        self._appliance.repository.delete_point(point, by=self._appliance.record.id)
+        self._appliance.catalog.points.remove(point.manifest.id)
+        self.refresh()
+        return point
+
+    def _owe_checkpoint(self, point: Point) -> None:
+        """The newest point's checkpoint is still on its machine, and no other point starts from it: it is removed when
+        debts are settled next, unless the point is the newest even then, because it could not be deleted."""
+        manifest = point.manifest
+        known = {record.name for record in self._appliance.catalog.hosts.list()}
+        newest = self._appliance.repository.points(manifest.series)[-1:]
+        if manifest.checkpoint is None or manifest.machine.host not in known or newest != [point]:
+            return
+        record = CleanupRecord(
+            new_id(), f"point-{manifest.id}", CleanupAction.DELETE_CHECKPOINT, self._appliance.clock.now_utc(),
+            manifest.machine.host, manifest.machine.uuid, manifest.machine.name, manifest.checkpoint, (),
+            tuple(disk.name for disk in manifest.disks if disk.checkpoint),
+        )  # fmt: skip
+        self._appliance.catalog.cleanups.add(record)
+
+    def protect(self, wanted: str) -> Point:
+        """Keep a point from being deleted. Protected already: fine."""
+        details = self.details(wanted)
+        if not any(hold.purpose == PROTECTED for hold in details.holds):
+            self._appliance.repository.hold(details.point, PROTECTED, self._appliance.record.id)
+        return details.point
+
+    def unprotect(self, wanted: str) -> Point:
+        """Lift the protection. Not protected: fine."""
+        details = self.details(wanted)
+        for hold in details.holds:
+            if hold.purpose == PROTECTED:
+                self._appliance.repository.release(hold.id)
+        return details.point
+
+
+def _unless_damaged(chosen: Point, points: Sequence[Point], survey: Survey) -> Point:
+    """The point that was chosen, unless a damaged one follows it directly: then that may be the one that is meant."""
+    next_generation = min((p.generation for p in points if p.generation > chosen.generation), default=None)
+    for damaged in survey.damaged:
+        place = ManifestName.parse(damaged.name)
+        if place is None or place.series != chosen.series or place.generation < chosen.generation:
+            continue
+        if next_generation is None or place.generation < next_generation:
+            raise NewerDamaged(chosen.manifest.machine.name, damaged, chosen)
+    return chosen
+
+
+def choose_disk(manifest: Manifest, wanted: str | None) -> DiskEntry:
+    """The disk that is meant; a point's only disk needs no name. DiskNotOnPoint, DiskNotNamed."""
+    names = [disk.name for disk in manifest.disks]
+    if wanted is None:
+        if len(manifest.disks) != 1:
+            raise DiskNotNamed(manifest.id, names)
+        return manifest.disks[0]
+    disk = manifest.disk(wanted)
+    if disk is None:
+        reason = next((skipped.reason for skipped in manifest.skipped if skipped.name == wanted), None)
+        raise DiskNotOnPoint(manifest.id, wanted, names, reason)
+    return disk
+
+
+def machines_named(name: str, machines: Iterable[MachineRecord]) -> tuple[MachineRecord, ...]:
+    """Those of that name, UUID or series, or vm:NAME / image:NAME. NotProtected when there is none.
+
+    A machine that was recovered or made anew has another UUID, and so is another one of the same name.
+    """
+    known = tuple(machines)
+    kind, separator, bare = name.partition(":")
+    if separator and kind in ("vm", "image"):
+        found = [machine for machine in known if machine.kind == kind and machine.name == bare]
+    else:
+        found = [machine for machine in known if name in (machine.name, machine.uuid, machine.series)]
+    if not found:
+        raise NotProtected(name, [machine.name for machine in known])
+    return tuple(found)
+
+
+def choose_machine(name: str, machines: Iterable[MachineRecord]) -> MachineRecord:
+    """The one that is meant. NotProtected, NameAmbiguous."""
+    found = machines_named(name, machines)
+    if len(found) > 1:
+        raise NameAmbiguous(name, [f"{m.kind} {m.uuid or m.name} on {m.host or 'no host'}" for m in found])
+    return found[0]
+
+
+def oldest_first(records: Iterable[PointRecord]) -> tuple[PointRecord, ...]:
+    """By time, but within a series by generation: a clock that went back does not make a new point an old one."""
+    latest: dict[str, datetime] = {}
+    keyed: list[tuple[datetime, str, int, PointRecord]] = []
+    for record in sorted(records, key=lambda record: (record.series, record.generation)):
+        moment = max(record.created_utc, latest.get(record.series, record.created_utc))
+        latest[record.series] = moment
+        keyed.append((moment, record.series, record.generation, record))
+    return tuple(entry[3] for entry in sorted(keyed, key=lambda entry: entry[:3]))
+
+
+def record_of(point: Point) -> PointRecord:
+    manifest = point.manifest
+    return PointRecord(
+        id=manifest.id,
+        manifest_name=point.name,
+        manifest_hash=point.hash.hex(),
+        series=manifest.series,
+        generation=manifest.generation,
+        machine_kind=manifest.machine.kind,
+        name=manifest.machine.name,
+        uuid=manifest.machine.uuid,
+        host=manifest.machine.host,
+        created_utc=manifest.created_utc,
+        kind=ReadKind(manifest.kind),
+        consistency=manifest.consistency,
+        size_bytes=sum(disk.size_bytes for disk in manifest.disks),
+        read_bytes=manifest.statistics.read_bytes,
+        stored_bytes=manifest.statistics.stored_bytes,
+        duration_ms=manifest.statistics.duration_ms,
+        checkpoint=manifest.checkpoint,
+        disks=tuple(
+            PointDisk(disk.name, disk.size_bytes, disk.format, ReadKind(disk.read), disk.reason)
+            for disk in manifest.disks
+        ),
+        skipped=tuple(f"{skipped.name}: {skipped.reason}" for skipped in manifest.skipped),
+        notes=manifest.notes,
+    )
+
+
+def machines_of(points: Iterable[Point]) -> tuple[MachineRecord, ...]:
+    """One record per series, as its newest point has it."""
+    newest: dict[str, Manifest] = {}
+    for point in points:
+        held = newest.get(point.manifest.series)
+        if held is None or held.generation < point.manifest.generation:
+            newest[point.manifest.series] = point.manifest
+    return tuple(_machine_record(manifest) for manifest in newest.values())
+
+
+def _machine_record(manifest: Manifest) -> MachineRecord:
+    return MachineRecord(
+        series=manifest.series,
+        kind=manifest.machine.kind,
+        name=manifest.machine.name,
+        uuid=manifest.machine.uuid,
+        host=manifest.machine.host,
+        last_point=manifest.id,
+        last_point_utc=manifest.created_utc,
+        disks=tuple(
+            MachineDisk(
+                disk.name,
+                disk.source,
+                disk.serial,
+                disk.size_bytes,
+                manifest.checkpoint if disk.checkpoint else None,
+            )
+            for disk in manifest.disks
+        ),
+    )

@@ -1,0 +1,134 @@
+"""What is done with one recovery, step by step, by whoever holds its lock: a command or the supervisor.
+
+    serving → running → migrating → migrated
+         ╰────────┴──────────┴→ discarding → discarded        failed: an admin has to look
+
+The rule: the state is durable before the act that it names, and every act may be done again, so that each state can be
+carried on from wherever a process was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from appliance.hypervisor.domain_rewriting import restore_policies
+from appliance.hypervisor.errors import MachineNotFound
+from appliance.hypervisor.protocol import Hypervisor, MachineState
+from appliance.models import RecoveryRecord, RecoveryState
+from appliance.services.recovery import locking
+from appliance.services.recovery.beginning import hold_point, prepare
+from appliance.services.recovery.errors import MachineGone, OverlayGone
+from appliance.services.recovery.exporting import RecoveryExports
+from appliance.services.recovery.tending import check, tend
+from imaging.errors import HoldNotFound
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from imaging.repository import Point
+
+_RESUMES = 20
+_RESUME_PAUSE_S = 0.1
+
+
+class Recovery:
+    """Borrows everything. `record` is what the catalog has."""
+
+    def __init__(self, appliance: Appliance, hypervisor: Hypervisor, record: RecoveryRecord) -> None:
+        self.appliance = appliance
+        self.hypervisor = hypervisor
+        self.record = record
+
+    def update(self, **changes: Any) -> RecoveryRecord:
+        now = self.appliance.clock.now_utc()
+        self.record = self.appliance.catalog.recoveries.update(self.record, now_utc=now, **changes)
+        return self.record
+
+    @property
+    def exports(self) -> RecoveryExports:
+        return RecoveryExports(self.appliance, self.hypervisor, self.record)
+
+    # --- serving ------------------------------------------------------------------------------------------------------
+
+    def begin(self, point: Point | None = None) -> None:
+        """From `serving` to a started machine. NameTaken, ExportFailed, HypervisorError, ImagingError."""
+        point = self.appliance.repository.point(self.record.point) if point is None else point
+        self.update(hold=hold_point(self.appliance, point, self.record))
+        prepare(self.appliance, self.hypervisor, point, self.record)
+        self.update(state=RecoveryState.RUNNING, error=None)
+        self.hypervisor.machines.start(self.record.machine_uuid)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def tend(self) -> tuple[str, ...]:
+        """One look; returns what was done. A recovery that only an admin can help becomes `failed`, with the error."""
+        try:
+            done = tend(self.appliance, self.hypervisor, self.record)
+        except (MachineGone, OverlayGone) as err:
+            self.update(state=RecoveryState.FAILED, error=str(err))
+            raise
+        if self.record.state is RecoveryState.FAILED:
+            self.update(state=RecoveryState.RUNNING, error=None)
+        return done
+
+    def revive(self) -> None:
+        """After a crash or a restart of the host: exports up, the machine started if it went off with the host, and
+        resumed until it stays up.
+
+        What its own guest shut down stays off.
+        """
+        self.tend()
+        state = check(self.hypervisor, self.record)
+        if state.state is MachineState.OFF and not state.shut_down:
+            self.hypervisor.machines.start(self.record.machine_uuid)
+        for _ in range(_RESUMES):
+            if not self.tend():
+                return
+            self.appliance.clock.sleep(_RESUME_PAUSE_S)
+
+    # --- the ends -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Every disk stands alone: the admin's own disk settings back, exports, unused files and the hold gone.
+
+        The repository is asked last, and only to let go of the point: a machine is saved from one that is dying.
+        """
+        machine = self.hypervisor.machines.get(self.record.machine_uuid)
+        self.hypervisor.machines.define(restore_policies(machine.inactive_xml, self.record.final_xml))
+        self.exports.stop()
+        used = machine.inactive_xml + (machine.live_xml or "")
+        for disk in self.record.disks:
+            if disk.overlay not in used:  # it was copied elsewhere
+                self.hypervisor.files.remove(disk.overlay)
+        if f"{self.record.folder}/" not in used:  # nor NVRAM nor a console are there
+            self.hypervisor.files.remove_folder(self.record.folder)
+        self._release()
+        self.update(state=RecoveryState.MIGRATED, error=None)
+        locking.forget(self.appliance, self.record.id)
+
+    def discard(self) -> None:
+        """Machine, exports, files and hold; the state is durable first. What fails is kept in the record and raised."""
+        if self.record.state is not RecoveryState.DISCARDING:
+            self.update(state=RecoveryState.DISCARDING)
+        try:
+            with contextlib.suppress(MachineNotFound):  # never defined, or removed already
+                self.hypervisor.machines.destroy(self.record.machine_uuid)
+                self.hypervisor.machines.undefine(self.record.machine_uuid)
+            self.exports.stop()
+            for disk in self.record.disks:
+                if disk.destination is not None:
+                    self.hypervisor.files.remove(disk.destination)
+            self.hypervisor.files.remove_folder(self.record.folder)
+            self._release()
+        except Exception as err:
+            self.update(error=str(err))
+            raise
+        self.update(state=RecoveryState.DISCARDED)
+        locking.forget(self.appliance, self.record.id)
+
+    def _release(self) -> None:
+        """Also a hold that was placed by a process that died before it could note it."""
+        for hold in self.appliance.repository.holds():
+            if hold.owner == f"recovery-{self.record.id}":
+                with contextlib.suppress(HoldNotFound):  # what was wanted
+                    self.appliance.repository.release(hold.id)

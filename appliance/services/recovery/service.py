@@ -1,0 +1,228 @@
+"""Instant recovery as an admin asks for it: start, migrate, discard, resume.
+
+The rule: a start that fails leaves nothing behind; anything else that fails leaves the machine as it is, with the
+reason in the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.errors import StrongroomError
+from appliance.hypervisor.protocol import Hypervisor
+from appliance.models import RecoveryRecord, RecoveryState
+from appliance.ownership import InUse
+from appliance.progress import SILENT, Progress
+from appliance.services.points import PointService
+from appliance.services.recovery import locking
+from appliance.services.recovery.errors import (
+    HostIsRemote,
+    HostNotNamed,
+    MigrationGoesElsewhere,
+    NameTaken,
+    NotAMachine,
+    RecoveryEnded,
+    RecoveryNotRunning,
+)
+from appliance.services.recovery.lifecycle import Recovery
+from appliance.services.recovery.migrating import Migration, destinations
+from appliance.services.recovery.planning import Request, plan_recovery
+from appliance.services.recovery.spawning import ensure_supervisor
+from imaging.errors import ImagingError
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from imaging.repository import Point
+
+
+_Act = Callable[[Recovery, Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A recovery that was taken up again, and what is still wrong with it."""
+
+    record: RecoveryRecord
+    problems: tuple[str, ...]
+
+
+class RecoveryService:
+    """Borrows the appliance."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    def start(
+        self,
+        name: str,
+        point: str,
+        *,
+        host: str | None = None,
+        new_name: str | None = None,
+        network: str | None = None,
+        memory_bytes: int | None = None,
+        vcpus: int | None = None,
+        progress: Progress = SILENT,
+    ) -> RecoveryRecord:
+        """Start a machine out of a restore point; returns when its domain is started. What fails leaves nothing behind.
+
+        NotAMachine, NameTaken, HostIsRemote, HostNotNamed, ExportFailed, HypervisorError.
+        """
+        begun_s = self._appliance.clock.monotonic_s()
+        found = PointService(self._appliance).resolve(point, name)
+        machine = found.manifest.machine
+        if machine.kind != "vm":
+            raise NotAMachine(machine.name)
+        request = Request(
+            host=self._host(machine.name, host, machine.host),
+            machine_name=new_name or f"{machine.name}-recovered",
+            network=network or self._appliance.settings.recovery.network,
+            memory_bytes=memory_bytes,
+            vcpus=vcpus,
+        )
+        with self._appliance.connect(request.host) as hypervisor:
+            record = self._plan(hypervisor, found, request)
+            with locking.commanding(self._appliance, record.id):
+                self._appliance.catalog.recoveries.add(record)
+                recovery = Recovery(self._appliance, hypervisor, record)
+                try:
+                    recovery.begin(found)
+                except BaseException as err:
+                    self._take_back(recovery, err, progress)
+                    raise
+                took_ms = round((self._appliance.clock.monotonic_s() - begun_s) * 1000)
+                record = recovery.update(start_ms=took_ms)
+        ensure_supervisor(self._appliance)
+        return record
+
+    def list(self, *, ended: bool = False) -> tuple[RecoveryRecord, ...]:
+        """Oldest first; with those that have ended, if asked."""
+        return self._appliance.catalog.recoveries.list(ended=ended)
+
+    def migrate(
+        self,
+        id: str,
+        *,
+        to: str | None = None,
+        image_format: str = "qcow2",
+        bandwidth_bytes_s: int | None = None,
+        progress: Progress = SILENT,
+    ) -> RecoveryRecord:
+        """Move a recovered machine to its own storage while it runs; carries an interrupted migration on.
+
+        `to`: a folder or a storage pool; None: the rest of each disk is pulled into its overlay. Should this process
+        die, the supervisor carries on. RecoveryEnded, RecoveryNotRunning, DestinationUnusable, DestinationTaken,
+        MigrationGoesElsewhere, MachineIsOff, MigrationStuck, InUse.
+        """
+        with self._at_work(id) as recovery:
+            record = recovery.record
+            if record.state is RecoveryState.MIGRATING:
+                if to is not None:
+                    raise MigrationGoesElsewhere(record.id, record.method.value if record.method else "pull")
+            elif record.state in (RecoveryState.RUNNING, RecoveryState.FAILED):
+                planned = destinations(recovery.hypervisor, record, to, image_format)
+                recovery.update(state=RecoveryState.MIGRATING, method=planned.method, disks=planned.disks, error=None)
+            else:
+                raise RecoveryNotRunning(record.id, record.state.value)
+            try:
+                Migration(recovery, bandwidth_bytes_s, progress).run()
+            except KeyboardInterrupt:
+                progress.note("the migration goes on by itself; see 'strongroom recovery list'")
+                raise
+            finally:
+                if not recovery.record.state.ended:
+                    ensure_supervisor(self._appliance)
+            return recovery.record
+
+    def discard(self, id: str) -> RecoveryRecord:
+        """Remove the recovered machine, its overlays and exports, and let go of the point. RecoveryEnded, InUse."""
+        with self._at_work(id) as recovery:
+            recovery.discard()
+            return recovery.record
+
+    def resume(self, *, progress: Progress = SILENT, supervise: bool = True) -> tuple[Resumed, ...]:
+        """Carry every recovery on from where it was left: first all machines run again, then migrations go on.
+
+        Problems are returned, so that one does not stop the others.
+        """
+        resumed = {record.id: self._try(record, progress, self._revive) for record in self.list()}
+        if supervise and any(not each.record.state.ended for each in resumed.values()):
+            ensure_supervisor(self._appliance)
+        for id, each in resumed.items():
+            if each.record.state is RecoveryState.MIGRATING and not each.problems:
+                resumed[id] = self._try(each.record, progress, self._carry_on)
+        return tuple(resumed.values())
+
+    def _try(self, record: RecoveryRecord, progress: Progress, act: _Act) -> Resumed:
+        problems: tuple[str, ...] = ()
+        try:
+            with self._at_work(record.id) as recovery:
+                act(recovery, progress)
+        except (InUse, RecoveryEnded):
+            pass  # another command is at work on it, or has ended it: it is in good hands
+        except (StrongroomError, ImagingError) as err:
+            problems = (str(err),)
+        return Resumed(self._appliance.catalog.recoveries.get(record.id), problems)
+
+    def _revive(self, recovery: Recovery, _progress: Progress) -> None:
+        match recovery.record.state:
+            case RecoveryState.DISCARDING:
+                recovery.discard()
+            case RecoveryState.SERVING:
+                recovery.begin()
+            case RecoveryState.MIGRATING:
+                recovery.revive()
+            case _:
+                recovery.revive()
+                if recovery.record.error is not None:
+                    recovery.update(error=None)
+
+    def _carry_on(self, recovery: Recovery, progress: Progress) -> None:
+        if recovery.record.state is RecoveryState.MIGRATING:
+            Migration(recovery, None, progress).run()
+
+    def _plan(self, hypervisor: Hypervisor, found: Point, request: Request) -> RecoveryRecord:
+        if not hypervisor.files.local:
+            raise HostIsRemote(request.host)
+        if hypervisor.machines.exists(request.machine_name):
+            raise NameTaken(request.host, request.machine_name)
+        settings = self._appliance.settings
+        return plan_recovery(
+            found, request, hypervisor.facts().accelerator, overlays=settings.overlays.directory,
+            run=settings.run_directory, now_utc=self._appliance.clock.now_utc(),
+        )  # fmt: skip
+
+    def _take_back(self, recovery: Recovery, err: BaseException, progress: Progress) -> None:
+        """Undo a start that failed, or that a person interrupted; the caller raises what failed."""
+        try:
+            recovery.update(error=str(err) or "it was interrupted")
+            recovery.discard()
+        except (StrongroomError, ImagingError, OSError) as left:
+            progress.note(f"what was begun is not removed yet ('strongroom recovery resume' tries again): {left}")
+
+    def _host(self, name: str, wanted: str | None, recorded: str | None) -> str:
+        """The host asked for; else the one that the point was made on, or the only one there is."""
+        if wanted is not None:
+            return self._appliance.catalog.hosts.get(wanted).name
+        known = [host.name for host in self._appliance.catalog.hosts.list()]
+        if recorded in known:
+            return recorded
+        if len(known) == 1:
+            return known[0]
+        raise HostNotNamed(name, recorded, known)
+
+    @contextmanager
+    def _at_work(self, id: str) -> Iterator[Recovery]:
+        """A recovery that has not ended, its host, and its lock. RecordMissing, RecoveryEnded, InUse."""
+        id = self._open(id).id
+        with locking.commanding(self._appliance, id), self._appliance.connect(self._open(id).host) as host:
+            yield Recovery(self._appliance, host, self._open(id))
+
+    def _open(self, id: str) -> RecoveryRecord:
+        record = self._appliance.catalog.recoveries.get(id)
+        if record.state.ended:
+            raise RecoveryEnded(record.id, record.state.value)
+        return record

@@ -1,0 +1,215 @@
+"""The repository of this home: making one, taking one over, looking after its keys, checking it.
+
+The rule: a home has one repository, and taking one on is all or nothing: the machine key is written last, and it is
+what makes the home "in use". The recovery key is handed over the moment it exists, before anything can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance import home
+from appliance.bootstrap import Appliance
+from appliance.clock import parse_utc
+from appliance.errors import StrongroomError
+from appliance.models import MachineRecord, PointRecord, RepositoryRecord
+from appliance.ownership import own
+from appliance.progress import SILENT, Progress
+from appliance.services.points import PointService
+from imaging.errors import Damaged, NotAuthentic, SlotNotFound
+from imaging.repository import Repository
+from imaging.slots import MachineKey, Passphrase, RecoveryKey, Secret, open_slot
+from imaging.storage.local import LocalStore
+
+if TYPE_CHECKING:
+    from appliance.settings import Settings
+    from imaging.points import DamagedPoint, Hold
+    from imaging.scrub import VerifyReport
+    from imaging.slots import Slot
+
+NOT_REVOKED = (
+    "Removing a key slot does not lock out whoever has an older copy of the repository's keys folder: with that copy"
+    " and the old secret it still opens. If the secret was stolen, only a new repository helps."
+)
+
+
+class KeyAmbiguous(StrongroomError):
+    def __init__(self, wanted: str, count: int) -> None:
+        super().__init__(f"{count} key slots begin with {wanted}", hint="Give more digits of the id.", wanted=wanted)
+
+
+class OwnKey(StrongroomError):
+    def __init__(self, slot: str) -> None:
+        super().__init__(
+            f"key slot {slot} is the one that this appliance opens the repository with",
+            hint="Remove it from another home that uses the repository, if this one is to lose its access.",
+            slot=slot,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """A home that was just given a repository. `points` and `damaged` are what an adopted one holds."""
+
+    repository_id: str
+    location: str
+    machines: tuple[MachineRecord, ...]
+    points: tuple[PointRecord, ...]
+    damaged: tuple[DamagedPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryInfo:
+    id: str
+    location: str
+    created_utc: datetime
+    compression_level: int
+    free_bytes: int | None
+    object_count: int
+    size_bytes: int
+    machines: int
+    points: int
+    damaged: tuple[DamagedPoint, ...]
+    protected_bytes: int  # sizes of the newest point's disks, summed over machines
+
+
+def init(
+    settings: Settings,
+    location: Path,
+    passphrase: str,
+    deliver: Callable[[str], None],
+) -> Founded:
+    """Make a repository at `location` and take it on; `deliver` gets the recovery key's text, once.
+
+    HomeInUse, RepositoryExists, StoreError and the like; then nothing of the home has changed.
+    """
+    with _founding(settings, location) as (appliance, machine_key):
+        store = LocalStore.make(location)
+        repository, recovery_key = Repository.create(
+            store,
+            passphrase=passphrase,
+            machine_key=machine_key,
+            compression_level=settings.repository.compression_level,
+            cache=settings.cache_directory,
+            appliance=appliance.identity,
+        )
+        with repository:
+            deliver(recovery_key.text())
+            return _take_on(appliance, repository, location, machine_key)
+
+
+def adopt(settings: Settings, location: Path, secret: Secret) -> Founded:
+    """Take on an existing repository, opened with its passphrase or recovery key.
+
+    HomeInUse, NotARepository, WrongKey and the like; then nothing of the home has changed.
+    """
+    with _founding(settings, location) as (appliance, machine_key):
+        store = LocalStore(location)
+        with Repository.open(store, secret, cache=settings.cache_directory, appliance=appliance.identity) as repository:
+            repository.add_slot(MachineKey(machine_key), f"machine key of {appliance.identity.host}")
+            return _take_on(appliance, repository, location, machine_key)
+
+
+@contextmanager
+def _founding(settings: Settings, location: Path) -> Iterator[tuple[Appliance, bytes]]:
+    if home.in_use(settings):
+        raise home.HomeInUse(settings.home)
+    home.check_location(settings, location)
+    with Appliance(settings) as appliance, own(settings.run_directory / "home.lock", f"home {settings.home}"):
+        if home.in_use(settings):
+            raise home.HomeInUse(settings.home)
+        yield appliance, home.new_machine_key()
+
+
+def _take_on(appliance: Appliance, repository: Repository, location: Path, machine_key: bytes) -> Founded:
+    settings = appliance.settings
+    appliance.use_repository(repository)
+    points = PointService(appliance)
+    damaged = points.refresh()
+    appliance.catalog.attach_repository(RepositoryRecord(repository.id.hex(), str(location), appliance.clock.now_utc()))
+    home.remember_repository(settings, location)
+    home.write_machine_key(settings, machine_key)
+    return Founded(
+        repository_id=repository.id.hex(),
+        location=str(location),
+        machines=appliance.catalog.points.machines(),
+        points=points.list(),
+        damaged=damaged,
+    )
+
+
+class RepositoryService:
+    """Borrows the appliance."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    def info(self) -> RepositoryInfo:
+        repository = self._appliance.repository
+        points = PointService(self._appliance)
+        damaged = points.refresh()
+        count = size_bytes = 0
+        for listed in repository.store.list(""):
+            count += 1
+            size_bytes += listed.size_bytes
+        machines = self._appliance.catalog.points.machines()
+        return RepositoryInfo(
+            id=repository.id.hex(),
+            location=repository.store.describe(),
+            created_utc=parse_utc(repository.config.created_utc),
+            compression_level=repository.config.compression_level,
+            free_bytes=repository.store.free_bytes(),
+            object_count=count,
+            size_bytes=size_bytes,
+            machines=len(machines),
+            points=len(points.list()),
+            damaged=damaged,
+            protected_bytes=sum(disk.size_bytes for machine in machines for disk in machine.disks),
+        )
+
+    def verify(self, *, read_data: bool, progress: Progress = SILENT) -> VerifyReport:
+        """Every object's bytes, and with `read_data` every chunk, decrypted and compared with its id."""
+        return self._appliance.repository.verify(read_data=read_data, progress=progress)
+
+    def holds(self) -> tuple[Hold, ...]:
+        return tuple(self._appliance.repository.holds())
+
+    def keys(self) -> tuple[Slot, ...]:
+        return tuple(self._appliance.repository.slots())
+
+    def add_passphrase(self, passphrase: str, label: str) -> Slot:
+        return self._appliance.repository.add_slot(Passphrase(passphrase), label)
+
+    def add_recovery_key(self, label: str, deliver: Callable[[str], None]) -> Slot:
+        """A new recovery key beside those there are; it is delivered only when its slot is in the repository."""
+        key = RecoveryKey.new()
+        slot = self._appliance.repository.add_slot(key, label)
+        deliver(key.text())
+        return slot
+
+    def find_key(self, wanted: str) -> Slot:
+        """By its id or a unique beginning of it. SlotNotFound, KeyAmbiguous."""
+        found = [slot for slot in self.keys() if wanted and slot.id.startswith(wanted.lower())]
+        if not found:
+            raise SlotNotFound(wanted)
+        if len(found) > 1:
+            raise KeyAmbiguous(wanted, len(found))
+        return found[0]
+
+    def remove_key(self, slot: Slot) -> None:
+        """SlotNotFound, LastSlot; OwnKey for the one that this appliance works with."""
+        if slot.kind == MachineKey.kind and self._opens(slot):
+            raise OwnKey(slot.id)
+        self._appliance.repository.remove_slot(slot.id)
+
+    def _opens(self, slot: Slot) -> bool:
+        try:
+            open_slot(slot, MachineKey(home.read_machine_key(self._appliance.settings)))
+        except (NotAuthentic, Damaged):
+            return False
+        return True

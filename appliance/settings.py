@@ -1,0 +1,298 @@
+"""What an admin may set: one TOML file in the home, and environment variables over it.
+
+The rule: every value is checked when it is read, an unknown section or key is an error that names it (a typing mistake
+must never mean "the default"), and the result is frozen. Order: defaults, then strongroom.toml, then
+STRONGROOM_<SECTION>_<KEY>. Relative paths are relative to the home. Nothing is written outside the home, unless a
+path set here leads out of it.
+
+    STRONGROOM_HOME           mode   what
+      strongroom.toml         0600   this file
+      catalog.sqlite          0600   the catalog (rebuilt by `repository adopt`)
+      keys/machine.key        0600   opens the repository unattended
+      cache/                  0700   chunk index and manifests: may be deleted at any time
+      run/                    0711   sockets and locks
+      scratch/ overlays/      0711   what guests overwrite during a backup; what recovered guests write
+      machines/               0711   disks of restored machines
+      logs/                   0700
+
+What has mode 0711 may be traversed but not listed by others: QEMU runs as a user of its own and has to reach its
+sockets and overlays. Secrets are readable by their owner alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from appliance.errors import StrongroomError
+
+DEFAULT_HOME = Path("/var/lib/strongroom")
+SETTINGS_FILE = "strongroom.toml"
+DEFAULT_REPOSITORY = Path("repository")
+PREFIX = "STRONGROOM_"
+
+_SIZE = re.compile(r"(\d+)\s*(B|[kKMGT]iB|[kKMGT]B)?", re.ASCII)
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)} | {"kiB": 1024}
+_UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)} | {"kB": 1000}
+
+
+class SettingsError(StrongroomError):
+    """A setting that cannot be used; `where` is the file or the environment variable."""
+
+    def __init__(self, where: str, what: str, *, hint: str = "") -> None:
+        super().__init__(f"{where}: {what}", hint=hint or "Correct the setting, then try again.", where=where)
+        self.where = where
+
+
+def parse_size(value: object) -> int:
+    """A number of bytes, or text such as "10 GiB"; ValueError, else."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a size is a number of bytes, or text such as '10 GiB'")
+    return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _positive_size(value: object) -> int:
+    number = parse_size(value)
+    if number == 0:
+        raise ValueError("it must be more than 0")
+    return number
+
+
+def _count(least: int, most: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        try:
+            number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            raise ValueError(f"it must be a whole number from {least} to {most}")
+        return number
+
+    return read
+
+
+def _seconds(least: float, most: float) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        try:
+            number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            raise ValueError(f"it must be a number of seconds from {least:g} to {most:g}")
+        return number
+
+    return read
+
+
+def _text(pattern: str, meaning: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or re.fullmatch(pattern, value, re.ASCII) is None:
+            raise ValueError(f"it must be {meaning}")
+        return value
+
+    return read
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str) or not value or any(ord(c) < 32 or ord(c) == 127 for c in value):
+        raise ValueError("it must be a path")
+    return Path(value)
+
+
+# What an admin wrote is checked by the function in its field's annotation; its ValueError says what is wrong.
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    path: Annotated[Path, _path] = DEFAULT_REPOSITORY
+    compression_level: Annotated[int, _count(1, 19)] = 1  # zstd's; used when a repository is made
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchSettings:
+    """Where what a guest overwrites during its backup is kept until the run ends."""
+
+    directory: Annotated[Path, _path] = Path("scratch")
+    limit_bytes: Annotated[int, _positive_size] = 10 * 1024**3  # of one run: it is ended before the scratch fills
+    reserve_bytes: Annotated[int, parse_size] = 512 * 1024**2  # of its file system, left free: a run ends before that
+
+
+@dataclass(frozen=True, slots=True)
+class OverlaySettings:
+    directory: Annotated[Path, _path] = Path("overlays")
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSettings:
+    sample_chunks: Annotated[int, _count(0, 1_000_000)] = 64  # chunks that the bitmap calls clean, read again each run
+    connections: Annotated[int, _count(1, 16)] = 4  # NBD connections to one disk
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySettings:
+    network: Annotated[str, _text(r"[^\s/\x00-\x1f]{1,64}", "'none', 'keep' or the name of a network")] = "none"
+    cache_bytes: Annotated[int, _positive_size] = 64 * 1024**2  # of one disk's export
+    export_start_timeout_s: Annotated[float, _seconds(1, 600)] = 15.0
+    supervise_interval_s: Annotated[float, _seconds(0.05, 60)] = 0.5
+    migrate_bandwidth_bytes_s: Annotated[int, parse_size] = 0  # 0: unlimited
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    freeze_timeout_s: Annotated[int, _count(1, 600)] = 10  # for the agent to answer; a busy guest may need more
+    thaw_timeout_s: Annotated[int, _count(1, 600)] = 5
+    longest_freeze_s: Annotated[float, _seconds(1, 600)] = 30.0  # then the watchdog thaws, whatever else happens
+    thaw_retry_s: Annotated[float, _seconds(0.1, 600)] = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    workers: Annotated[int, _count(1, 64)] = 2  # threads that hash, compress and seal
+    memory_bytes: Annotated[int, _positive_size] = 256 * 1024**2  # buffers of one run
+    tool_memory_bytes: Annotated[int, _positive_size] = 2 * 1024**3  # address space of qemu-img and qemu-nbd
+    tool_cpu_s: Annotated[int, _count(1, 7 * 86400)] = 3600
+    host_timeout_s: Annotated[float, _seconds(1, 600)] = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    home: Path
+    repository: RepositorySettings = RepositorySettings()
+    scratch: ScratchSettings = ScratchSettings()
+    overlays: OverlaySettings = OverlaySettings()
+    backup: BackupSettings = BackupSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    agent: AgentSettings = AgentSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @property
+    def file(self) -> Path:
+        return self.home / SETTINGS_FILE
+
+    @property
+    def catalog_file(self) -> Path:
+        return self.home / "catalog.sqlite"
+
+    @property
+    def machine_key_file(self) -> Path:
+        return self.home / "keys" / "machine.key"
+
+    @property
+    def cache_directory(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def machines_directory(self) -> Path:
+        """Disks of restored machines, unless the admin names another place."""
+        return self.home / "machines"
+
+    @property
+    def run_directory(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def log_directory(self) -> Path:
+        return self.home / "logs"
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "repository": RepositorySettings,
+    "scratch": ScratchSettings,
+    "overlays": OverlaySettings,
+    "backup": BackupSettings,
+    "recovery": RecoverySettings,
+    "agent": AgentSettings,
+    "limits": LimitSettings,
+}
+
+
+def home_from(environment: Mapping[str, str]) -> Path:
+    text = environment.get("STRONGROOM_HOME", "")
+    home = Path(text) if text else DEFAULT_HOME
+    if not home.is_absolute():
+        raise SettingsError(
+            "STRONGROOM_HOME", f"{text!r} is not an absolute path", hint="Give a path that begins with /."
+        )
+    return home
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings of the home that the environment names; the file need not exist. SettingsError, else."""
+    environment = os.environ if environment is None else environment
+    home = home_from(environment)
+    given = _from_file(home / SETTINGS_FILE)
+    for (section, key), value in _from_environment(environment).items():
+        given[section, key] = value
+    sections: dict[str, Any] = {}
+    for name, kind in _SECTIONS.items():
+        values = {}
+        hints = get_type_hints(kind, include_extras=True)
+        for option in fields(kind):
+            where, value = given.get((name, option.name), ("", option.default))
+            if where:
+                try:
+                    value = hints[option.name].__metadata__[0](value)
+                except ValueError as err:
+                    raise SettingsError(where, f"{_label(where, name, option.name)} is {value!r}: {err}") from err
+            values[option.name] = home / value if isinstance(value, Path) else value
+        sections[name] = kind(**values)
+    return Settings(home=home, **sections)
+
+
+def _label(where: str, section: str, key: str) -> str:
+    return "the value" if where.startswith(PREFIX) else f"{section}.{key}"
+
+
+def _from_file(path: Path) -> dict[tuple[str, str], tuple[str, object]]:
+    try:
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as err:
+        raise SettingsError(
+            str(path), f"it cannot be read: {err.strerror}", hint="Run as the user who owns it."
+        ) from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise SettingsError(str(path), f"it is not TOML: {err}") from err
+    given: dict[tuple[str, str], tuple[str, object]] = {}
+    for section, table in document.items():
+        if section not in _SECTIONS:
+            raise SettingsError(
+                str(path), f"there is no section {section!r}", hint=f"Sections: {', '.join(_SECTIONS)}."
+            )
+        if not isinstance(table, dict):
+            raise SettingsError(str(path), f"{section} must be a section: [{section}]")
+        known = [option.name for option in fields(_SECTIONS[section])]
+        for key, value in table.items():
+            if key not in known:
+                raise SettingsError(
+                    str(path), f"section {section!r} has no key {key!r}", hint=f"Keys of {section}: {', '.join(known)}."
+                )
+            given[section, key] = (str(path), value)
+    return given
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, object]]:
+    given: dict[tuple[str, str], tuple[str, object]] = {}
+    for name, value in environment.items():
+        if not name.startswith(PREFIX):
+            continue
+        section, _, key = name.removeprefix(PREFIX).lower().partition("_")
+        # STRONGROOM_RECOVERY_KEY_FILE is the command line's word for an option, not a setting.
+        if section not in _SECTIONS or not key or name == "STRONGROOM_RECOVERY_KEY_FILE":
+            continue
+        known = [option.name for option in fields(_SECTIONS[section])]
+        if key not in known:
+            wanted = ", ".join(f"{PREFIX}{section}_{known_key}".upper() for known_key in known)
+            raise SettingsError(name, f"section {section!r} has no key {key!r}", hint=f"Known: {wanted}.")
+        given[section, key] = (name, value)
+    return given

@@ -1,0 +1,66 @@
+"""What tests share: a lab, guests in it, and a home of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Lab, LabGuest
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A lab on the machine's own libvirtd: lab.machine(...) makes guests, all removed after the test."""
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def guest(lab: Lab) -> LabGuest:
+    """A running guest with one data disk of 256 MiB, mounted at /mnt/vda."""
+    guest = lab.machine()
+    guest.start()
+    return guest
+
+
+@pytest.fixture
+def agent_guest(lab: Lab) -> LabGuest:
+    """A running guest with one data disk, whose agent answers."""
+    guest = lab.machine("agent", agent=True)
+    guest.start()
+    guest.wait_agent()
+    return guest
+
+
+@pytest.fixture
+def strongroom_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home that does not exist yet, named by STRONGROOM_HOME, with a passphrase in STRONGROOM_PASSPHRASE.
+
+    It lies where QEMU's user can reach scratch files, overlays and sockets in it, which pytest's tmp_path is not.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="strongroom-home-", dir="/var/tmp"))
+    parent.chmod(0o755)
+    monkeypatch.setenv("STRONGROOM_HOME", str(parent / "home"))
+    monkeypatch.setenv("STRONGROOM_PASSPHRASE", secrets.token_urlsafe(16))
+    yield parent / "home"
+    shutil.rmtree(parent)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With a failure, show what the consoles of the test's guests said last."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.when == "call" and report.failed and isinstance(lab, Lab):
+        for guest in lab.guests:
+            # The guest may be gone by now, which is not what the test failed of.
+            with contextlib.suppress(Exception):
+                report.sections.append((f"console of {guest.name}", guest.console()[-3000:]))

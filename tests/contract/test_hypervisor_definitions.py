@@ -1,0 +1,127 @@
+"""Definitions that were rewritten are accepted, and started, by libvirt itself."""
+
+from __future__ import annotations
+
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from appliance.hypervisor.domain_rewriting import Changes, OverlayDisk, RestoredDisk, restore_policies, rewrite
+from appliance.hypervisor.domain_xml import parse_machine
+from appliance.hypervisor.libvirt_driver import connect
+from appliance.hypervisor.protocol import HostConfig, Hypervisor, MachineState
+from tests.contract.hypervisor_waiting import wait_until
+from tests.lab import Lab
+
+pytestmark = pytest.mark.integration
+MIB = 1 << 20
+
+
+@pytest.fixture
+def hypervisor() -> Iterator[Hypervisor]:
+    with connect(HostConfig("here")) as connected:
+        yield connected
+
+
+def made_for_kvm(domain: ET.Element) -> None:
+    """What an admin's machine may have that an emulated one cannot."""
+    ET.SubElement(domain, "genid")
+    cpu = ET.SubElement(domain, "cpu", mode="host-passthrough")
+    ET.SubElement(cpu, "topology", sockets="1", cores="2", threads="1")
+    features = domain.find("features")
+    assert features is not None
+    hyperv = ET.SubElement(features, "hyperv")
+    ET.SubElement(hyperv, "relaxed", state="on")
+    ET.SubElement(ET.SubElement(features, "kvm"), "hidden", state="on")
+    clock = ET.SubElement(domain, "clock", offset="utc")
+    ET.SubElement(clock, "timer", name="kvmclock", present="yes")
+    devices = domain.find("devices")
+    assert devices is not None
+    card = ET.SubElement(devices, "interface", type="bridge")
+    ET.SubElement(card, "mac", address="52:54:00:01:02:03")
+    ET.SubElement(card, "source", bridge="no-such-bridge")
+    ET.SubElement(card, "model", type="virtio")
+    graphics = ET.SubElement(devices, "graphics", type="vnc", port="5999", autoport="no")
+    ET.SubElement(graphics, "listen", type="address", address="127.0.0.1")
+    ET.SubElement(ET.SubElement(devices, "video"), "model", type="vga")
+
+
+def test_machine_made_for_kvm_starts_emulated_beside_the_old_one(lab: Lab, hypervisor: Hypervisor) -> None:
+    guest = lab.machine("kvm", disks=[lab.blank_disk("vda", MIB)], cpus=2, agent=True, edit=made_for_kvm)
+    original = hypervisor.machines.get(guest.name).inactive_xml.replace("type='qemu'", "type='kvm'", 1)
+    new = lab.blank_disk("vda", MIB, name="restored")
+    result = rewrite(
+        original,
+        Changes(
+            name=f"{guest.name}-copy",
+            uuid=str(uuid4()),
+            disks={"vda": RestoredDisk(str(new.path), "qcow2")},
+            network="none",
+            kvm_available=False,
+            memory_bytes=128 * MIB,
+            vcpus=1,
+            made_by="test",
+        ),
+    )
+    uuid = hypervisor.machines.define(result.xml)
+    lab.adopt(f"{guest.name}-copy")
+    hypervisor.machines.start(uuid, paused=True)
+    machine = hypervisor.machines.get(uuid)
+    assert machine.state is MachineState.PAUSED
+    assert machine.domain_type == "qemu"
+    assert (machine.memory_bytes, machine.vcpus) == (128 * MIB, 1)
+    assert parse_machine(machine.inactive_xml).marker == "test"
+    assert machine.live_xml is not None
+    assert "no-such-bridge" not in machine.live_xml
+    assert len(result.warnings) >= 4
+
+
+def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: Hypervisor) -> None:
+    """Overlay, export, definition: as in an instant recovery, down to the admin's own policies at the end."""
+
+    def policies(domain: ET.Element) -> None:
+        driver = domain.find("devices/disk/driver")
+        assert driver is not None
+        driver.set("error_policy", "report")
+        driver.set("cache", "none")
+
+    disk = lab.data_disk("vda")
+    guest = lab.machine("export", disks=[disk], edit=policies)
+    original = hypervisor.machines.get(guest.name).inactive_xml
+    socket, overlay = lab.folder / "export.sock", lab.folder / "overlay.qcow2"
+    server = subprocess.Popen(
+        ["qemu-nbd", "--read-only", "--persistent", "--shared=4", "-f", "qcow2", "-k", socket, disk.path]
+    )
+    try:
+        wait_until(socket.exists)
+        with hypervisor.files.offer(socket, str(socket)) as reachable:
+            hypervisor.overlays.create(str(overlay), reachable, 256 * MIB)
+            changes = Changes(
+                name=f"{guest.name}-copy",
+                uuid=str(uuid4()),
+                disks={"vda": OverlayDisk(str(overlay), reachable)},
+                console_folder=str(lab.folder),
+            )
+            uuid = hypervisor.machines.define(rewrite(original, changes).xml)
+            copy = lab.adopt(f"{guest.name}-copy")
+            hypervisor.machines.start(uuid)
+            assert copy.wait_ready().disks["vda"].marker == "as-built"
+            assert hypervisor.block_jobs.depends_on(uuid, "vda", reachable)
+            assert not hypervisor.block_jobs.depends_on(uuid, "vda", "/another.sock")
+            hypervisor.block_jobs.pull(uuid, "vda")
+            wait_until(lambda: not hypervisor.block_jobs.depends_on(uuid, "vda"))
+    finally:
+        server.terminate()
+        server.wait(10)
+    copy.write("/mnt/vda/alone", "without the export")
+    hypervisor.machines.define(restore_policies(hypervisor.machines.get(uuid).inactive_xml, original))
+    driver = ET.fromstring(hypervisor.machines.get(uuid).inactive_xml).find("devices/disk/driver")
+    assert driver is not None
+    assert (driver.get("error_policy"), driver.get("rerror_policy"), driver.get("cache")) == ("report", None, "none")
+    copy.kill()
+    hypervisor.machines.start(uuid)
+    copy.wait_ready()
+    assert copy.read("/mnt/vda/alone") == "without the export"

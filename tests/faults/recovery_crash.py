@@ -1,0 +1,53 @@
+"""Runs the command line, and dies by SIGKILL at one exact place in it.
+
+    python -m tests.faults.recovery_crash PLACE WHEN NTH ARGUMENTS…
+
+PLACE is `module:Class.method` or `module:function`, or `state:NAME`, the moment in which a recovery is recorded as
+such; WHEN is `before` or `after` the NTH call. A command that gets to its end ends with its own exit code, by which a
+test sees that the place was never reached.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from appliance.cli import main
+
+_UPDATE = "appliance.services.recovery.lifecycle:Recovery.update"
+
+
+def crash_at(place: str, when: str, nth: int) -> None:
+    state = ""
+    if place.startswith("state:"):
+        place, state = _UPDATE, place.removeprefix("state:")
+    module_name, path = place.split(":")
+    owner: Any = importlib.import_module(module_name)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    real: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        if state and named.get("state") != state:
+            return real(*arguments, **named)
+        calls += 1
+        if calls == nth and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*arguments, **named)
+        if calls == nth and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, watched)
+
+
+if __name__ == "__main__":
+    crash_at(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    sys.exit(main(sys.argv[4:]))

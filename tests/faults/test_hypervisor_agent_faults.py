@@ -1,0 +1,55 @@
+"""A guest agent that is slow, silent or gone: the guest never stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from appliance.hypervisor.libvirt_driver import connect
+from appliance.hypervisor.protocol import FreezeOutcome, HostConfig, Hypervisor, ThawOutcome
+from tests.contract.hypervisor_waiting import wait_until
+from tests.lab import LabGuest
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+
+
+@pytest.fixture
+def hypervisor() -> Iterator[Hypervisor]:
+    with connect(HostConfig("here")) as connected:
+        yield connected
+
+
+def test_freeze_that_timed_out_happens_later_and_is_thawed(agent_guest: LabGuest, hypervisor: Hypervisor) -> None:
+    wait_until(lambda: hypervisor.machines.get(agent_guest.name).agent_connected)
+    agent_guest.run("killall -STOP qemu-ga")
+    freeze = hypervisor.agents.freeze(agent_guest.name, 2)
+    assert freeze.outcome is FreezeOutcome.TIMED_OUT
+    assert freeze.thaw_owed
+    thaw = hypervisor.agents.thaw(agent_guest.name, 1)
+    assert thaw.outcome is ThawOutcome.NOT_CONFIRMED
+    assert not thaw.confirmed
+    agent_guest.run("killall -CONT qemu-ga")
+    wait_until(lambda: hypervisor.agents.thaw(agent_guest.name, 3).outcome is ThawOutcome.THAWED)
+    assert agent_guest.freeze_status() == "thawed"
+    agent_guest.write("/mnt/vda/after", "writes go on")
+
+
+def test_thaw_of_a_machine_that_went_off_is_moot(agent_guest: LabGuest, hypervisor: Hypervisor) -> None:
+    wait_until(lambda: hypervisor.machines.get(agent_guest.name).agent_connected)
+    agent_guest.run("killall -STOP qemu-ga")
+    assert hypervisor.agents.freeze(agent_guest.name, 1).thaw_owed
+    agent_guest.kill()
+    assert hypervisor.agents.thaw(agent_guest.name, 1).outcome is ThawOutcome.MOOT
+    agent_guest.remove()
+    assert hypervisor.agents.thaw(agent_guest.name, 1).outcome is ThawOutcome.MOOT
+
+
+def test_timeout_for_others_is_put_back(agent_guest: LabGuest, hypervisor: Hypervisor) -> None:
+    """libvirt keeps the time-out per machine: ours must not cut off what others ask the agent."""
+    wait_until(lambda: hypervisor.machines.get(agent_guest.name).agent_connected)
+    assert hypervisor.agents.thaw(agent_guest.name, 1).confirmed
+    agent_guest.run("(killall -STOP qemu-ga; sleep 3; killall -CONT qemu-ga) >/dev/null 2>&1 &")
+    assert (
+        agent_guest.domain.fsThaw() == 0
+    )  # by libvirt's default it waits up to 5 s for the agent to answer a greeting

@@ -1,0 +1,172 @@
+"""A real guest reads and writes while its export, its supervisor or the repository goes away: it notices nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libvirt
+import pytest
+
+from appliance.models import RecoveryRecord, RecoveryState
+from tests.integration.backing_up import Rig, image_info, plain, rig
+from tests.integration.recovering import (
+    assert_export_gone,
+    assert_guest_saw_nothing,
+    exports_of,
+    kill_exports,
+    record_of,
+    strongroom,
+    supervised,
+    supervisors_of,
+    wait_until,
+)
+from tests.lab import Lab, LabGuest
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+
+# Reads all that was backed up past every cache, checks it against what it read first, and writes as it goes.
+_WORK = """
+first=$(content /mnt/vda/system); [ ${#first} = 64 ] || exit 1; n=0; echo begun >/tmp/work
+while [ ! -e /tmp/stop ]; do
+  n=$((n+1)); echo 3 >/proc/sys/vm/drop_caches
+  [ "$(content /mnt/vda/system 2>>/tmp/errors)" = "$first" ] || echo "round $n: other content" >>/tmp/errors
+  { echo "round $n" >/mnt/vda/round-$n && fsync /mnt/vda/round-$n; } 2>>/tmp/errors || echo "round $n" >>/tmp/errors
+  echo $n >/tmp/round
+done; echo over >/tmp/work
+"""
+
+
+@dataclass
+class Site:
+    rig: Rig
+    lab: Lab
+    guest: LabGuest
+    record: RecoveryRecord
+    content: str
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    settings = {"RECOVERY_CACHE_BYTES": "1MiB", "RECOVERY_SUPERVISE_INTERVAL_S": "0.2", "LIMITS_WORKERS": "1"}
+    with Lab() as lab, rig({f"STRONGROOM_{key}": value for key, value in settings.items()}) as made:
+        origin = lab.machine("origin")
+        origin.start()
+        content = origin.content()
+        made.backup(origin)
+        origin.kill()
+        with supervised(made):
+            name = f"{lab.token}busy"
+            done = strongroom(made, "recovery", "start", origin.name, "--point", "latest", "--as", name, "--json")
+            guest = lab.adopt(name)
+            guest.wait_ready()
+            yield Site(made, lab, guest, record_of(made, done.json()["id"]), content)
+
+
+@pytest.fixture
+def at_work(site: Site) -> Iterator[LabGuest]:
+    """The guest reads and writes all the while; afterwards it must not have seen an error."""
+    guest = site.guest
+    guest.run("rm -f /tmp/stop /tmp/errors /tmp/round /tmp/work")
+    guest.run(f"({_WORK}) >/dev/null 2>&1 &")
+    wait_until(lambda: "begun" in guest.run("cat /tmp/work 2>/dev/null || true"), "the guest's work begins")
+    yield guest
+    wait_until(lambda: rounds(guest) > 0, "a round is over")
+    guest.run('touch /tmp/stop; while [ "$(cat /tmp/work)" != over ]; do sleep 0.2; done', timeout_s=60)
+    assert guest.run("cat /tmp/errors 2>/dev/null || true") == ""
+    assert_guest_saw_nothing(guest)
+
+
+def paused_by_io(guest: LabGuest) -> bool:
+    return bool(guest.domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR])
+
+
+def wait_for_work(guest: LabGuest) -> float:
+    """Until it runs, and finishes two more rounds of its work (one may have been over already). Seconds."""
+    began = time.monotonic()
+    wait_until(lambda: guest.running, "it runs")
+    before = rounds(guest)
+    wait_until(lambda: guest.running and rounds(guest) >= before + 2, "the guest goes on")
+    return time.monotonic() - began
+
+
+def rounds(guest: LabGuest) -> int:
+    return int(guest.run("cat /tmp/round 2>/dev/null || echo 0"))
+
+
+def test_an_export_that_is_killed_comes_back(site: Site, at_work: LabGuest) -> None:
+    for _ in range(3):
+        kill_exports(site.rig, site.record)
+        wait_until(lambda: exports_of(site.rig, site.record), "the export is started again")
+        wait_for_work(at_work)
+    assert record_of(site.rig, site.record.id).state is RecoveryState.RUNNING
+
+
+def test_without_a_supervisor_the_machine_pauses_until_it_is_resumed(site: Site, at_work: LabGuest) -> None:
+    for pid in supervisors_of(site.rig):
+        os.kill(pid, signal.SIGKILL)
+    kill_exports(site.rig, site.record)
+    wait_until(lambda: paused_by_io(at_work), "the machine pauses")
+    time.sleep(1)
+    assert exports_of(site.rig, site.record) == []
+    strongroom(site.rig, "recovery", "resume")
+    wait_for_work(at_work)
+    assert len(supervisors_of(site.rig)) == 1
+
+
+@pytest.mark.parametrize("export", ["dead", "alive"])
+def test_while_the_repository_is_away_the_machine_waits(site: Site, at_work: LabGuest, export: str) -> None:
+    """Whether the export cannot be started again, or lives and can read nothing: the guest never gets an error."""
+    repository = site.rig.settings.repository.path
+    away = repository.with_name("away")
+    repository.rename(away)
+    try:
+        if export == "dead":
+            kill_exports(site.rig, site.record)
+        wait_until(lambda: paused_by_io(at_work), "the machine pauses")
+        wait_until(lambda: record_of(site.rig, site.record.id).error, "the record says why")
+        told = record_of(site.rig, site.record.id)
+        assert told.state is RecoveryState.RUNNING
+        words = "cannot be served" if export == "dead" else "paused again whenever it is resumed: reading"
+        assert words in (told.error or "")
+    finally:
+        away.rename(repository)
+    wait_for_work(at_work)
+    wait_until(lambda: record_of(site.rig, site.record.id).error is None, "the trouble is taken back")
+
+
+def test_export_and_command_killed_while_the_disk_moves(site: Site, at_work: LabGuest) -> None:
+    """The last one: the machine stands alone afterwards."""
+    migrating = subprocess.Popen(
+        site.rig.command("recovery", "migrate", site.record.id, "--bandwidth", "32MiB"),
+        env=site.rig.process_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: at_work.domain.blockJobInfo("vda"), "the job begins")
+    kill_exports(site.rig, site.record)
+    wait_until(lambda: exports_of(site.rig, site.record), "the export is started again")
+    wait_until(lambda: at_work.domain.blockJobInfo("vda"), "the job begins again")
+    migrating.kill()
+    migrating.communicate()
+    assert record_of(site.rig, site.record.id).state is RecoveryState.MIGRATING
+    wait_until(lambda: record_of(site.rig, site.record.id).state.ended, "the supervisor carries it on", 60)
+    assert record_of(site.rig, site.record.id).state is RecoveryState.MIGRATED
+    assert_export_gone(site.rig, site.record)
+    assert "full-backing-filename" not in image_info(at_work.disk_paths["vda"])
+    wait_for_work(at_work)
+
+
+def test_what_it_wrote_all_the_while_is_on_its_disk(site: Site) -> None:
+    guest = site.guest
+    rounds = int(guest.run("cat /tmp/round"))
+    guest.run(f'for n in $(seq 1 {rounds}); do [ "$(cat /mnt/vda/round-$n)" = "round $n" ] || exit 1; done')
+    guest.run("rm /mnt/vda/round-*")
+    assert guest.content() == site.content
+    guest.domain.suspend()
+    point = site.rig.backup(guest).point
+    guest.kill()
+    assert site.rig.content(point) == plain(guest.disk_paths["vda"])
+    guest.remove()

@@ -1,0 +1,287 @@
+"""The appliance is killed at every step of a recovery, one death after the other, and each time taken up again.
+
+The machines have no guest: firmware that finds nothing to boot, whose disks are read and written through QEMU.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.hypervisor.errors import HypervisorError
+from appliance.hypervisor.machines import LibvirtMachines
+from appliance.models import RecoveryRecord, RecoveryState
+from appliance.services.recovery import RecoveryService
+from appliance.services.recovery.errors import MigrationGoesElsewhere
+from appliance.services.recovery.migrating import Migration
+from tests.integration.backing_up import MIB, Progress, Rig, image_info, plain, rig
+from tests.integration.recovering import (
+    Protected,
+    assert_export_gone,
+    assert_nothing_left,
+    exports_of,
+    look,
+    no_supervisor,
+    protect,
+    reads_right,
+    record_of,
+    strongroom,
+    supervised,
+    supervisors_of,
+)
+from tests.lab import Lab, LabGuest
+
+__all__ = ["no_supervisor"]
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.usefixtures("no_supervisor")]
+
+Place = tuple[str, str]
+_CATALOG = "appliance.catalog.recoveries:Recoveries"
+_REPOSITORY = "imaging.repository:Repository"
+_EXPORTS = "appliance.services.recovery.exporting:RecoveryExports"
+_MACHINES = "appliance.hypervisor.machines:LibvirtMachines"
+_JOBS = "appliance.hypervisor.block_jobs:LibvirtBlockJobs"
+_OVERLAYS = "appliance.hypervisor.overlays:Qcow2Overlays"
+_FILES = "appliance.hypervisor.local_files:LocalFiles"
+
+START: list[Place] = [
+    (f"{_CATALOG}.add", "after"),
+    (f"{_REPOSITORY}.hold", "after"),
+    (f"{_EXPORTS}.launch", "after"),
+    (f"{_OVERLAYS}.create", "before"),
+    (f"{_OVERLAYS}.create", "after"),
+    (f"{_MACHINES}.define", "before"),
+    (f"{_MACHINES}.define", "after"),
+    (f"{_EXPORTS}.ensure", "after"),
+    ("state:running", "after"),
+]
+FINISH: list[Place] = [
+    (f"{_MACHINES}.define", "before"),
+    (f"{_EXPORTS}.stop", "before"),
+    (f"{_EXPORTS}.stop", "after"),
+    (f"{_REPOSITORY}.release", "before"),
+    ("state:migrated", "before"),
+]
+PULL: list[Place] = [
+    ("state:migrating", "after"),
+    (f"{_JOBS}.pull", "after"),
+    (f"{_JOBS}.info", "after"),
+    *FINISH,
+]
+COPY: list[Place] = [
+    ("state:migrating", "after"),
+    (f"{_JOBS}.copy", "after"),
+    (f"{_JOBS}.pivot", "before"),
+    (f"{_JOBS}.pivot", "after"),
+    (f"{_EXPORTS}.stop", "after"),
+]
+DISCARD: list[Place] = [
+    ("state:discarding", "after"),
+    (f"{_MACHINES}.destroy", "after"),
+    (f"{_MACHINES}.undefine", "after"),
+    (f"{_EXPORTS}.stop", "after"),
+    (f"{_FILES}.remove_folder", "after"),
+    (f"{_REPOSITORY}.release", "after"),
+]
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[tuple[Rig, Lab, Protected]]:
+    with Lab() as lab, rig({"STRONGROOM_LIMITS_WORKERS": "1"}) as made:
+        protected = protect(made, lab, "killed", [32 * MIB, 24 * MIB])
+        with supervised(made):
+            yield made, lab, protected
+
+
+def crash(rig: Rig, place: Place, *arguments: str) -> None:
+    """Run a command that is killed at this place."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.recovery_crash", *place, "1", *arguments],
+        env=rig.process_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, f"{place} was not reached by {arguments}: {done.stderr}"
+
+
+def begin(rig: Rig, lab: Lab, protected: Protected, name: str) -> tuple[RecoveryRecord, LabGuest]:
+    """A machine that runs, which has written something, without a supervisor."""
+    protected.reset()
+    guest = lab.adopt(f"{lab.token}{name}")
+    record = RecoveryService(rig.appliance).start(protected.name, "latest", new_name=guest.name)
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    for disk in protected.disks:
+        disk.write(guest, 12 * MIB, b"written while it ran out of the repository" * 1000)
+    return record, guest
+
+
+def test_start_killed_at_every_step(site: tuple[Rig, Lab, Protected]) -> None:
+    rig, lab, protected = site
+    guest = lab.adopt(f"{lab.token}start")
+    first, *rest = START
+    crash(rig, first, "recovery", "start", protected.name, "--point", "latest", "--as", guest.name)
+    (record,) = rig.appliance.catalog.recoveries.list(ended=False)
+    assert record.state is RecoveryState.SERVING
+    for place in rest:
+        crash(rig, place, "recovery", "resume")
+        assert not (guest.exists and guest.domain.isActive())
+        assert len([hold for hold in rig.appliance.repository.holds() if record.id in hold.owner]) == 1
+        assert len(exports_of(rig, record)) <= 2
+    assert record_of(rig, record.id).state is RecoveryState.RUNNING
+    crash(rig, (f"{_MACHINES}.start", "after"), "recovery", "resume")
+    (resumed,) = RecoveryService(rig.appliance).resume(supervise=False)
+    assert resumed.problems == ()
+    assert guest.running
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    assert len(exports_of(rig, record)) == 2
+    RecoveryService(rig.appliance).discard(record.id)
+    assert_nothing_left(rig, lab, record)
+
+
+@pytest.mark.parametrize("at", [1, 2, 6], ids=[START[at][0].split(":")[1] for at in (1, 2, 6)])
+def test_a_start_that_was_killed_can_be_discarded(site: tuple[Rig, Lab, Protected], at: int) -> None:
+    rig, lab, protected = site
+    name = f"{lab.token}undone-{at}"
+    crash(rig, START[at], "recovery", "start", protected.name, "--point", "latest", "--as", name)
+    (record,) = rig.appliance.catalog.recoveries.list(ended=False)
+    RecoveryService(rig.appliance).discard(record.id)
+    assert_nothing_left(rig, lab, record)
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(
+    site: tuple[Rig, Lab, Protected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, lab, protected = site
+
+    def ctrl_c(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LibvirtMachines, "start", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        RecoveryService(rig.appliance).start(protected.name, "latest", new_name=f"{lab.token}interrupted")
+    record = rig.appliance.catalog.recoveries.list()[-1]
+    assert_nothing_left(rig, lab, record)
+    assert record.error == "it was interrupted"
+
+
+def test_what_a_failed_start_cannot_remove_is_removed_later(
+    site: tuple[Rig, Lab, Protected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, lab, protected = site
+    progress = Progress()
+
+    def refused(*_: object, **__: object) -> None:
+        raise HypervisorError("the host says no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LibvirtMachines, "start", refused)
+        patch.setattr(LibvirtMachines, "undefine", refused)
+        with pytest.raises(HypervisorError, match="says no"):
+            RecoveryService(rig.appliance).start(
+                protected.name, "latest", new_name=f"{lab.token}unremoved", progress=progress
+            )
+    (record,) = rig.appliance.catalog.recoveries.list(ended=False)
+    assert (record.state, record.error) == (RecoveryState.DISCARDING, "the host says no")
+    assert any("not removed yet" in note for note in progress.notes)
+    look(rig).look()
+    assert_nothing_left(rig, lab, record)
+
+
+@pytest.mark.parametrize("method", ["pull", "copy"])
+def test_migration_killed_at_every_step(site: tuple[Rig, Lab, Protected], method: str) -> None:
+    rig, lab, protected = site
+    record, guest = begin(rig, lab, protected, method)
+    target = lab.folder / f"target-{method}"
+    target.mkdir()
+    first, *rest = COPY if method == "copy" else PULL
+    crash(rig, first, "recovery", "migrate", record.id, *(["--to", str(target)] if method == "copy" else []))
+    assert record_of(rig, record.id).state is RecoveryState.MIGRATING
+    for place in rest:
+        crash(rig, place, "recovery", "migrate", record.id)
+        assert guest.running
+        assert record_of(rig, record.id).state is RecoveryState.MIGRATING
+    (resumed,) = RecoveryService(rig.appliance).resume(supervise=False)
+    assert (resumed.record.state, resumed.problems) == (RecoveryState.MIGRATED, ())
+    assert_export_gone(rig, record)
+    assert guest.running
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    paths = guest.disk_paths
+    guest.remove()
+    for disk in protected.disks:
+        path = paths[disk.disk.target]
+        assert path.parent == (target if method == "copy" else Path(record.folder))
+        assert "full-backing-filename" not in image_info(path)
+        assert plain(path) == disk.truth
+    left = {path.name for path in Path(record.folder).glob("*.qcow2")} if Path(record.folder).exists() else set()
+    assert left == ({"0.qcow2", "1.qcow2"} if method == "pull" else set())
+
+
+def test_discard_killed_at_every_step(site: tuple[Rig, Lab, Protected]) -> None:
+    rig, lab, protected = site
+    record, _ = begin(rig, lab, protected, "discard")
+    for number, place in enumerate(DISCARD):
+        # whoever finds it so carries it on: the command again, or resume
+        crash(rig, place, "recovery", *(["resume"] if number % 2 else ["discard", record.id, "--yes"]))
+        assert record_of(rig, record.id).state is RecoveryState.DISCARDING
+    look(rig).look()
+    assert_nothing_left(rig, lab, record)
+
+
+def test_a_supervisor_carries_on_what_a_killed_command_began(
+    site: tuple[Rig, Lab, Protected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, lab, protected = site
+    record, guest = begin(rig, lab, protected, "carried")
+
+    def ctrl_c(_: Migration) -> bool:
+        raise KeyboardInterrupt
+
+    progress = Progress()
+    with monkeypatch.context() as patch:
+        patch.setattr(Migration, "step", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            RecoveryService(rig.appliance).migrate(record.id, progress=progress)
+    assert record_of(rig, record.id).state is RecoveryState.MIGRATING
+    assert any("goes on by itself" in note for note in progress.notes)
+    with pytest.raises(MigrationGoesElsewhere):
+        RecoveryService(rig.appliance).migrate(record.id, to=str(lab.folder))
+    crash(rig, (f"{_JOBS}.pull", "after"), "recovery", "migrate", record.id)
+    supervisor = look(rig)
+    for _ in range(200):
+        supervisor.look()
+        if record_of(rig, record.id).state.ended:
+            break
+    assert record_of(rig, record.id).state is RecoveryState.MIGRATED
+    assert_export_gone(rig, record)
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    guest.remove()
+
+
+def test_after_a_power_cut_the_machine_runs_with_what_it_wrote(site: tuple[Rig, Lab, Protected]) -> None:
+    """Everything dies at once: the machine, its exports, the supervisor; the hold and the overlays remain."""
+    rig, lab, protected = site
+    protected.reset()
+    guest = lab.adopt(f"{lab.token}power")
+    done = strongroom(rig, "recovery", "start", protected.name, "--point", "latest", "--as", guest.name, "--json")
+    record = record_of(rig, done.json()["id"])
+    for disk in protected.disks:
+        disk.write_noise(guest, 20 * MIB, MIB)
+    supervisors = supervisors_of(rig)
+    assert len(supervisors) == 1
+    for pid in supervisors + exports_of(rig, record):
+        os.kill(pid, signal.SIGKILL)
+    guest.kill()
+    for path in rig.settings.run_directory.glob("r*"):  # /run is empty after a reboot, locks are not held
+        path.unlink()
+    strongroom(rig, "recovery", "resume")
+    assert guest.running
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    RecoveryService(rig.appliance).migrate(record.id)
+    paths = guest.disk_paths
+    guest.remove()
+    for disk in protected.disks:
+        assert plain(paths[disk.disk.target]) == disk.truth

@@ -1,0 +1,82 @@
+"""A repository on a file system that is really full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imaging.errors import NoSpace
+from tests.faults.repositories import back_up, content, make, read_disk, reopen
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root"),
+]
+
+
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "strongroom-test", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_store(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "store", "1m")
+
+
+@pytest.fixture
+def small_cache(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "cache", "128k")
+
+
+def test_a_full_repository_refuses_cleanly_keeps_its_points_and_still_deletes(
+    small_store: Path, tmp_path: Path
+) -> None:
+    data = {"disk": content(1, 300_000)}
+    with make(tmp_path) as repository:
+        first = back_up(repository, "web", data)
+        for seed in (2, 3):
+            with pytest.raises(NoSpace) as caught:
+                back_up(repository, "web", {"disk": content(seed, 2_000_000)})
+            assert "no space" in str(caught.value)
+            assert caught.value.hint
+        assert repository.points() == [first]
+        assert read_disk(repository, first) == data["disk"]
+        assert not list((small_store / "tmp").glob("*.part"))
+    ballast = 0
+    with reopen(tmp_path) as repository:
+        while True:
+            try:
+                repository.store.put(f"packs/00/{ballast:064x}", [os.urandom(4096)])
+            except NoSpace:
+                break
+            ballast += 1
+        with pytest.raises(NoSpace):
+            repository.begin_run(first.series)
+        assert read_disk(repository, first) == data["disk"]
+        repository.delete_point(first, "admin")
+        assert repository.points() == []
+        for number in range(ballast):
+            repository.store.delete(f"packs/00/{number:064x}")
+        again = back_up(repository, "web", data)
+        assert again.generation > first.generation
+        assert repository.verify(read_data=True).ok
+
+
+def test_a_full_cache_ends_no_run_and_no_reader(small_cache: Path, tmp_path: Path) -> None:
+    data = {"disk": content(1, 3_000_000)}
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", data)
+        assert read_disk(repository, point) == data["disk"]
+        assert back_up(repository, "web", data).manifest.predecessor == point.hash
+    subprocess.run(["dd", "if=/dev/zero", f"of={small_cache}/ballast", "bs=4k"], check=False, capture_output=True)
+    with reopen(tmp_path) as repository:
+        assert read_disk(repository, repository.point(point.id)) == data["disk"]

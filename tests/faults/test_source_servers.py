@@ -1,0 +1,150 @@
+"""NBD sources whose server errs, lags or falls silent, for real (nbdkit, a stopped process): an error, and no hang.
+
+A connection on which a read failed may still have answers on their way: they must reach no buffer that is used again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import imaging.source
+from imaging.errors import SourceError
+from imaging.source import NbdSource
+
+pytestmark = pytest.mark.faults
+
+MIB = 1 << 20
+
+
+@contextmanager
+def nbdkit(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    listen = folder / "s"
+    process = subprocess.Popen(["nbdkit", "--foreground", "--readonly", f"--unix={listen}", *arguments])
+    try:
+        while not listen.exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        yield process, listen
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+        listen.unlink(missing_ok=True)
+
+
+def within(seconds: float, action: Callable[[], object]) -> BaseException | None:
+    """Run it in a thread; what it raised. Fails if it is not over in time."""
+    raised: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            action()
+            raised.append(None)
+        except BaseException as err:  # noqa: BLE001 - handed over
+            raised.append(err)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert raised, f"not over after {seconds} s"
+    return raised[0]
+
+
+# The second 512 KiB fail at once; all else is 0x55 and comes half a second late.
+_LATE = """
+case "$1" in
+  get_size) echo 8M ;;
+  thread_model) echo parallel ;;
+  can_multi_conn) exit 0 ;;
+  pread) if [ "$4" = 524288 ]; then echo "EIO injected" >&2; exit 1; fi
+         sleep 0.5; head -c "$3" /dev/zero | tr '\\0' 'U' ;;
+  *) exit 2 ;;
+esac
+"""
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Iterator[Path]:
+    script = tmp_path / "late.sh"
+    script.write_text("#!/bin/sh\n" + _LATE)
+    script.chmod(0o755)
+    with nbdkit(tmp_path, "sh", str(script)) as (_, listen):
+        yield listen
+
+
+def test_late_answers_of_a_failed_read_reach_no_buffer_in_use(late: Path) -> None:
+    buffer = memoryview(bytearray(2 * MIB))
+    other = memoryview(bytearray(4096))
+    with NbdSource(late, connections=1) as source:
+        with pytest.raises(SourceError, match="Input/output error"):
+            source.read([(0, buffer)])
+        buffer[:] = b"m" * len(buffer)  # the thread goes on with its buffer
+        source.read([(4 * MIB, other)])  # longer on its way than what is left of the failed read
+        assert other == b"U" * 4096, "the source can still be read"
+        assert buffer == b"m" * len(buffer), "what is in use was overwritten by an answer that came late"
+
+
+def test_a_source_goes_on_after_each_of_its_connections_failed(late: Path) -> None:
+    with NbdSource(late, connections=2) as source:
+        for _ in range(5):
+            with pytest.raises(SourceError):
+                source.read([(MIB // 2, memoryview(bytearray(4096)))])
+        view = memoryview(bytearray(10))
+        assert within(20, lambda: source.read([(0, view)])) is None
+        assert view == b"U" * 10
+
+
+def silent(process: subprocess.Popen[bytes]) -> None:
+    os.kill(process.pid, signal.SIGSTOP)
+
+
+def test_a_source_whose_server_fell_silent_can_be_closed(tmp_path: Path) -> None:
+    with nbdkit(tmp_path, "memory", "8M") as (process, listen):
+        source = NbdSource(listen)
+        silent(process)
+        assert within(15, source.close) is None
+
+
+@pytest.mark.parametrize("what", ["read", "status", "connect"])
+def test_a_server_that_falls_silent_is_an_error_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(imaging.source, "_STALL_S", 1)
+    with nbdkit(tmp_path, "memory", "8M") as (process, listen):
+        source = NbdSource(listen)
+        silent(process)
+        action: Callable[[], object] = {
+            "read": lambda: source.read([(0, memoryview(bytearray(2 * MIB)))]),
+            "status": lambda: source.status(0, 8 * MIB),
+            "connect": lambda: NbdSource(listen),
+        }[what]
+        failure = within(15, action)
+        assert isinstance(failure, SourceError)
+        assert "has not answered" in str(failure)
+        assert within(15, source.close) is None
+
+
+def test_a_server_that_dies_is_an_error_for_reads_under_way_and_for_later_ones(tmp_path: Path) -> None:
+    with (
+        nbdkit(tmp_path, "--filter=delay", "memory", "8M", "rdelay=2") as (process, listen),
+        NbdSource(listen) as source,
+    ):
+        threading.Timer(0.3, process.kill).start()
+        for _ in range(3):
+            failure = within(15, lambda: source.read([(0, memoryview(bytearray(MIB)))]))
+            assert isinstance(failure, SourceError)
+        assert isinstance(within(15, lambda: source.status(0, MIB)), SourceError)
+
+
+def test_an_export_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no NBD export"):
+        NbdSource(tmp_path / "nothing")

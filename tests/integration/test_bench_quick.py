@@ -1,0 +1,91 @@
+"""The benchmark works: every part of it, small, yields numbers. How fast anything is, is not asked here."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+# What a part must have measured; peers may be absent, ours may not.
+FIGURES = {
+    "disk": ["tools.strongroom.day0.seconds", "tools.strongroom.day0.cpu_s", "tools.strongroom.other.repository_mib",
+             "tools.strongroom.restore.seconds", "tools.strongroom.verify.seconds", "tools.qemu-img.day0.cpu_s"],
+    "incremental": ["running.fixed_s", "off.fixed_s", "running.runs.1.read_bytes", "off.runs.1.read_bytes"],
+    "sparse": ["first.anonymous_mib", "first.map_bytes", "unchanged.seconds", "changed.read_bytes"],
+    "random": ["p50_ms", "p99_ms", "sequential_mb_s"],
+    "recovery": ["1 GiB.started_s", "1 GiB.returned_s"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # QEMU's user has to reach the machines' disks
+        yield _measured(folder)
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    kept = folder / "results.json"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.bench",
+            "--quick",
+            "--tools",
+            "qemu-img,restic,strongroom",
+            "--work",
+            str(folder / "work"),
+            "--json",
+            str(kept),
+        ],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("part", FIGURES)
+def test_part_yields_numbers(results: dict[str, Any], part: str) -> None:
+    figures = results["parts"][part]["figures"]
+    for path in FIGURES[part]:
+        value = figures
+        for key in path.split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        assert isinstance(value, (int, float)), path
+        assert math.isfinite(value), path
+        assert value > 0, path
+
+
+@pytest.mark.integration
+def test_every_goal_of_ours_is_judged(results: dict[str, Any]) -> None:
+    for name, part in results["parts"].items():
+        for goal in part["goals"]:
+            if "restic" not in goal["goal"]:
+                assert isinstance(goal["met"], bool), f"{name}: {goal['goal']}"
+
+
+@pytest.mark.integration
+def test_nothing_is_left(results: dict[str, Any]) -> None:
+    assert results["quick"] is True
+    listed = subprocess.run(
+        ["virsh", "--connect", "qemu:///system", "list", "--all", "--name"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    left = [name for name in listed if name.startswith("strongroom-bench-")]
+    # Another benchmark may be running here; a dead one's machines must have been taken away.
+    assert not [name for name in left if not Path(f"/proc/{name.split('-')[2]}").exists()]

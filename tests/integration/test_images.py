@@ -1,0 +1,199 @@
+"""Every image format through real qemu-nbd into a store and back; hostile images are refused; sources that fail."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imaging.errors import BitmapLied, ImageRefused, ImageUnreadable, SourceError
+from imaging.images import FORMATS, check_alone, check_chain, serve
+from imaging.ingest import Ingested, ParentDisk, ingest_disk
+from imaging.reader import DiskReader
+from imaging.source import NbdSource
+from tests.unit.memory import KEYS, DictIndex, MemoryStore, reader, writer
+
+MIB = 1 << 20
+SIZE = 40 * MIB
+
+
+def qemu(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def image(folder: Path, image_format: str, content: bytes) -> Path:
+    raw = folder / "plain.raw"
+    raw.write_bytes(content)
+    path = folder / f"disk.{image_format}"
+    qemu("qemu-img", "convert", "-f", "raw", "-O", image_format, str(raw), str(path))
+    return path
+
+
+def content() -> bytes:
+    rng = random.Random(5)
+    data = bytearray(SIZE)
+    for _ in range(30):
+        start, length = rng.randrange(SIZE), rng.randrange(1, 600_000)
+        data[start : start + length] = rng.randbytes(min(length, SIZE - start))
+    return bytes(data)
+
+
+def store_image(path: Path, image_format: str, store: MemoryStore, index: DictIndex, *, bitmap: str | None = None,
+                parent: ParentDisk | None = None) -> Ingested:  # fmt: skip
+    context = f"qemu:dirty-bitmap:{bitmap}" if bitmap else None
+    with (
+        serve(path, image_format, path.parent, bitmap=bitmap) as listen,
+        NbdSource(listen, dirty_bitmap=context) as source,
+        writer(store, index) as packs,
+    ):
+        result = ingest_disk(source, packs, KEYS, parent=parent, sample=4)
+        packs.flush()
+    return result
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_every_format_reads_back(tmp_path: Path, image_format: str) -> None:
+    data = content()
+    path = image(tmp_path, image_format, data)
+    store, index = MemoryStore(), DictIndex()
+    size = check_alone(path, image_format).size_bytes
+    result = store_image(path, image_format, store, index)
+    back = DiskReader(reader(store, index), result.root, size).pread(0, size)
+    assert back[:SIZE] == data
+    assert not any(back[SIZE:])
+
+
+def test_a_bitmap_makes_a_true_incremental(tmp_path: Path) -> None:
+    path = image(tmp_path, "qcow2", content())
+    store, index = MemoryStore(), DictIndex()
+    qemu("qemu-img", "bitmap", "--add", "-g", "65536", str(path), "one")
+    full = store_image(path, "qcow2", store, index)
+    qemu("qemu-io", "-f", "qcow2", "-c", "write -P 7 10M 4k", "-c", "write -P 8 30M 100k", str(path))
+    parent = ParentDisk(full.root, SIZE, reader(store, index).node)
+    incremental = store_image(path, "qcow2", store, index, bitmap="one", parent=parent)
+    assert incremental.root == store_image(path, "qcow2", store, index).root != full.root
+    assert incremental.read_bytes < 4 * MIB
+
+
+def test_shrunk_and_grown_back(tmp_path: Path) -> None:
+    """The bitmap says clean, the size is equal, the content is gone: only the allocation tells."""
+    path = image(tmp_path, "qcow2", random.Random(1).randbytes(SIZE))
+    store, index = MemoryStore(), DictIndex()
+    full = store_image(path, "qcow2", store, index)
+    qemu("qemu-img", "resize", "-f", "qcow2", "--shrink", str(path), "20M")
+    qemu("qemu-img", "resize", "-f", "qcow2", str(path), "40M")
+    qemu("qemu-img", "bitmap", "--add", "-g", "65536", str(path), "clean")
+    with pytest.raises(BitmapLied):
+        store_image(path, "qcow2", store, index, bitmap="clean",
+                    parent=ParentDisk(full.root, SIZE, reader(store, index).node))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["backing", "data_file", "json", "nbd"])
+def test_images_that_lead_elsewhere_are_refused(tmp_path: Path, kind: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret" * 1000)
+    path = tmp_path / "hostile.qcow2"
+    if kind == "data_file":
+        qemu("qemu-img", "create", "-f", "qcow2", "-o", f"data_file={secret},data_file_raw=on", str(path), "1M")
+    else:
+        target = {
+            "backing": str(secret),
+            "json": 'json:{"driver":"raw","file":{"driver":"file","filename":"' + str(secret) + '"}}',
+            "nbd": "nbd:unix:/nowhere:exportname=x",
+        }[kind]
+        qemu("qemu-img", "create", "-f", "qcow2", "-u", "-F", "raw", "-b", target, str(path), "1M")
+    with pytest.raises(ImageRefused, match=r"backing file|another file"):
+        check_alone(path, "qcow2")
+    if kind != "backing":
+        with pytest.raises(ImageRefused):
+            check_chain(path, "qcow2")
+
+
+def test_a_chain_of_stated_formats_may_be_asked_for(tmp_path: Path) -> None:
+    base = image(tmp_path, "qcow2", content())
+    top = tmp_path / "top.qcow2"
+    qemu("qemu-img", "create", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(top))
+    assert check_chain(top, "qcow2").size_bytes == SIZE
+    with pytest.raises(ImageRefused):
+        check_alone(top, "qcow2")
+
+
+def test_a_flat_vmdk_with_an_extent_elsewhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "disk.vmdk"
+    qemu("qemu-img", "create", "-f", "vmdk", "-o", "subformat=monolithicFlat", str(path), "1M")
+    check_alone(path, "vmdk")
+    text = path.read_text(errors="surrogateescape").replace("disk-flat.vmdk", "/etc/passwd")
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises((ImageRefused, ImageUnreadable)):
+        check_alone(path, "vmdk")
+
+
+def test_a_raw_disk_that_begins_as_a_qcow2_is_taken_as_raw(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret" * 1000)
+    path = tmp_path / "disk.raw"
+    qemu("qemu-img", "create", "-f", "qcow2", "-u", "-F", "raw", "-b", str(secret), str(path), "1M")
+    data = path.read_bytes()
+    store, index = MemoryStore(), DictIndex()
+    check_alone(path, "raw")
+    result = store_image(path, "raw", store, index)
+    size = -(-len(data) // 512) * 512
+    assert DiskReader(reader(store, index), result.root, size).pread(0, len(data)) == data
+
+
+def test_an_impossible_size_is_refused(tmp_path: Path) -> None:
+    qcow2 = tmp_path / "huge.qcow2"
+    qemu("qemu-img", "create", "-f", "qcow2", "-o", "cluster_size=2M", str(qcow2), "1P")
+    with pytest.raises(ImageRefused, match="claims a size"):
+        check_alone(qcow2, "qcow2")
+
+
+@pytest.mark.parametrize("what", ["missing", "wrong", "unknown"])
+def test_what_cannot_be_opened_is_said(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "x.qcow2"
+    if what != "missing":
+        path.write_bytes(b"no image at all" * 100)
+    with pytest.raises(ImageUnreadable):
+        check_alone(path, "qcow2" if what != "unknown" else "luks")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["error", "dies"])
+def test_a_source_that_fails_mid_read_fails_the_run(tmp_path: Path, fault: str) -> None:
+    """No zeros, no result."""
+    listen = tmp_path / "s"
+    trigger = tmp_path / "trigger"
+    data = random.Random(3).randbytes(SIZE)
+    raw = tmp_path / "d.raw"
+    raw.write_bytes(data)
+    command = ["nbdkit", "-f", "-U", str(listen), "--filter=error", "--filter=delay", "file", str(raw), "rdelay=2ms",
+               "error-pread-rate=100%", f"error-file={trigger}"]  # fmt: skip
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while not listen.exists():
+            assert server.poll() is None
+        store, index = MemoryStore(), DictIndex()
+
+        def advance(_: int) -> None:
+            server.kill() if fault == "dies" else trigger.touch()
+
+        with NbdSource(listen) as source, writer(store, index) as packs, pytest.raises(SourceError):
+            ingest_disk(source, packs, KEYS, advance=advance, workers=1)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_reading_keeps_no_hold_on_the_buffer(tmp_path: Path) -> None:
+    """libnbd's module never lets go of buffers that it reads into: those of a region would pile up with every disk."""
+    path = image(tmp_path, "qcow2", content())
+    buffer = bytearray(8 * MIB)
+    with serve(path, "qcow2", tmp_path) as listen, NbdSource(listen) as source:
+        before = sys.getrefcount(buffer)
+        source.read([(0, memoryview(buffer)[: 3 * MIB + 4096]), (5 * MIB, memoryview(buffer)[5 * MIB :])])
+        assert sys.getrefcount(buffer) == before
+    assert buffer[: 3 * MIB] == content()[: 3 * MIB]
+    assert buffer[5 * MIB :] == content()[5 * MIB : 8 * MIB]

@@ -1,0 +1,121 @@
+"""All disks of a point as files in a folder, by a real nbdfuse."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.models import ExportKind
+from appliance.services.exports import ExportService, NothingMounted
+from imaging.convert import is_mounted
+from imaging.errors import MountFailed, PointHeld
+from tests.integration.protected import NAME, Protected, protected_image
+
+
+@pytest.fixture
+def protected(strongroom_home: Path) -> Iterator[Protected]:
+    with protected_image(strongroom_home) as made:
+        try:
+            yield made
+        finally:
+            for record in ExportService(made.appliance).list():
+                if record.kind is ExportKind.MOUNT:
+                    ExportService(made.appliance).umount(Path(record.address))
+
+
+def test_files_are_the_disks_read_only_until_umount(protected: Protected, tmp_path: Path) -> None:
+    service = ExportService(protected.appliance)
+    record = service.mount(NAME, "latest", tmp_path)
+    file = tmp_path / "disk"
+    assert record.disks == ("disk",)
+    assert file.read_bytes() == protected.content
+    with pytest.raises(OSError):
+        os.close(os.open(file, os.O_RDWR))
+    assert [hold.purpose for hold in protected.appliance.repository.holds()] == ["mount"]
+    with pytest.raises(PointHeld):
+        protected.appliance.repository.delete_point(protected.point, by="test")
+    assert service.umount(tmp_path).id == record.id
+    assert list(tmp_path.iterdir()) == []
+    assert protected.appliance.repository.holds() == []
+    assert service.list() == ()
+    assert not list(protected.appliance.settings.run_directory.glob("x*"))
+
+
+def test_a_loop_device_can_stand_on_it(protected: Protected, tmp_path: Path) -> None:
+    ExportService(protected.appliance).mount(NAME, "latest", tmp_path)
+    made = subprocess.run(
+        ["losetup", "--find", "--show", "--read-only", str(tmp_path / "disk")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    device = Path(made.stdout.strip())
+    try:
+        assert device.read_bytes() == protected.content
+        with pytest.raises(MountFailed) as busy:
+            ExportService(protected.appliance).umount(tmp_path)
+        assert "busy" in str(busy.value)
+        assert is_mounted(tmp_path / "disk")
+        assert len(protected.appliance.repository.holds()) == 1
+    finally:
+        subprocess.run(["losetup", "--detach", str(device)], check=True)
+    time.sleep(0.2)  # the loop driver lets go of the file a moment after
+    ExportService(protected.appliance).umount(tmp_path)
+
+
+def test_what_cannot_be_mounted_on_is_refused(protected: Protected, tmp_path: Path) -> None:
+    service = ExportService(protected.appliance)
+    with pytest.raises(MountFailed, match="No such file"):
+        service.mount(NAME, "latest", tmp_path / "nowhere")
+    (tmp_path / "file").write_bytes(b"precious")
+    with pytest.raises(MountFailed, match="not empty"):
+        service.mount(NAME, "latest", tmp_path)
+    with pytest.raises(NothingMounted):
+        service.umount(tmp_path)
+    assert service.list() == ()
+    assert protected.appliance.repository.holds() == []
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+def test_a_mount_outlives_its_command_and_is_left_alone_by_upkeep(protected: Protected, tmp_path: Path) -> None:
+    script = (
+        "import sys, os, signal; from pathlib import Path; from appliance.bootstrap import Appliance\n"
+        "from appliance.services.exports import ExportService\n"
+        "ExportService(Appliance.from_environment()).mount('img', 'latest', Path(sys.argv[1]))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    service = ExportService(protected.appliance)
+    assert service.sweep() == ()
+    assert (tmp_path / "disk").read_bytes() == protected.content
+    service.umount(tmp_path)
+
+
+def test_killed_while_mounting_is_swept(protected: Protected, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from appliance.bootstrap import Appliance\n"
+        "from appliance.services.exports import ExportService\n"
+        "ExportService(Appliance.from_environment()).mount('img', 'latest', Path(sys.argv[1]))\n"
+    )
+    service = ExportService(protected.appliance)
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    deadline = time.monotonic() + 30
+    while not protected.appliance.repository.holds() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    child.kill()
+    child.wait()
+    assert len(service.list()) == 1
+    deadline = time.monotonic() + 10
+    while service.sweep() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert service.list() == ()
+    assert protected.appliance.repository.holds() == []
+    assert list(tmp_path.iterdir()) == []

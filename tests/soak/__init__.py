@@ -1,0 +1,1 @@
+"""Long runs of random operations and faults: `python -m tests.soak`."""

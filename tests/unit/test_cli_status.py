@@ -1,0 +1,145 @@
+"""Status tells every debt, and says by its exit code that there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from appliance.bootstrap import Appliance
+from appliance.models import (
+    CleanupAction,
+    CleanupRecord,
+    ExportKind,
+    ExportRecord,
+    HostConfig,
+    HostRecord,
+    RecoveryRecord,
+    RecoveryState,
+    RunRecord,
+    RunState,
+    new_id,
+)
+from appliance.settings import load
+from tests.unit.cli_runner import PROJECT, CommandLine
+
+NOW = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
+RUN = RunRecord(new_id(), "web-1", "vm", "uuid-1", "here", RunState.RUNNING, NOW)
+RECOVERY = RecoveryRecord(
+    new_id(), RecoveryState.RUNNING, "a" * 32, "m", "web-1", "here", "web-1-r", "uuid-2", "none", NOW, NOW,
+    error="its export died",
+)  # fmt: skip
+
+
+@pytest.fixture
+def strongroom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    line = CommandLine(tmp_path, capsys)
+    line.init()
+    return line
+
+
+def dead_run(appliance: Appliance) -> None:
+    appliance.catalog.runs.save(RUN)
+
+
+def owed_thaw(appliance: Appliance) -> None:
+    appliance.catalog.thaws.owe("uuid-1", "here", "web-1", NOW)
+
+
+def cleanup(appliance: Appliance) -> None:
+    record = CleanupRecord(new_id(), "run-x", CleanupAction.DELETE_CHECKPOINT, NOW, "here", "uuid-1", "web-1", "cp-1")
+    appliance.catalog.cleanups.add(record)
+
+
+def troubled_recovery(appliance: Appliance) -> None:
+    appliance.catalog.recoveries.add(RECOVERY)
+
+
+def dead_export(appliance: Appliance) -> None:
+    record = ExportRecord(new_id(), ExportKind.EXPORT, "a" * 32, "m", "web-1", ("vda",), NOW, address="nbd+unix://x")
+    appliance.catalog.exports.save(record)
+
+
+@pytest.mark.parametrize(
+    ("debt", "key", "says"),
+    [
+        (dead_run, "runs", "web-1 died"),
+        (owed_thaw, "owed_thaws", "thaw of web-1"),
+        (cleanup, "cleanups", "delete checkpoint cp-1 of web-1"),
+        (troubled_recovery, "recoveries", "its export died"),
+        (dead_export, "exports", "no longer served"),
+    ],
+)
+def test_every_debt_is_told(strongroom: CommandLine, debt: Callable[[Appliance], None], key: str, says: str) -> None:
+    assert strongroom("status").code == 0
+    with Appliance(load(strongroom.environment)) as appliance:
+        debt(appliance)
+    for arguments in (("status",), ("status", "--json")):
+        done = strongroom(*arguments)
+        assert done.code == 3
+        assert says in done.err
+    assert len(done.json()[key]) == 1
+
+
+def test_what_a_living_process_does_is_no_debt(strongroom: CommandLine) -> None:
+    with Appliance(load(strongroom.environment)) as appliance:
+        dead_run(appliance)
+        record = CleanupRecord(new_id(), f"run-{RUN.id}", CleanupAction.REMOVE_FILES, NOW, paths=("/x",))
+        appliance.catalog.cleanups.add(record)
+        with appliance.own(f"run-{RUN.id}", "the run"):
+            alive = strongroom("status", "--json")
+            assert alive.code == 0, alive.err
+            assert alive.json()["runs"][0]["alive"] is True
+            assert alive.json()["cleanups"] == []
+        dead = strongroom("status", "--json")
+        assert dead.code == 3
+        assert dead.json()["runs"][0]["alive"] is False
+        assert len(dead.json()["cleanups"]) == 1
+
+
+def test_a_killed_process_owns_nothing_any_more(strongroom: CommandLine) -> None:
+    code = (
+        "import sys\nfrom appliance.bootstrap import Appliance\n"
+        "with Appliance.from_environment() as a, a.own('run-killed', 'it'):\n"
+        " print('owned', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        env=strongroom.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    with process.stdin, process.stdout, Appliance(load(strongroom.environment)) as appliance:
+        assert process.stdout.readline() == b"owned\n"
+        assert appliance.alive("run-killed")
+        process.kill()
+        process.wait(30)
+        assert not appliance.alive("run-killed")
+
+
+def test_a_host_that_something_depends_on_is_not_removed(strongroom: CommandLine) -> None:
+    with Appliance(load(strongroom.environment)) as appliance:
+        appliance.catalog.hosts.add(HostRecord(HostConfig("here"), NOW))
+        for debt in (owed_thaw, cleanup, troubled_recovery):
+            debt(appliance)
+    done = strongroom("host", "remove", "here", "--yes")
+    assert done.code == 1
+    assert all(word in done.error() for word in ("recovery", "thaw", "clean-up"))
+
+
+def test_only_what_is_there_is_asked_for(strongroom: CommandLine) -> None:
+    """Status opens no connection to a host: with one that never answers it is as quick as without."""
+    strongroom.backup(os.urandom(4096), "web")
+    with Appliance(load(strongroom.environment)) as appliance:
+        appliance.catalog.hosts.add(HostRecord(HostConfig("dead", socket="/nowhere"), NOW))
+    done = strongroom("status", "--json")
+    assert done.code == 0
+    assert done.json()["hosts"] == ["dead"]

@@ -1,0 +1,58 @@
+"""Direct writes: what they take is right, what they leave is told, and where there are none nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imaging.direct import DirectWriter
+from imaging.restoring import RawTarget
+
+SIZE = 9 << 20
+
+
+@given(
+    start=st.integers(0, 40).map(lambda n: n * 2048),
+    lengths=st.lists(st.sampled_from([1, 4096, 70_000, 65_536, 5 << 20]), min_size=1, max_size=5),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_target_holds_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, start: int, lengths: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("direct") / "disk"
+    buffers = [random.Random(n).randbytes(length) for n, length in enumerate(lengths)]
+    expected = bytearray(start) + b"".join(buffers)
+    with path.open("w+b") as file, RawTarget(file.fileno(), "disk", blank=True) as target:
+        target.write(start, buffers)
+    assert path.read_bytes() == expected
+
+
+def test_most_of_it_goes_past_the_cache(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    with path.open("w+b") as file:
+        os.ftruncate(file.fileno(), SIZE)
+        writer = DirectWriter(file.fileno())
+        supported = writer.write(0, [bytes(4096)]) == 4096
+        if supported:
+            assert writer.write(4096, [b"x" * 6000, b"y" * (5 << 20)]) == (6000 + (5 << 20)) // 4096 * 4096
+        assert writer.write(1, [bytes(4096)]) == 0
+        writer.close()
+        writer.close()
+        assert writer.write(0, [bytes(4096)]) == 0
+
+
+def test_without_support_everything_is_written_as_usual(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "pwrite", _refuse)
+    path = tmp_path / "disk"
+    with path.open("w+b") as file, RawTarget(file.fileno(), "disk", blank=True) as target:
+        target.write(0, [b"a" * 10_000])
+    assert path.read_bytes() == b"a" * 10_000
+
+
+def _refuse(*_: object) -> int:
+    raise OSError(22, "Invalid argument")

@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+
+from imaging import index_rows
+from imaging.errors import Damaged, IndexUnavailable
+from imaging.index import ChunkIndex, PackRows, PackState, PendingIndex, decode_index, encode_index
+from imaging.places import LENGTH_MAX, OFFSET_MAX, pack_place, unpack_place
+
+REPOSITORY = bytes(range(16))
+
+
+def identity(number: int) -> bytes:
+    return hashlib.sha256(b"id %d" % number).digest()
+
+
+def pack_hash(number: int) -> bytes:
+    return hashlib.sha256(b"pack %d" % number).digest()
+
+
+def pack_of(number: int, blobs: list[int], size_bytes: int = 1 << 20) -> PackRows:
+    rows = b"".join(
+        identity(blob) + struct.pack("<Q", pack_place(64 + at * 100, 100, 4096, bool(blob % 2)))
+        for at, blob in enumerate(blobs)
+    )
+    return PackRows(pack_hash(number), pack_hash(number)[::-1], size_bytes, number % 2, rows)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[ChunkIndex]:
+    with ChunkIndex.open(tmp_path / "index", REPOSITORY) as opened:
+        yield opened
+
+
+@given(st.integers(0, OFFSET_MAX), st.integers(0, LENGTH_MAX), st.integers(0, LENGTH_MAX), st.booleans())
+def test_places_hold_their_four_numbers_in_the_bits_that_the_format_states(
+    offset: int, stored: int, plain: int, compressed: bool
+) -> None:
+    place = pack_place(offset, stored, plain, compressed)
+    assert unpack_place(place) == (offset, stored, plain, compressed)
+    assert place == offset + stored * 2**25 + plain * 2**44 + compressed * 2**63
+    assert place < 1 << 64
+
+
+@pytest.mark.parametrize(
+    "numbers", [(OFFSET_MAX + 1, 0, 0), (0, LENGTH_MAX + 1, 0), (0, 0, LENGTH_MAX + 1), (-1, 0, 0)]
+)
+def test_numbers_that_do_not_fit_a_place_are_our_own_mistake(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="no place"):
+        pack_place(*numbers, compressed=False)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 1000), max_size=20), max_size=6))
+def test_index_objects_come_back(packs: list[list[int]]) -> None:
+    made = [pack_of(number, blobs) for number, blobs in enumerate(packs)]
+    assert decode_index(encode_index(made)) == made
+
+
+def test_an_index_object_has_the_bytes_that_the_format_states() -> None:
+    pack = pack_of(3, [5])
+    assert encode_index([pack]) == (
+        struct.pack("<I", 1) + pack.pack + pack.salt + struct.pack("<IBBBBI", 1 << 20, 1, 0, 0, 0, 1) + pack.rows
+    )
+
+
+def test_hostile_index_objects_are_damage() -> None:
+    good = encode_index([pack_of(1, [1, 2]), pack_of(2, [3])])
+    for length in range(len(good)):
+        with pytest.raises(Damaged):
+            decode_index(good[:length], "index/x")
+    for bad in (
+        good + b"x",
+        struct.pack("<I", 0xFFFFFFFF) + good[4:],
+        good[:4] + good[4 : 4 + 64] + struct.pack("<IBBBBI", 1 << 20, 2, 0, 0, 0, 2) + good[80:],
+        good[:4] + good[4 : 4 + 64] + struct.pack("<IBBBBI", 1 << 20, 1, 0, 0, 0, 0xFFFFFFFF) + good[80:],
+        good[:4] + good[4 : 4 + 64] + struct.pack("<IBBBBI", 0x2000000, 1, 0, 0, 0, 2) + good[80:],
+        good[:4] + good[4 : 4 + 64] + struct.pack("<IBBBBI", 79, 1, 0, 0, 0, 2) + good[80:],
+    ):
+        with pytest.raises(Damaged, match="index/x"):
+            decode_index(bad, "index/x")
+
+
+def test_blobs_are_known_and_located_once_their_object_is_in(index: ChunkIndex) -> None:
+    assert index.known([identity(1)]) == [False]
+    assert index.locate(identity(1)) == []
+    index.add_object("index/a-000000", [pack_of(1, [1, 2]), pack_of(2, [2, 3])])
+
+    assert index.known([identity(3), identity(9), identity(1)]) == [True, False, True]
+    assert index.known([]) == []
+    (only,) = index.locate(identity(1))
+    assert (only.pack, only.salt, only.offset_bytes, only.stored_bytes) == (pack_hash(1), pack_hash(1)[::-1], 64, 100)
+    assert (only.plain_bytes, only.compressed, only.state) == (4096, True, PackState.LIVE)
+    assert {place.pack for place in index.locate(identity(2))} == {pack_hash(1), pack_hash(2)}
+    assert [len(places) for places in index.locate_many([identity(9), identity(2), identity(2)])] == [0, 2, 2]
+    assert index.objects() == {"index/a-000000"}
+
+
+def test_only_live_packs_deduplicate_and_all_but_gone_ones_are_read(index: ChunkIndex) -> None:
+    index.add_object("index/a-000000", [pack_of(1, [1]), pack_of(2, [1, 2])])
+    for state in (PackState.CONDEMNED, PackState.DAMAGED):
+        index.set_states({pack_hash(1): state})
+        assert index.known([identity(1), identity(2)]) == [True, True]
+        assert [place.state for place in index.locate(identity(1))] == [PackState.LIVE, state]
+    index.set_states({pack_hash(2): PackState.GONE, pack_hash(77): PackState.DAMAGED})
+    assert index.known([identity(1), identity(2)]) == [False, False]
+    assert [place.pack for place in index.locate(identity(1))] == [pack_hash(1)]
+    assert index.locate(identity(2)) == []
+    index.set_states({pack_hash(1): PackState.LIVE, pack_hash(2): PackState.LIVE})
+    assert index.known([identity(2)]) == [True]
+    assert index.packs()[pack_hash(1)].state == PackState.CONDEMNED, "nothing takes back condemned"
+    assert index.counts().packs[PackState.CONDEMNED] == 1
+
+
+def test_an_object_that_is_gone_takes_its_packs_from_deduplication_but_not_from_readers(index: ChunkIndex) -> None:
+    shared, own = pack_of(1, [1]), pack_of(2, [2])
+    index.add_object("index/a-000000", [shared, own])
+    index.add_object("index/b-000000", [shared])
+    index.add_object("index/b-000000", [shared])
+    index.drop_object("index/a-000000")
+    index.drop_object("index/a-000000")
+    assert index.known([identity(1), identity(2)]) == [True, False]
+    assert [place.state for place in index.locate(identity(2))] == [PackState.UNLISTED]
+    index.add_object("index/c-000000", [own])
+    assert index.known([identity(2)]) == [True]
+    assert index.counts().blobs == 2
+
+
+def test_unlisted_packs_are_for_reading_only(index: ChunkIndex) -> None:
+    index.add_unlisted([pack_of(1, [1])])
+    assert index.known([identity(1)]) == [False]
+    assert len(index.locate(identity(1))) == 1
+    index.add_object("index/a-000000", [pack_of(1, [1])])
+    assert index.known([identity(1)]) == [True]
+
+
+def test_building_equals_adding_also_when_it_spills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_rows, "_SPILL_ENTRIES", 1000)
+    chosen = random.Random(1)
+    objects = [
+        (
+            f"index/{number:032x}-000000",
+            [pack_of(number * 10 + each, chosen.sample(range(3000), 400)) for each in range(5)],
+        )
+        for number in range(4)
+    ]
+    objects[0][1].append(objects[1][1][0])  # one pack in two objects
+    with ChunkIndex.open(tmp_path / "a", REPOSITORY) as built, ChunkIndex.open(tmp_path / "b", REPOSITORY) as added:
+        built.build(objects)
+        for name, packs in objects:
+            added.add_object(name, packs)
+        everything = [identity(number) for number in range(3100)]
+        assert built.known(everything) == added.known(everything)
+        assert sum(built.known(everything)) > 2500
+        key = lambda place: (place.pack, place.offset_bytes)  # noqa: E731
+        assert [sorted(places, key=key) for places in built.locate_many(everything)] == [
+            sorted(places, key=key) for places in added.locate_many(everything)
+        ]
+        assert built.counts() == added.counts()
+        assert not list((tmp_path / "a").glob("sorting-*"))
+
+
+def test_building_into_an_index_that_is_not_empty_is_refused(index: ChunkIndex) -> None:
+    index.add_object("index/a-000000", [pack_of(1, list(range(50)))])
+    with pytest.raises(IndexUnavailable, match="not empty"):
+        index.build([("index/b-000000", [pack_of(2, list(range(50, 100)))])])
+
+
+def test_it_keeps_its_content_and_loses_it_for_another_repository(tmp_path: Path) -> None:
+    with ChunkIndex.open(tmp_path, REPOSITORY) as opened:
+        opened.add_object("index/a-000000", [pack_of(1, [1])])
+    with ChunkIndex.open(tmp_path, REPOSITORY) as opened:
+        assert opened.known([identity(1)]) == [True]
+    with ChunkIndex.open(tmp_path, bytes(16)) as opened:
+        assert opened.objects() == set()
+
+
+def test_a_machine_that_went_down_while_it_was_open_makes_it_empty_and_one_that_did_not_keeps_it(
+    tmp_path: Path,
+) -> None:
+    code = textwrap.dedent(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        sys.path[:0] = [".", "tests/unit"]
+        from test_index import ChunkIndex, REPOSITORY, pack_of
+        opened = ChunkIndex.open(Path(sys.argv[1]), REPOSITORY, boot="first")
+        opened.add_object("index/a-000000", [pack_of(1, [1])])
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    child = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=False)
+    assert child.returncode == -9, child.stderr
+    with ChunkIndex.open(tmp_path, REPOSITORY, boot="first") as opened:
+        assert opened.known([identity(1)]) == [True], "the death of a process loses nothing"
+    assert (tmp_path / "open").read_bytes() == b""
+    with ChunkIndex.open(tmp_path, REPOSITORY, boot="second") as opened:
+        assert opened.known([identity(1)]) == [True], "it was closed cleanly before the machine went down"
+        (tmp_path / "open").write_bytes(b"first")
+    (tmp_path / "open").write_bytes(b"first")
+    with ChunkIndex.open(tmp_path, REPOSITORY, boot="second") as opened:
+        assert opened.objects() == set()
+
+
+def test_a_damaged_file_is_thrown_away(tmp_path: Path) -> None:
+    with ChunkIndex.open(tmp_path, REPOSITORY) as opened:
+        opened.add_object("index/a-000000", [pack_of(1, [1])])
+    (tmp_path / "lmdb" / "data.mdb").write_bytes(os.urandom(20_000))
+    with ChunkIndex.open(tmp_path, REPOSITORY) as opened:
+        assert opened.objects() == set()
+        opened.add_object("index/a-000000", [pack_of(1, [1])])
+        assert opened.known([identity(1)]) == [True]
+
+
+def test_a_second_opening_in_one_process_is_refused_and_hurts_nothing(tmp_path: Path) -> None:
+    with ChunkIndex.open(tmp_path, REPOSITORY) as opened:
+        opened.add_object("index/a-000000", [pack_of(1, [1])])
+        with pytest.raises(IndexUnavailable, match="already open"):
+            ChunkIndex.open(tmp_path, REPOSITORY)
+        assert opened.known([identity(1)]) == [True]
+
+
+def test_another_process_sees_changes_and_its_own_are_seen(index: ChunkIndex, tmp_path: Path) -> None:
+    index.add_object("index/a-000000", [pack_of(1, [1])])
+    assert index.known([identity(1)]) == [True]
+    code = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        sys.path[:0] = [".", "tests/unit"]
+        from test_index import ChunkIndex, REPOSITORY, identity, pack_hash, PackState
+        with ChunkIndex.open(Path(sys.argv[1]), REPOSITORY) as opened:
+            assert opened.known([identity(1)]) == [True]
+            opened.set_states({pack_hash(1): PackState.CONDEMNED})
+        """
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "index")], check=True)
+    assert index.known([identity(1)]) == [False]
+    assert (tmp_path / "index" / "open").read_bytes() != b"", "it is still open here"
+
+
+def test_a_forked_child_must_not_use_it(index: ChunkIndex) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            index.known([identity(1)])
+        except RuntimeError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_threads_read_while_another_writes(index: ChunkIndex) -> None:
+    index.add_object("index/0-000000", [pack_of(0, list(range(100)))])
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                assert all(index.known([identity(number) for number in range(100)]))
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for number in range(1, 30):
+        index.add_object(f"index/{number}-000000", [pack_of(number, list(range(number * 100, number * 100 + 100)))])
+        index.set_states({pack_hash(number): PackState.CONDEMNED})
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+
+
+@pytest.mark.parametrize("limit", [0, 50, 10_000])
+def test_what_a_run_stored_is_known_to_it_in_memory_and_beyond(tmp_path: Path, limit: int) -> None:
+    with PendingIndex(tmp_path, in_memory_max=limit) as pending, PendingIndex(tmp_path) as other:
+        for number in range(5):
+            pending.add(pack_of(number, list(range(number * 40, number * 40 + 60))))
+        wanted = list(range(0, 300, 7))
+        assert pending.known([identity(each) for each in wanted]) == [each < 220 for each in wanted]
+        assert not any(other.known([identity(each) for each in wanted]))
+        assert bool(list(tmp_path.glob("pending-*"))) == (limit < 200)
+    assert list(tmp_path.iterdir()) == []
+
+
+class IndexMachine(RuleBasedStateMachine):
+    """The index against plain dicts."""
+
+    packs: Bundle[int] = Bundle("packs")
+    objects: Bundle[str] = Bundle("objects")
+
+    def __init__(self) -> None:
+        super().__init__()
+        import tempfile
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.index = ChunkIndex.open(Path(self.folder.name), REPOSITORY)
+        self.content: dict[int, list[int]] = {}
+        self.listed: dict[str, set[int]] = {}
+        self.condemned: set[int] = set()
+        self.bad: dict[int, PackState] = {}
+        self.seen: set[int] = set()
+
+    @initialize(target=packs, contents=st.lists(st.lists(st.integers(0, 25), max_size=6), min_size=3, max_size=6))
+    def make(self, contents: list[list[int]]) -> MultipleResults[int]:
+        self.content = {number: sorted(set(blobs)) for number, blobs in enumerate(contents)}
+        return multiple(*self.content)
+
+    @rule(
+        target=objects,
+        name=st.sampled_from([f"index/{letter}-000000" for letter in "abcde"]),
+        chosen=st.lists(packs, max_size=4),
+    )
+    def add(self, name: str, chosen: list[int]) -> str:
+        self.index.add_object(name, [pack_of(number, self.content[number]) for number in chosen])
+        self.listed.setdefault(name, set(chosen))
+        self.seen |= set(chosen)
+        return name
+
+    @rule(chosen=packs)
+    def unlisted(self, chosen: int) -> None:
+        self.index.add_unlisted([pack_of(chosen, self.content[chosen])])
+        self.seen.add(chosen)
+
+    @rule(name=consumes(objects))
+    def drop(self, name: str) -> None:
+        self.index.drop_object(name)
+        self.listed.pop(name, None)
+
+    @rule(chosen=packs, state=st.sampled_from(PackState))
+    def mark(self, chosen: int, state: PackState) -> None:
+        self.index.set_states({pack_hash(chosen): state})
+        if chosen not in self.seen or state == PackState.UNLISTED:
+            return
+        if state == PackState.CONDEMNED:
+            self.condemned.add(chosen)
+        elif state == PackState.LIVE:
+            self.bad.pop(chosen, None)
+        else:
+            self.bad[chosen] = max(state, self.bad.get(chosen, state))
+
+    @rule()
+    def reopen(self) -> None:
+        self.index.close()
+        self.index = ChunkIndex.open(Path(self.folder.name), REPOSITORY)
+
+    def state(self, number: int) -> PackState:
+        if number in self.bad:
+            return self.bad[number]
+        if number in self.condemned:
+            return PackState.CONDEMNED
+        return PackState.LIVE if any(number in listed for listed in self.listed.values()) else PackState.UNLISTED
+
+    @invariant()
+    def agrees(self) -> None:
+        expected = {
+            blob: sorted(
+                (self.state(number), pack_hash(number))
+                for number in self.seen
+                if blob in self.content[number] and self.state(number) != PackState.GONE
+            )
+            for blob in range(27)
+        }
+        ids = [identity(blob) for blob in range(27)]
+        assert self.index.known(ids) == [any(s == PackState.LIVE for s, _ in expected[blob]) for blob in range(27)]
+        found = self.index.locate_many(ids)
+        assert [sorted((place.state, place.pack) for place in places) for places in found] == list(expected.values())
+        assert all([p.state for p in places] == sorted(p.state for p in places) for places in found)
+        assert self.index.objects() == set(self.listed)
+
+    def teardown(self) -> None:
+        self.index.close()
+        self.folder.cleanup()
+
+
+TestIndexMachine = IndexMachine.TestCase
+TestIndexMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)

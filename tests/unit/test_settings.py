@@ -1,0 +1,178 @@
+"""Settings: every value checked, every unknown name refused, the environment over the file over the defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+from pathlib import Path
+
+import pytest
+
+from appliance import home
+from appliance.settings import DEFAULT_HOME, Settings, SettingsError, load
+
+
+def settings_of(folder: Path, toml: str = "", **environment: str) -> Settings:
+    if toml:
+        (folder / "strongroom.toml").write_text(toml, "utf-8")
+    return load({"STRONGROOM_HOME": str(folder)} | environment)
+
+
+def test_defaults_stay_inside_the_home(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    paths = [
+        settings.repository.path,
+        settings.scratch.directory,
+        settings.overlays.directory,
+        settings.catalog_file,
+        settings.machine_key_file,
+        settings.cache_directory,
+        settings.run_directory,
+        settings.log_directory,
+        settings.file,
+    ]
+    assert all(path.is_relative_to(tmp_path) for path in paths)
+
+
+def test_without_a_home_the_usual_one_is_meant() -> None:
+    assert load({}).home == DEFAULT_HOME
+
+
+def test_file_then_environment(tmp_path: Path) -> None:
+    toml = '[scratch]\nlimit_bytes = "3 GiB"\ndirectory = "/mnt/scratch"\n[limits]\nworkers = 3\n'
+    settings = settings_of(tmp_path, toml, STRONGROOM_LIMITS_WORKERS="5")
+    assert settings.scratch.limit_bytes == 3 * 1024**3
+    assert settings.scratch.directory == Path("/mnt/scratch")
+    assert settings.limits.workers == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("10", 10), ("1 kB", 1000), ("1KiB", 1024), ("2 GiB", 2 * 1024**3), ("3 TB", 3 * 1000**4), ("7 B", 7)],
+)
+def test_sizes(tmp_path: Path, text: str, expected: int) -> None:
+    assert settings_of(tmp_path, STRONGROOM_SCRATCH_LIMIT_BYTES=text).scratch.limit_bytes == expected
+
+
+@pytest.mark.parametrize(
+    ("toml", "names"),
+    [
+        ("[repozitory]\npath = 'x'\n", ["repozitory", "repository"]),
+        ("[scratch]\nlimit = 1\n", ["limit", "limit_bytes"]),
+        ("repository = 'x'\n", ["[repository]"]),
+        ("[scratch]\nlimit_bytes = 'lots'\n", ["scratch.limit_bytes", "lots"]),
+        ("[scratch]\nlimit_bytes = 0\n", ["scratch.limit_bytes", "0"]),
+        ("[scratch]\nlimit_bytes = -5\n", ["scratch.limit_bytes", "-5"]),
+        ("[limits]\nworkers = true\n", ["limits.workers", "whole number"]),
+        ("[limits]\nworkers = 1.5\n", ["limits.workers", "whole number"]),
+        ("[agent]\nlongest_freeze_s = 'soon'\n", ["agent.longest_freeze_s"]),
+        ("[recovery]\nnetwork = 'a b'\n", ["recovery.network"]),
+        ("[repository]\npath = ''\n", ["repository.path"]),
+        ("[repository\n", ["not TOML"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, toml: str, names: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_of(tmp_path, toml)
+    said = f"{caught.value} {caught.value.hint}"
+    assert "strongroom.toml" in said
+    assert all(name in said for name in names), said
+
+
+def test_a_mistyped_variable_is_an_error_and_foreign_ones_are_not(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="STRONGROOM_SCRATCH_LIMIT"):
+        settings_of(tmp_path, STRONGROOM_SCRATCH_LIMIT="1 GiB")
+    settings_of(tmp_path, STRONGROOM_PASSPHRASE="x", STRONGROOM_RECOVERY_KEY_FILE="y", STRONGROOM_DEBUG="1")
+
+
+def test_a_relative_home_is_refused() -> None:
+    with pytest.raises(SettingsError, match="absolute"):
+        load({"STRONGROOM_HOME": "var"})
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.limits.workers = 9  # type: ignore[misc]
+
+
+def test_modes_of_the_home(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "home")
+    home.prepare(settings)
+    home.write_machine_key(settings, home.new_machine_key())
+    modes = {
+        settings.home: 0o711,
+        settings.machine_key_file.parent: 0o700,
+        settings.machine_key_file: 0o600,
+        settings.cache_directory: 0o700,
+        settings.run_directory: 0o711,
+        settings.scratch.directory: 0o711,
+    }
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in modes} == modes
+
+
+def test_the_machine_key_is_written_once_and_read_back(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    home.prepare(settings)
+    with pytest.raises(home.NoRepositoryYet):
+        home.read_machine_key(settings)
+    key = home.new_machine_key()
+    home.write_machine_key(settings, key)
+    with pytest.raises(home.HomeInUse):
+        home.write_machine_key(settings, home.new_machine_key())
+    assert home.read_machine_key(settings) == key
+    assert sorted(path.name for path in settings.machine_key_file.parent.iterdir()) == ["machine.key"]
+
+
+def test_a_machine_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    home.prepare(settings)
+    home.write_machine_key(settings, home.new_machine_key())
+    settings.machine_key_file.chmod(0o644)
+    with pytest.raises(home.HomeUnusable, match="others may read"):
+        home.read_machine_key(settings)
+
+
+def test_a_short_machine_key_is_refused(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    home.prepare(settings)
+    home.write_machine_key(settings, b"short")
+    with pytest.raises(home.HomeUnusable, match="not a machine key"):
+        home.read_machine_key(settings)
+
+
+def test_remembering_the_repository_keeps_what_an_admin_wrote(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "# mine\n[limits]\nworkers = 3  # two are busy\n")
+    home.remember_repository(settings, Path("/srv/backup"))
+    text = settings.file.read_text("utf-8")
+    assert "# mine" in text
+    assert "# two are busy" in text
+    again = settings_of(tmp_path)
+    assert again.repository.path == Path("/srv/backup")
+    assert again.limits.workers == 3
+    home.remember_repository(again, Path("/srv/backup"))
+    assert settings.file.read_text("utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "[repository]\ncompression_level = 3\n",
+        "[ repository ] # here\n",
+        "# [repository]\n",
+        "[limits]\nworkers = 1",
+    ],
+)
+@pytest.mark.parametrize("location", ["/srv/back up", '/srv/"quoted"', "/srv/\u00e9\u2028\\n"])
+def test_the_repository_is_remembered_whatever_the_file_says(tmp_path: Path, before: str, location: str) -> None:
+    settings = settings_of(tmp_path, before)
+    home.remember_repository(settings, Path(location))
+    assert settings_of(tmp_path).repository.path == Path(location)
+
+
+def test_another_repository_than_the_settings_say_is_refused(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "[repository]\npath = '/srv/a'\n")
+    home.check_location(settings, Path("/srv/a"))
+    with pytest.raises(home.RepositoryPathConflict, match=r"/srv/a.*/srv/b"):
+        home.check_location(settings, Path("/srv/b"))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,15 +97,6 @@ def site() -> Iterator[tuple[Rig, Lab, Protected]]:
             yield made, lab, protected
 
 
-def crash(rig: Rig, place: Place, *arguments: str) -> None:
-    """Run a command that is killed at this place."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.recovery_crash", *place, "1", *arguments],
-        env=rig.process_environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, f"{place} was not reached by {arguments}: {done.stderr}"
-
-
 def begin(rig: Rig, lab: Lab, protected: Protected, name: str) -> tuple[RecoveryRecord, LabGuest]:
     """A machine that runs, which has written something, without a supervisor."""
     protected.reset()
@@ -123,16 +112,16 @@ def test_start_killed_at_every_step(site: tuple[Rig, Lab, Protected]) -> None:
     rig, lab, protected = site
     guest = lab.adopt(f"{lab.token}start")
     first, *rest = START
-    crash(rig, first, "recovery", "start", protected.name, "--point", "latest", "--as", guest.name)
+    rig.killed_at(first, "recovery", "start", protected.name, "--point", "latest", "--as", guest.name)
     (record,) = rig.appliance.catalog.recoveries.list(ended=False)
     assert record.state is RecoveryState.SERVING
     for place in rest:
-        crash(rig, place, "recovery", "resume")
+        rig.killed_at(place, "recovery", "resume")
         assert not (guest.exists and guest.domain.isActive())
         assert len([hold for hold in rig.appliance.repository.holds() if record.id in hold.owner]) == 1
         assert len(exports_of(rig, record)) <= 2
     assert record_of(rig, record.id).state is RecoveryState.RUNNING
-    crash(rig, (f"{_MACHINES}.start", "after"), "recovery", "resume")
+    rig.killed_at((f"{_MACHINES}.start", "after"), "recovery", "resume")
     (resumed,) = RecoveryService(rig.appliance).resume(supervise=False)
     assert resumed.problems == ()
     assert guest.running
@@ -146,7 +135,7 @@ def test_start_killed_at_every_step(site: tuple[Rig, Lab, Protected]) -> None:
 def test_a_start_that_was_killed_can_be_discarded(site: tuple[Rig, Lab, Protected], at: int) -> None:
     rig, lab, protected = site
     name = f"{lab.token}undone-{at}"
-    crash(rig, START[at], "recovery", "start", protected.name, "--point", "latest", "--as", name)
+    rig.killed_at(START[at], "recovery", "start", protected.name, "--point", "latest", "--as", name)
     (record,) = rig.appliance.catalog.recoveries.list(ended=False)
     RecoveryService(rig.appliance).discard(record.id)
     assert_nothing_left(rig, lab, record)
@@ -198,10 +187,10 @@ def test_migration_killed_at_every_step(site: tuple[Rig, Lab, Protected], method
     target = lab.folder / f"target-{method}"
     target.mkdir()
     first, *rest = COPY if method == "copy" else PULL
-    crash(rig, first, "recovery", "migrate", record.id, *(["--to", str(target)] if method == "copy" else []))
+    rig.killed_at(first, "recovery", "migrate", record.id, *(["--to", str(target)] if method == "copy" else []))
     assert record_of(rig, record.id).state is RecoveryState.MIGRATING
     for place in rest:
-        crash(rig, place, "recovery", "migrate", record.id)
+        rig.killed_at(place, "recovery", "migrate", record.id)
         assert guest.running
         assert record_of(rig, record.id).state is RecoveryState.MIGRATING
     (resumed,) = RecoveryService(rig.appliance).resume(supervise=False)
@@ -225,7 +214,7 @@ def test_discard_killed_at_every_step(site: tuple[Rig, Lab, Protected]) -> None:
     record, _ = begin(rig, lab, protected, "discard")
     for number, place in enumerate(DISCARD):
         # whoever finds it so carries it on: the command again, or resume
-        crash(rig, place, "recovery", *(["resume"] if number % 2 else ["discard", record.id, "--yes"]))
+        rig.killed_at(place, "recovery", *(["resume"] if number % 2 else ["discard", record.id, "--yes"]))
         assert record_of(rig, record.id).state is RecoveryState.DISCARDING
     look(rig).look()
     assert_nothing_left(rig, lab, record)
@@ -249,7 +238,7 @@ def test_a_supervisor_carries_on_what_a_killed_command_began(
     assert any("goes on by itself" in note for note in progress.notes)
     with pytest.raises(MigrationGoesElsewhere):
         RecoveryService(rig.appliance).migrate(record.id, to=str(lab.folder))
-    crash(rig, (f"{_JOBS}.pull", "after"), "recovery", "migrate", record.id)
+    rig.killed_at((f"{_JOBS}.pull", "after"), "recovery", "migrate", record.id)
     supervisor = look(rig)
     for _ in range(200):
         supervisor.look()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
+import socket
 import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -53,6 +51,14 @@ def machine(lab: Lab) -> tuple[LabGuest, Disk, Disk]:
         disk.write_noise(guest, 0, 3 * MIB)
         disk.write_noise(guest, 9 * MIB + 4096, 70_000)
     return guest, first, second
+
+
+def wait_until_served(listen: Path) -> None:
+    deadline = time.monotonic() + 30
+    with socket.socket(socket.AF_UNIX) as probe:
+        while probe.connect_ex(str(listen)) != 0:
+            assert time.monotonic() < deadline, "qemu-nbd does not answer"
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -206,18 +212,9 @@ def test_killed_while_restoring_under_a_new_name_leaves_nothing(
     guest = machine[0]
     home.backup(guest)
     name = f"{lab.token}killed"
-    script = (
-        "import sys; from appliance.bootstrap import Appliance; from appliance.services.restore import RestoreService\n"
-        "with Appliance.from_environment() as a:\n"
-        "    RestoreService(a).machine(sys.argv[1], 'latest', 'here', new_name=sys.argv[2])\n"
-    )
     folder = home.settings.home / "machines" / name
-    child = subprocess.Popen([sys.executable, "-c", script, guest.name, name], env=home.process_environment())
-    deadline = time.monotonic() + 60
-    while not folder.exists() and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    place = ("appliance.services.restore.disks:DiskRestorer.to", "after")  # one disk of two is there
+    home.killed_at(place, "restore", guest.name, "--point", "latest", "--host", HOST, "--as", name)
     assert folder.exists()
     deadline = time.monotonic() + 10
     problems: tuple[str, ...] = ("not tried",)
@@ -231,8 +228,16 @@ def test_killed_while_restoring_under_a_new_name_leaves_nothing(
         lab.connection().lookupByName(name)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("imaging.overwriting:NbdTarget.write", "after"),  # a disk is half old and half new
+        ("appliance.services.restore.disks:DiskRestorer.over", "after"),  # one disk is new, the other old
+        ("appliance.services.restore.service:RestoreService._put_files", "before"),  # only the machine is missing
+    ],
+)
 def test_killed_while_restoring_in_place_nobody_starts_it_half_and_again_finishes_it(
-    home: Rig, machine: tuple[LabGuest, Disk, Disk]
+    home: Rig, machine: tuple[LabGuest, Disk, Disk], place: tuple[str, str]
 ) -> None:
     guest, first, second = machine
     home.backup(guest)
@@ -240,18 +245,7 @@ def test_killed_while_restoring_in_place_nobody_starts_it_half_and_again_finishe
     for disk in (first, second):
         disk.write_noise(guest, 0, 14 * MIB)
     guest.kill()
-    script = (
-        "import sys; from appliance.bootstrap import Appliance; from appliance.services.restore import RestoreService\n"
-        "with Appliance.from_environment() as a:\n"
-        "    RestoreService(a).machine(sys.argv[1], 'latest', 'here', force=True)\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", script, guest.name], env=home.process_environment())
-    deadline = time.monotonic() + 60
-    while guest.exists and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    time.sleep(0.15)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    home.killed_at(place, "restore", guest.name, "--point", "latest", "--host", HOST, "--force", "--yes")
     assert not guest.exists
     restored = RestoreService(home.appliance).machine(guest.name, "latest", HOST, force=True)
     assert restored.name == guest.name
@@ -282,7 +276,7 @@ def test_in_place_a_disk_that_somebody_has_open_is_refused(home: Rig, machine: t
     guest.kill()
     other = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(first.lab.path("s")), str(first.path)])
     try:
-        time.sleep(0.5)
+        wait_until_served(first.lab.path("s"))
         with pytest.raises(TargetRefused) as refused:
             RestoreService(home.appliance).machine(guest.name, "latest", HOST, force=True)
         assert str(first.path) in str(refused.value)

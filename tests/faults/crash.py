@@ -1,6 +1,6 @@
 """Runs the command line, and dies by SIGKILL at one exact place in it.
 
-    python -m tests.faults.recovery_crash PLACE WHEN NTH ARGUMENTS…
+    python -m tests.faults.crash PLACE WHEN NTH ARGUMENTS…
 
 PLACE is `module:Class.method` or `module:function`, or `state:NAME`, the moment in which a recovery is recorded as
 such; WHEN is `before` or `after` the NTH call. A command that gets to its end ends with its own exit code, by which a

@@ -104,7 +104,7 @@ class Demo:
             guest.sync()
         # paused from before the backup to its end, so that the lost disk can be compared bit for bit
         guest.domain.suspend()
-        with self.step("Incremental backup (the machine is paused meanwhile, so that its disk can be compared)") as remarks:
+        with self.step("Incremental backup (paused meanwhile, so that its disk can be compared)") as remarks:
             point = self.strongroom("backup", MACHINE, "--json")
             expect(point["kind"] == "incremental", f"an incremental point, not {point}")
             remarks.append(read_and_stored(point))

@@ -55,6 +55,10 @@ class BlobReader:
         """One map node's plaintext. Raises Damaged, ChunkMissing, StoreError."""
         return self._many(NODE, [identity])[0]
 
+    def nodes(self, identities: Sequence[bytes]) -> list[bytes]:
+        """Several nodes' plaintexts, as chunks() for chunks."""
+        return self._many(NODE, identities)
+
     def _many(self, blob_type: int, identities: Sequence[bytes]) -> list[bytes]:
         found: dict[bytes, bytes] = {}
         wanted = list(dict.fromkeys(identities))

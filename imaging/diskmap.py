@@ -95,6 +95,26 @@ def decode_leaf(plain: bytes, pages: int, name: str) -> Leaf:
     return Leaf(tuple(records), tuple(ids))
 
 
+def chunk_ids(plain: bytes, name: str) -> bytes:
+    """The ids of a leaf's chunks, one after the other, without parsing its records. Raises Damaged."""
+    level, count = _HEAD.unpack_from(plain) if len(plain) >= _HEAD.size else (1, 0)
+    start = _HEAD.size + 2 * count
+    chunks = sum(word >> 15 for (word,) in struct.iter_unpack("<H", plain[_HEAD.size : start]))
+    if level != 0 or len(plain) != start + chunks * ID_BYTES:
+        raise Damaged(name, "it is not a leaf")
+    return plain[start:]
+
+
+def child_ids(plain: bytes, level: int, name: str) -> list[bytes]:
+    """The ids of an inner node's children, wherever on a disk it lies. Raises Damaged."""
+    at = _HEAD.size + _BITMAP_BYTES
+    if len(plain) < at or (len(plain) - at) % ID_BYTES or _HEAD.unpack_from(plain)[0] != level:
+        raise Damaged(name, f"it is no node of level {level}")
+    if int.from_bytes(plain[_HEAD.size : at], "little").bit_count() * ID_BYTES != len(plain) - at:
+        raise Damaged(name, "its bitmap does not fit its length")
+    return [plain[start : start + ID_BYTES] for start in range(at, len(plain), ID_BYTES)]
+
+
 def _encode_inner(level: int, slots: int, children: dict[int, bytes]) -> bytes:
     bitmap = bytearray(_BITMAP_BYTES)
     for slot in children:

@@ -77,8 +77,9 @@ class Keys:
         return blake3(self.repository_id, key=self.key_check).digest()
 
     def series_of(self, kind: str, name: str) -> str:
-        """The name of a series: `kind` is "vm" (and `name` the domain's UUID) or "image"."""
-        if kind not in ("vm", "image") or not name or "\0" in name:
+        """The name of a series: `kind` is "vm" (and `name` the domain's UUID), "image", or "repository" for
+        what is done to all of it, one at a time."""
+        if kind not in ("vm", "image", "repository") or not name or "\0" in name:
             raise ValueError(f"there is no series of kind {kind!r} and name {name!r}")
         return blake3(f"{kind}\0{name}".encode(), key=self.series).digest(length=16).hex()
 

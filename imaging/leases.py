@@ -24,7 +24,7 @@ from imaging.index_files import boot_id
 from imaging.objects import SealedObjects
 
 DEAD_AFTER_S: Final = 15 * 60.0
-_OUTCOMES: Final = ("committed", "fenced", "abandoned")
+_OUTCOMES: Final = ("committed", "collected", "fenced", "abandoned")
 _NAME: Final = re.compile(r"leases/([0-9a-f]{32})/(start|epoch|end|beat/\d{10})")
 
 
@@ -43,7 +43,8 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnd:
-    """`manifest` and `hash` if committed, `by` if fenced."""
+    """`manifest` and `hash` if committed, `by` if fenced. "collected": what a collection wrote counts, and is no
+    point."""
 
     outcome: str
     manifest: str | None = None
@@ -52,7 +53,7 @@ class LeaseEnd:
 
     @property
     def standing(self) -> Standing:
-        return Standing.COMMITTED if self.outcome == "committed" else Standing.VOID
+        return Standing.COMMITTED if self.outcome in ("committed", "collected") else Standing.VOID
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class LeaseStart:
     series: str
     generation: int
     parent: str | None
+    purpose: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Leases:
             series=fields.hex("series", 16).hex(),
             generation=fields.integer("generation"),
             parent=fields.optional_text("parent"),
+            purpose=fields.text("purpose"),
         )
 
     def end(self, lease: str) -> LeaseEnd | None:

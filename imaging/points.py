@@ -7,6 +7,7 @@ Deleting writes a tombstone and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from collections.abc import Iterator
@@ -184,6 +185,25 @@ class Points:
     def is_there(self, name: str) -> bool:
         """Whether the manifest is in the store, and no tombstone of it: asked of the store itself."""
         return self._exists(name) and not self._exists(tombstone_name(name))
+
+    def is_buried(self, name: str) -> bool:
+        """Whether a manifest has a tombstone: asked of the store itself."""
+        return self._exists(tombstone_name(name))
+
+    def present(self) -> list[Point]:
+        """Every manifest that is in the store and can be read, whether it counts or not. Damaged, for the first that
+        cannot: what it needs is not known."""
+        found: list[Point] = []
+        for name in self._manifests(""):
+            with contextlib.suppress(ObjectMissing):  # removed since it was listed
+                found.append(self._point(name))
+        return found
+
+    def inert(self, leases: set[str]) -> list[tuple[str, str]]:
+        """(manifest, lease) of those that were written under these leases."""
+        if not leases:
+            return []
+        return [(each.name, each.manifest.lease) for each in self.present() if each.manifest.lease in leases]
 
     def generations(self, series: str) -> Iterator[int]:
         """Every generation of the series that left a trace."""

@@ -12,6 +12,7 @@ import logging
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,8 @@ from imaging.slots import Argon2Cost, RecoveryKey, Secret, Slot, make_slot
 from imaging.storage.contract import Store
 
 if TYPE_CHECKING:
+    from imaging.collecting import Collected, Collection, Options
+    from imaging.collection import CollectionPlan
     from imaging.scrub import VerifyProgress, VerifyReport
 
 __all__ = [
@@ -351,6 +354,28 @@ class Repository:
             kept = [slot.data for slot in self.slots() if slot.kind == RecoveryKey.kind]
             self._carried_slot = next((data for data in reversed(kept) if len(data) <= CLEAR_BYTES_MAX), b"")
         return self._carried_slot
+
+    # Collecting
+
+    @property
+    def collection_series(self) -> str:
+        """The series of collections: of which one runs at a time, as of a machine's backups."""
+        return self.keys.series_of("repository", "collection")
+
+    def plan_collection(self, options: Options, progress: VerifyProgress) -> CollectionPlan:
+        """What collect() would do; changes nothing. CollectionRefused, RolledBack, Unresolvable, StoreError."""
+        return self._collection(options, progress).forecast()
+
+    def collect(self, options: Options, progress: VerifyProgress) -> Collected:
+        """Removes what no restore point needs. As plan_collection; SeriesBusy, Fenced."""
+        return self._collection(options, progress).collect()
+
+    def _collection(self, options: Options, progress: VerifyProgress) -> Collection:
+        from imaging.collecting import Collection
+        from imaging.rollcalls import RollCalls
+
+        rollcalls = RollCalls(self._objects, self._clock, self._cache)
+        return Collection(self, self._context, rollcalls, options, progress, time.sleep)
 
     # Verifying
 

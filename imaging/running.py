@@ -35,6 +35,8 @@ BEAT_S: Final = 60.0
 _JOIN_S: Final = 10.0
 """A heartbeat that hangs in a store call is left behind: whatever it still writes, the lease has ended."""
 
+BACKUP: Final = "backup"
+COLLECTION: Final = "collection"
 _ATTEMPTS: Final = 5
 _ROWS_PER_INDEX_OBJECT: Final = 500_000
 
@@ -101,6 +103,26 @@ class Run:
                     ObjectType.INDEX, name, encode_index(part), clear=self._context.recovery_slot()
                 )
                 self._index_names.append(name)
+
+    def conclude(self) -> None:
+        """Makes the index objects count, for a collection that moved blobs: no point comes of it. Fenced,
+        StoreError."""
+        self._check()
+        wanted = LeaseEnd("collected")
+        end = self._context.leases.finish(self.lease_id, wanted)
+        if end != wanted:
+            self._fenced = end
+            raise self._fenced_error(end)
+        self._close()
+        self._after_commit()
+
+    def check(self) -> None:
+        """Raises Fenced if somebody else ended this lease, as the store says now: before what cannot be undone."""
+        self._check()
+        end = self._context.leases.end(self.lease_id)
+        if end is not None:
+            self._fenced = end
+            raise self._fenced_error(end)
 
     def commit(self, draft: ManifestDraft) -> Point:
         """Makes the point count, or raises and it does not. Fenced, StoreError, NoSpace."""
@@ -212,14 +234,14 @@ def _parts(packs: Sequence[PackRows]) -> Iterator[list[PackRows]]:
         yield part
 
 
-def begin(context: RunContext, series: str, host: str | None) -> Run:
+def begin(context: RunContext, series: str, host: str | None, purpose: str = BACKUP) -> Run:
     """The lease of a new run, in force. SeriesBusy; Damaged when the condemned list cannot be read; StoreError."""
     lock = context.locks.take(series)
     if lock is None:
         raise SeriesBusy(series, "of another process", f"this appliance ({context.appliance.host})", 0)
     try:
         for _ in range(_ATTEMPTS):
-            run = _attempt(context, lock, series, host)
+            run = _attempt(context, lock, series, host, purpose)
             if run is not None:
                 return run
         raise SeriesBusy(series, "that changes hands", "several appliances at once", 0)
@@ -228,7 +250,7 @@ def begin(context: RunContext, series: str, host: str | None) -> Run:
         raise
 
 
-def _attempt(context: RunContext, lock: SeriesLock, series: str, host: str | None) -> Run | None:
+def _attempt(context: RunContext, lock: SeriesLock, series: str, host: str | None, purpose: str) -> Run | None:
     """One try; None when something moved underneath, and the next try will see where to."""
     _settle(context, lock, series)
     survey = context.points.survey(series)
@@ -245,7 +267,7 @@ def _attempt(context: RunContext, lock: SeriesLock, series: str, host: str | Non
             "generation": generation,
             "host": host or context.appliance.host,
             "parent": parent.name if parent else None,
-            "purpose": "backup",
+            "purpose": purpose,
             "series": series,
         },
     )
@@ -328,11 +350,16 @@ def _claim(series: str, generation: int) -> str:
 
 def newest_epoch(objects: SealedObjects) -> tuple[int, frozenset[bytes]]:
     """The number of the newest epoch, and the packs that it condemns; 0 and none before the first collection."""
-    numbers = [name for name in (listed.name for listed in objects.store.list("epochs/")) if name[7:].isdigit()]
-    if not numbers:
-        return 0, frozenset()
-    newest = max(numbers)
-    read: Fields = objects.read_json(ObjectType.EPOCH, newest)
+    while True:
+        numbers = [name for name in (listed.name for listed in objects.store.list("epochs/")) if name[7:].isdigit()]
+        if not numbers:
+            return 0, frozenset()
+        newest = max(numbers)
+        try:
+            read: Fields = objects.read_json(ObjectType.EPOCH, newest)
+        except ObjectMissing:
+            continue  # a newer one was published, and this one removed, since it was listed
+        break
     try:
         condemned = frozenset(bytes.fromhex(text) for text in read.texts("condemned", 10_000_000))
     except ValueError as error:

@@ -104,6 +104,18 @@ def inflate(payload: bytes, plain_bytes: int, name: str) -> bytes:
 def open_blob(keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, sealed: Buffer, plain_bytes: int,
               compressed: bool) -> bytes:  # fmt: skip
     """A blob's plaintext, authenticated and with the id that was asked for. Raises Damaged."""
+    return _open(keys, sealer, blob_type, identity, sealed, plain_bytes, compressed)[0]
+
+
+def open_payload(keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, sealed: Buffer, plain_bytes: int,
+                 compressed: bool) -> bytes:  # fmt: skip
+    """What was sealed, still compressed if it was, after the same checks: to be sealed into another pack. Damaged."""
+    return _open(keys, sealer, blob_type, identity, sealed, plain_bytes, compressed)[1]
+
+
+def _open(keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, sealed: Buffer, plain_bytes: int,
+          compressed: bool) -> tuple[bytes, bytes]:  # fmt: skip
+    """Plaintext and payload."""
     name = f"blob {identity.hex()}"
     try:
         payload = sealer.open(identity, sealed, plain_bytes, compressed)
@@ -114,4 +126,4 @@ def open_blob(keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, seale
         raise Damaged(name, f"it holds {len(plain)} bytes instead of {plain_bytes}")
     if blob_id(keys, blob_type, plain) != identity:
         raise Damaged(name, "its content has another id")
-    return plain
+    return plain, payload

@@ -1,0 +1,180 @@
+"""What a collection looks at: what packs hold, who wrote them, which restore points there are, and what these need.
+
+Rules: index objects are listed before packs, both before manifests; whatever cannot be read, is missing, or is less
+than what was there before refuses the collection, as nothing can be concluded from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from imaging import running
+from imaging.blobs import BlobReader
+from imaging.envelope import ObjectType
+from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, WrongVersion
+from imaging.holdings import Flags, Holdings, Trust, gather
+from imaging.index import ChunkIndex
+from imaging.index_objects import decode_index
+from imaging.leases import Leases, Standing
+from imaging.marking import Marker, Unresolvable
+from imaging.objects import SealedObjects
+from imaging.places import ROW_BYTES, PackRows, PackState
+from imaging.points import Point, Points
+from imaging.rollcalls import RollCall, RolledBack
+from imaging.scrub_packs import listed_packs
+
+_UNREADABLE: Final = (Damaged, WrongVersion)
+
+
+class CollectionRefused(ImagingError):
+    """Something is not understood, so nothing was removed."""
+
+    def __init__(self, detail: str, *, hint: str = "") -> None:
+        super().__init__(
+            f"the repository cannot be collected: {detail}",
+            hint=hint or "run 'strongroom repository verify' and mend what it names; nothing was removed",
+        )
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """`objects` are the index objects that count, each with the packs it lists, and `rows` how many rows each has.
+
+    `present` are all packs of the store with their sizes, `unlisted` those that no index object lists; `lease_of` says
+    under which lease a pack was written.
+    """
+
+    holdings: Holdings
+    objects: dict[str, tuple[bytes, ...]]
+    rows: dict[str, int]
+    present: dict[bytes, int]
+    unlisted: frozenset[bytes]
+    lease_of: dict[bytes, str]
+
+
+class Inspector:
+    """Changes nothing. Borrows everything."""
+
+    def __init__(
+        self, objects: SealedObjects, leases: Leases, points: Points, index: ChunkIndex, blobs: BlobReader
+    ) -> None:
+        self._objects = objects
+        self._leases = leases
+        self._points = points
+        self._index = index
+        self._blobs = blobs
+
+    def condemned(self) -> tuple[int, frozenset[bytes]]:
+        """The newest epoch and what it condemns. CollectionRefused."""
+        try:
+            return running.newest_epoch(self._objects)
+        except _UNREADABLE as error:
+            raise CollectionRefused(str(error)) from error
+
+    def points(self, known: RollCall) -> list[Point]:
+        """Every restore point that is there, whether it counts yet or not, but those of void leases.
+
+        CollectionRefused; RolledBack where one that is known is not there, and was not deleted.
+        """
+        survey = self._points.survey()
+        if survey.damaged:
+            raise CollectionRefused(f"restore point {survey.damaged[0].id}: {survey.damaged[0].error}")
+        try:
+            found = [
+                point
+                for point in self._points.present()
+                if self._leases.standing(point.manifest.lease) is not Standing.VOID
+            ]
+        except _UNREADABLE as error:
+            raise CollectionRefused(str(error)) from error
+        for name in sorted(known.points - {point.name for point in found}):
+            if not self._points.is_buried(name):
+                raise RolledBack(f"{name} was there at the last collection, and nobody deleted it")
+        return found
+
+    def census(self, condemned: frozenset[bytes]) -> Census:
+        """CollectionRefused, StoreError."""
+        damaged = {pack for pack, each in self._index.packs().items() if each.state is PackState.DAMAGED}
+        objects: dict[str, tuple[bytes, ...]] = {}
+        rows: dict[str, int] = {}
+        lease_of: dict[bytes, str] = {}
+        names = [listed.name for listed in self._objects.store.list("index/")]
+        present = listed_packs(self._objects.store)
+
+        def trust(pack: bytes, standing: Standing) -> Trust:
+            if pack not in present:
+                return Trust.MISSING
+            if standing is Standing.OPEN:
+                return Trust.OPEN
+            if pack in condemned:
+                return Trust.CONDEMNED
+            return Trust.DAMAGED if pack in damaged else Trust.WELL
+
+        def listed() -> Iterator[tuple[PackRows, Trust]]:
+            for name, standing, packs in self._index_objects(names):
+                if standing.counts:
+                    objects[name] = tuple(pack.pack for pack in packs)
+                    rows[name] = sum(len(pack.rows) for pack in packs) // ROW_BYTES
+                for pack in packs:
+                    lease_of.setdefault(pack.pack, name[6:38])
+                    yield pack, trust(pack.pack, standing)
+
+        holdings = gather(listed())
+        return Census(holdings, objects, rows, present, frozenset(present.keys() - lease_of.keys()), lease_of)
+
+    def _index_objects(self, names: Iterable[str]) -> Iterator[tuple[str, Standing, list[PackRows]]]:
+        """Those that count first, so that a pack that others list too is as good as they say."""
+        of_open_runs: list[str] = []
+        for name in names:
+            try:
+                standing = self._leases.standing(name[6:38])
+            except _UNREADABLE as error:
+                raise CollectionRefused(str(error)) from error
+            if standing.counts:
+                yield from self._opened(name, standing)
+            elif standing is Standing.OPEN:
+                of_open_runs.append(name)
+        for name in of_open_runs:
+            yield from self._opened(name, Standing.OPEN)
+
+    def _opened(self, name: str, standing: Standing) -> Iterator[tuple[str, Standing, list[PackRows]]]:
+        try:
+            yield name, standing, self.index_object(name)
+        except ObjectMissing:
+            return  # of an abandoned run, removed since it was listed
+
+    def index_object(self, name: str) -> list[PackRows]:
+        """ObjectMissing, CollectionRefused."""
+        try:
+            return decode_index(self._objects.read(ObjectType.INDEX, name).body, name)
+        except _UNREADABLE as error:
+            raise CollectionRefused(str(error)) from error
+
+    def mark(self, holdings: Holdings, points: Iterable[Point]) -> Flags:
+        """The rows that these points need. Unresolvable, CollectionRefused."""
+        marker = Marker(self._blobs.nodes, holdings)
+        for point in points:
+            manifest = point.manifest
+            what = f"restore point {manifest.id} of {manifest.machine.name}"
+            try:
+                marker.mark([*manifest.disks, *manifest.files], what)
+            except (*_UNREADABLE, ObjectMissing, ChunkMissing) as error:
+                raise CollectionRefused(f"the disk maps of {what} cannot be read: {error}") from error
+        lost = sum(int(marker.needed[pack.span].sum()) for pack in holdings.packs if pack.trust is Trust.MISSING)
+        if lost:
+            raise Unresolvable("the restore points", lost)
+        return marker.needed
+
+    def series_of(self, lease_of: dict[bytes, str]) -> dict[bytes, str]:
+        """Whose packs are, where the point of the run that wrote them is still there."""
+        series = {point.manifest.lease: point.series for point in self._points.present()}
+        return {pack: series[lease] for pack, lease in lease_of.items() if lease in series}
+
+
+def needed_in(holdings: Holdings, needed: Flags, packs: Iterable[bytes]) -> list[bytes]:
+    """Those of these packs in which anything is needed."""
+    wanted = set(packs)
+    return [pack.pack for pack in holdings.packs if pack.pack in wanted and needed[pack.span].any()]

@@ -18,6 +18,7 @@ from appliance.hypervisor.protocol import HostConfig, Transport
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]+")  # the interface of a link-local address; `ipaddress` takes any text for one
 _PATH = re.compile(r"/[A-Za-z0-9._/@+-]{1,250}")
 _MAX_PORT = 65535
 _MAX_HOSTNAME = 253
@@ -54,12 +55,21 @@ def _check_path(field: str, value: str) -> None:
 
 
 def _check_hostname(hostname: str) -> None:
+    if len(hostname) > _MAX_HOSTNAME or not (_is_address(hostname) or _is_name(hostname)):
+        raise HostFieldRefused("hostname", hostname, "a host name or an IP address, nothing else")
+
+
+def _is_address(text: str) -> bool:
+    address, percent, scope = text.partition("%")
     try:
-        ipaddress.ip_address(hostname)
+        ipaddress.ip_address(address)
     except ValueError:
-        labels = hostname.split(".")
-        if len(hostname) > _MAX_HOSTNAME or not all(_LABEL.fullmatch(label) for label in labels):
-            raise HostFieldRefused("hostname", hostname, "a host name or an IP address, nothing else") from None
+        return False
+    return not percent or (":" in address and _SCOPE.fullmatch(scope) is not None)
+
+
+def _is_name(text: str) -> bool:
+    return all(_LABEL.fullmatch(label) for label in text.split("."))
 
 
 def libvirt_uri(config: HostConfig, socket: str | None = None) -> str:

@@ -84,6 +84,12 @@ def test_known_forms_become_fields() -> None:
         ("hostname", "host;id"),
         ("hostname", "host name"),
         ("hostname", "a." * 200),
+        ("hostname", "fe80::1%x;touch y"),
+        ("hostname", "fe80::1%x y"),
+        ("hostname", "fe80::1%$(id)"),
+        ("hostname", "fe80::1%"),
+        ("hostname", "fe80::1%" + "x" * 300),
+        ("hostname", "192.0.2.1%eth0"),
         ("user", "-l"),
         ("user", "root@other"),
         ("user", "Root;id"),
@@ -103,6 +109,11 @@ def test_hostile_field_is_named(field: str, value: object) -> None:
     with pytest.raises(HostFieldRefused) as refused:
         check_host(replace(SSH, **{field: value}))  # type: ignore[arg-type]
     assert refused.value.field == field
+
+
+def test_address_of_a_link_names_its_interface() -> None:
+    for hostname in ("fe80::1%eth0", "fe80::1%br-lan.20", "fe80::1%3", "fe80::1", "192.0.2.1"):
+        assert check_host(replace(SSH, hostname=hostname)).hostname == hostname
 
 
 def test_fields_of_another_transport_are_refused() -> None:

@@ -1,7 +1,9 @@
 """Raw images and block devices, read without a server between: half the CPU of reading them through one.
 
-Rules: what a file's holes are is asked of the file system; a file that got shorter is an error, never zeros. QEMU's
-image locks are not taken here: whoever reads a disk that a machine may open keeps a `images.serve` of it beside.
+Rules: what a file's holes are is asked of the file system; a file that got shorter is an error, never zeros: behind
+its end there are no data to seek to either, so the end is looked at after every answer about holes, and once more when
+all was read. QEMU's image locks are not taken here: whoever reads a disk that a machine may open keeps a
+`images.serve` of it beside.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _ZEROS: Final = memoryview(bytes(_SECTOR_BYTES))
 
 
 def holes(descriptor: int, start: int, stop: int) -> list[ByteRange]:
-    """Parts of [start, stop) that a file's file system knows to be holes. None where it cannot tell."""
+    """Parts of [start, stop) that a file's file system knows to be holes. None where it cannot tell. What lies behind
+    the file's end is one, too: whoever expects more there looks at the end."""
     found: list[ByteRange] = []
     position = start
     while position < stop:
@@ -44,7 +47,8 @@ def holes(descriptor: int, start: int, stop: int) -> list[ByteRange]:
 class RawFileSource:
     """A raw image file or block device, as QEMU shows it: whole sectors, zeros behind the end of the file.
 
-    Implements source.Source. A context manager that closes its descriptor. Raises ImageUnreadable.
+    Implements source.Source. A context manager that closes its descriptor and, where the body came through, raises
+    SourceError if the file has become shorter meanwhile. Raises ImageUnreadable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,13 +68,33 @@ class RawFileSource:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        try:
+            if kind is None:
+                self._check_end()
+        finally:
+            os.close(self._descriptor)
 
     def status(self, start: int, stop: int) -> BlockStatus:
         """See Source."""
-        if not self._has_holes:
-            return BlockStatus()
-        return BlockStatus(zero=clip(holes(self._descriptor, start, min(stop, self._end)), start, stop))
+        found = holes(self._descriptor, start, min(stop, self._end)) if self._has_holes else []
+        self._check_end()
+        return BlockStatus(zero=clip(found, start, stop))
+
+    def _check_end(self) -> None:
+        try:
+            end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        except OSError as err:
+            raise SourceError(0, self._end, err.strerror or str(err)) from err
+        if end < self._end:
+            raise self._shorter(end, self._end - end, f"from {self._end} to {end} bytes")
+
+    def _shorter(self, offset: int, length: int, how: str = "") -> SourceError:
+        return SourceError(
+            offset,
+            length,
+            f"{self._path} has become shorter while it was read{', ' if how else ''}{how}",
+            hint="see what resized the image, and back it up again when nothing writes to it",
+        )
 
     def read(self, requests: Sequence[tuple[int, memoryview]]) -> None:
         """See Source."""
@@ -83,7 +107,7 @@ class RawFileSource:
                         break
                     count = os.preadv(self._descriptor, [view[at:]], offset + at)
                     if count == 0:
-                        raise SourceError(offset + at, len(view) - at, f"{self._path} has become shorter")
+                        raise self._shorter(offset + at, len(view) - at)
                     at += count
             except OSError as err:
                 raise SourceError(offset + at, len(view) - at, err.strerror or str(err)) from err

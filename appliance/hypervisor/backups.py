@@ -8,6 +8,7 @@ scratch that stopped it.
 from __future__ import annotations
 
 import os
+import posixpath
 import time
 from collections.abc import Iterable
 
@@ -21,6 +22,7 @@ from appliance.hypervisor.errors import (
     BackupJobLost,
     BackupRefused,
     BitmapUntrusted,
+    HostFileError,
     HypervisorError,
     MachineBusy,
     MachineInState,
@@ -109,6 +111,10 @@ class LibvirtBackups:
 
     def _prepare(self, request: BackupRequest) -> None:
         paths = [request.socket, *(disk.scratch for disk in request.disks)]
+        for path in paths:
+            # Folders are given to QEMU's user and files removed here, as root: only where the caller plainly meant it.
+            if not posixpath.isabs(path) or posixpath.normpath(path) != path:
+                raise HostFileError(path, "is no plain absolute path, so nothing was made or removed there")
         for folder in sorted({os.path.dirname(path) for path in paths}):
             self._files.prepare_folder(folder)
         for path in paths:

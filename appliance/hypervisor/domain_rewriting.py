@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from secrets import token_bytes
 
-from appliance.hypervisor.domain_xml import MARKER_NAMESPACE, disks_of, parse_xml, target_of
+from appliance.hypervisor.domain_xml import MARKER_NAMESPACE, disks_of, is_plain_target, parse_xml, target_of
 from appliance.hypervisor.errors import DomainXmlInvalid
 from appliance.hypervisor.host_specifics import drop_host_specifics, remove_all
 from appliance.hypervisor.virtualization import override_cpus, override_memory, use_tcg
@@ -91,7 +91,10 @@ class Rewritten:
 
 
 def rewrite(xml: str, changes: Changes) -> Rewritten:
-    """The definition for a recovered or restored machine. DomainXmlInvalid when a disk named is not in it."""
+    """The definition for a recovered or restored machine.
+
+    DomainXmlInvalid when a disk named is not in it, or has a name that could lead anywhere.
+    """
     root = parse_xml(xml)
     warnings: list[str] = []
     _rename(root, changes)
@@ -155,6 +158,9 @@ def _replace_disks(root: ET.Element, changes: Changes, warnings: list[str]) -> N
     missing = sorted(set(changes.disks) - found)
     if devices is None or missing:
         raise DomainXmlInvalid(f"it has no disk {', '.join(missing)}" if missing else "it has no devices")
+    strange = [target for target in changes.disks if not is_plain_target(target)]
+    if strange:
+        raise DomainXmlInvalid(f"the name of its disk {strange[0][:80]!r} is not letters, digits, dash and underscore")
     for disk in disks_of(root):
         target = target_of(disk)
         new = changes.disks.get(target)

@@ -1,12 +1,14 @@
 """A machine's definition, read: pure, no libvirt, no files.
 
 The rule: a definition is input like any other. It may come out of a restore point made on another host, so its size is
-limited, a document type (and so every entity) is refused before it is parsed, and what is missing is an error that
-says so, never a guess. `domain_rewriting` makes new definitions out of old ones.
+limited, a document type (and so every entity) is refused before it is parsed, what is missing is an error that says
+so, never a guess, and a name that leads to files (`is_plain_target`) is one word. `domain_rewriting` makes new
+definitions out of old ones.
 """
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +29,10 @@ for _prefix, _namespace in (
     ("strongroom", MARKER_NAMESPACE),
 ):
     ET.register_namespace(_prefix, _namespace)
+
+# As libvirt's schema has it (basictypes, diskTarget). Its parser, which alone decides, takes anything after vd, sd, hd:
+# "vda/../../tmp/x" too.
+_TARGET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _KINDS = {
     "file": SourceKind.FILE,
@@ -167,6 +173,11 @@ def target_of(disk: ET.Element) -> str:
     if not name:
         raise DomainXmlInvalid("a disk has no <target dev=…>")
     return name
+
+
+def is_plain_target(name: str) -> bool:
+    """Whether a disk's target may name files, sockets and exports."""
+    return _TARGET.fullmatch(name) is not None
 
 
 def _backing_chain(disk: ET.Element) -> Iterator[ET.Element]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import libvirt
 
 from appliance.hypervisor.calls import Domain
-from appliance.hypervisor.domain_xml import DiskDefinition, MachineDefinition, parse_machine
+from appliance.hypervisor.domain_xml import DiskDefinition, MachineDefinition, is_plain_target, parse_machine
 from appliance.hypervisor.errors import HostFileError, HypervisorError, StorageNotFound
 from appliance.hypervisor.image_header import HEADER_BYTES, Qcow2Header, read_qcow2_header
 from appliance.hypervisor.protocol import (
@@ -165,6 +165,8 @@ def judge_disk(
 
 
 def _skip_reason(disk: DiskDefinition, source: DiskSource, running: bool, missing: str) -> str | None:
+    if not is_plain_target(disk.target):
+        return "its target in the machine's definition is no plain name (letters, digits, dash and underscore)"
     if disk.device in (DiskDevice.CDROM, DiskDevice.FLOPPY):
         return f"it is a {disk.device} drive" + (" without a medium" if source.kind is SourceKind.NONE else "")
     if source.kind is SourceKind.NONE:

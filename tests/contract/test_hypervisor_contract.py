@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import pytest
 from appliance.hypervisor.errors import (
     BackupRefused,
     BitmapUntrusted,
+    HostFileError,
     HypervisorError,
     ImageToolFailed,
     MachineInState,
@@ -161,6 +163,22 @@ def test_backup_of_what_cannot_be_is_refused_by_name(lab: Lab, hypervisor: Hyper
         hypervisor.backups.begin(request_for(lab, guest.name, str(uuid4()), vda=str(uuid4())))
     assert refused.value.disk == "vda"
     assert hypervisor.checkpoints.list(guest.name) == ()
+
+
+@pytest.mark.parametrize("path", ["scratch/../outside/precious", "./scratch/x", "//scratch/x", "scratch/x/"])
+def test_scratch_that_is_no_plain_path_is_refused(lab: Lab, hypervisor: Hypervisor, path: str) -> None:
+    """Whatever it was made of: the file would be removed, and its folder given to QEMU's user, as root."""
+    guest = lab.machine("plain", disks=[lab.blank_disk("vda", MIB)])
+    hypervisor.machines.start(guest.name, paused=True)
+    outside = lab.folder / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"precious")
+    request = replace(request_for(lab, guest.name, str(uuid4())), disks=(DiskBackup("vda", f"{lab.folder}/{path}"),))
+    with pytest.raises(HostFileError, match="no plain absolute path"):
+        hypervisor.backups.begin(request)
+    assert (outside / "precious").read_bytes() == b"precious"
+    assert outside.stat().st_uid == 0
+    assert not (lab.folder / "scratch").exists()
 
 
 def test_forgotten_checkpoint_is_told_again_and_removed(lab: Lab, hypervisor: Hypervisor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -47,6 +48,16 @@ def test_definition_makes_another_machine(hypervisor: Hypervisor) -> None:
     xml = first.inactive_xml.replace("<name>test<", "<name>other<").replace(first.uuid, uuid)
     assert hypervisor.machines.define(xml) == uuid
     assert hypervisor.machines.get("other").state is MachineState.OFF
+
+
+def test_disk_named_to_lead_elsewhere_is_listed_and_skipped(hypervisor: Hypervisor) -> None:
+    """libvirt's parser takes such a name (its QEMU driver, as of 9.0, does not): it must reach no path."""
+    first, target = hypervisor.machines.get("test"), "vda/../../../../tmp/x"
+    xml = first.inactive_xml.replace("<name>test<", "<name>named<").replace(first.uuid, str(uuid4()))
+    hypervisor.machines.define(re.sub(r"dev=.vda.", f"dev='{target}'", xml))
+    (disk,) = hypervisor.machines.get("named").disks
+    assert disk.target == target
+    assert "no plain name" in (disk.skip_reason or "")
 
 
 def test_facts_are_told_without_guessing(hypervisor: Hypervisor) -> None:

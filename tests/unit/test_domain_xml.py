@@ -186,6 +186,24 @@ def test_disk_that_cannot_be_backed_up_says_why(target: str, running: bool, reas
         assert reason in (found.skip_reason or "")
 
 
+HOSTILE_TARGETS = ("vda/../../../../tmp/x", "vda/x", "..", "vd a", "vda\u00e9", "vda;x", "vd" + "a" * 63)
+
+
+@pytest.mark.parametrize("target", HOSTILE_TARGETS)
+@pytest.mark.parametrize("running", [True, False])
+def test_disk_whose_target_could_lead_anywhere_is_skipped(target: str, running: bool) -> None:
+    """It is the admin of one machine who writes it, and the appliance, as root, that would use it in paths."""
+    disks = parse_machine(RICH.replace("dev='vda'", f"dev='{target}'")).disks
+    disk = next(disk for disk in disks if disk.target == target)
+    assert "no plain name" in (judge_disk(disk, disk.source, 1 << 30, None, running, missing="").skip_reason or "")
+
+
+@pytest.mark.parametrize("target", HOSTILE_TARGETS)
+def test_disk_whose_target_could_lead_anywhere_is_not_restored(target: str) -> None:
+    with pytest.raises(DomainXmlInvalid, match="the name of its disk"):
+        rewrite(RICH.replace("dev='vda'", f"dev='{target}'"), changes(disks={target: OverlayDisk("/o", "/s")}))
+
+
 def test_lun_is_skipped_while_running_only() -> None:
     xml = RICH.replace("<disk type='block' device='disk'>", "<disk type='block' device='lun'>")
     disk = next(disk for disk in parse_machine(xml).disks if disk.target == "vdb")

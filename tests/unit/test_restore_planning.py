@@ -149,7 +149,7 @@ def test_an_image_is_no_machine() -> None:
             plan_new(wrong, "y", "/m", Accelerator.KVM, "r")
 
 
-@pytest.mark.parametrize("hostile", ["../../etc/passwd", "..", "a/b", "x\0y"])
+@pytest.mark.parametrize("hostile", ["../../etc/passwd", "..", "a/b", "x\0y", "", "a b"])
 def test_a_disk_name_never_leads_out_of_the_folder(hostile: str) -> None:
     disks = (entry(hostile, "/old", "qcow2"),)
     with pytest.raises(NoPlaceForDisk):

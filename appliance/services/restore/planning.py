@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from uuid import uuid4
 
 from appliance.hypervisor.domain_rewriting import Changes, RestoredDisk, rewrite
-from appliance.hypervisor.domain_xml import MachineDefinition, parse_machine
+from appliance.hypervisor.domain_xml import MachineDefinition, is_plain_target, parse_machine
 from appliance.hypervisor.protocol import Accelerator, MachineInfo, SourceKind
 from appliance.services.restore.errors import NoPlaceForDisk, NotAMachine
 from imaging.manifest import DiskEntry, Manifest
@@ -135,7 +135,7 @@ def _finish(
 
 def _file_name(disk: str) -> str:
     """A disk's name comes out of a manifest: it names a file below the folder and nothing else."""
-    if disk in (".", "..") or "/" in disk or "\0" in disk:
+    if not is_plain_target(disk):
         raise NoPlaceForDisk(disk, "")
     return disk
 

@@ -18,11 +18,13 @@ from imaging.census import Census, CollectionRefused, Inspector, needed_in
 from imaging.collection import REPACK_BELOW, CollectionPlan, plan_collection
 from imaging.envelope import ObjectType
 from imaging.errors import Damaged, Fenced, ObjectMissing, WrongVersion
+from imaging.forecasting import Attribution
 from imaging.holdings import Flags, Holdings
 from imaging.leases import LeaseEnd
 from imaging.moving import move
 from imaging.packs import pack_name
 from imaging.places import PackRows
+from imaging.points import Point
 from imaging.rollcalls import RollCall, RollCalls
 from imaging.running import Run, RunContext
 from imaging.scrub_packs import listed_packs
@@ -76,6 +78,14 @@ class Collected:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Exclusive:
+    """Bytes that each of several sets of points needs alone, and those that none needs."""
+
+    sets_bytes: tuple[int, ...]
+    unneeded_bytes: int
+
+
 class Collection:
     """One collection. Borrows everything."""
 
@@ -109,6 +119,19 @@ class Collection:
         with self._watched("disk maps"):
             needed = self._inspector.mark(census.holdings, points)
         return self._plan(census, needed, earlier, condemned)
+
+    def exclusive(self, sets: Sequence[Sequence[Point]]) -> Exclusive:
+        """What each of these sets of points needs alone: deleting all of one frees so much. The sets are to be all
+        points, each in one. As forecast."""
+        census = self._census(self._inspector.condemned()[1])
+        attribution = Attribution(self._repository.blobs.nodes, census.holdings)
+        with self._watched("disk maps"):
+            for number, points in enumerate(sets):
+                for point in points:
+                    manifest = point.manifest
+                    what = f"restore point {manifest.id} of {manifest.machine.name}"
+                    attribution.add(number, [*manifest.disks, *manifest.files], what)
+        return Exclusive(tuple(attribution.exclusive_bytes(len(sets))), attribution.unneeded_bytes())
 
     def collect(self) -> Collected:
         """CollectionRefused, RolledBack, Unresolvable; SeriesBusy while another collection runs; Fenced; StoreError."""

@@ -59,7 +59,7 @@ class Marker:
 
     def _walk(self, ids: Sequence[bytes], level: int, what: str) -> None:
         fresh = self._mark(b"".join(ids), what)
-        for some in _batches([ids[number] for number in fresh]):
+        for some in batches([ids[number] for number in fresh]):
             plains = self._fetch(some)
             self.nodes += len(some)
             self._advance(len(some))
@@ -83,6 +83,7 @@ class Marker:
         return sorted(int(number) for number in first[fresh])
 
 
-def _batches(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def batches(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Nodes that are fetched together: most lie beside each other in one pack."""
     for start in range(0, len(ids), _AT_ONCE):
         yield ids[start : start + _AT_ONCE]

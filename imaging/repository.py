@@ -46,7 +46,7 @@ from imaging.slots import Argon2Cost, RecoveryKey, Secret, Slot, make_slot
 from imaging.storage.contract import Store
 
 if TYPE_CHECKING:
-    from imaging.collecting import Collected, Collection, Options
+    from imaging.collecting import Collected, Collection, Exclusive, Options
     from imaging.collection import CollectionPlan
     from imaging.scrub import VerifyProgress, VerifyReport
 
@@ -365,6 +365,12 @@ class Repository:
     def plan_collection(self, options: Options, progress: VerifyProgress) -> CollectionPlan:
         """What collect() would do; changes nothing. CollectionRefused, RolledBack, Unresolvable, StoreError."""
         return self._collection(options, progress).forecast()
+
+    def exclusive(self, sets: Sequence[Sequence[Point]], progress: VerifyProgress) -> Exclusive:
+        """What deleting each of these sets of points would free; together they are all points. As plan_collection."""
+        from imaging.collecting import Options
+
+        return self._collection(Options(), progress).exclusive(sets)
 
     def collect(self, options: Options, progress: VerifyProgress) -> Collected:
         """Removes what no restore point needs. As plan_collection; SeriesBusy, Fenced."""

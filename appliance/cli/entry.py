@@ -1,8 +1,8 @@
 """The command line's root: global options, and how anything that goes wrong becomes one or two sentences.
 
 The rule: exit code 0 is done, 1 failed, 2 wrong usage, 3 done in part (a disk was skipped, or something needs an
-admin's eyes). An error is a sentence and, where there is one, a way out, both on standard error; a traceback only
-with --debug.
+admin's eyes), 143 and 129 ended by SIGTERM and SIGHUP. An error is a sentence and, where there is one, a way out, both
+on standard error; a traceback only with --debug.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,9 +20,11 @@ from appliance.cli import (
     backup,
     daemon,
     exports,
+    holds,
     hosts,
     initialise,
     machines,
+    maintenance,
     points,
     recovery,
     repository,
@@ -30,6 +33,10 @@ from appliance.cli import (
 )
 from appliance.cli.output import safe_lines, tell
 from appliance.cli.session import EXIT_FAILED, Session
+from appliance.cli.signals import Ending, ending_in_order
+
+if TYPE_CHECKING:
+    from imaging.errors import WrongKey
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -59,7 +66,7 @@ def strongroom(context: click.Context, debug: bool, home: str | None) -> None:
       strongroom recovery start web-1 --point latest
 
     \b
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (see the warnings).
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (see the warnings), 143 ended by SIGTERM, 129 by SIGHUP.
     Environment: STRONGROOM_HOME, STRONGROOM_PASSPHRASE, and STRONGROOM_<SECTION>_<KEY> for every setting.
     """
     session = context.ensure_object(Session)
@@ -73,6 +80,7 @@ for _command in (
     machines.vm,
     backup.backup,
     points.point,
+    maintenance.prune,
     restore.restore,
     recovery.recovery,
     exports.export,
@@ -86,12 +94,22 @@ for _command in (
     strongroom.add_command(_command)
 
 
+repository.repository.add_command(maintenance.collect)
+repository.repository.add_command(maintenance.forecast)
+repository.repository.add_command(holds.hold)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (the console script exits with it)."""
     os.umask(0o077)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the locale cannot write is no reason to fail
+    with ending_in_order() as ending:
+        return _run(arguments, ending)
+
+
+def _run(arguments: Sequence[str] | None, ending: Ending) -> int:
     session = Session()
     try:
         with session.closing:
@@ -107,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _usage(err)
         return err.exit_code
     except (click.Abort, KeyboardInterrupt):
-        tell("error: interrupted")
-        return EXIT_FAILED
+        tell(f"error: interrupted{f' by {ending.signal.name}' if ending.signal else ''}")
+        return ending.exit_code or EXIT_FAILED
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`); nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage(err: click.ClickException) -> None:
-    if isinstance(err, click.UsageError) and err.ctx is not None:
+    if isinstance(err, click.exceptions.NoArgsIsHelpError):
+        tell(err.format_message())  # the help itself
+    elif isinstance(err, click.UsageError) and err.ctx is not None:
         tell(err.ctx.get_usage())
         tell(f"error: {err.format_message()}")
         tell(f"hint: '{err.ctx.command_path} --help' tells more")
@@ -127,12 +147,14 @@ def _usage(err: click.ClickException) -> None:
         tell(f"error: {err.format_message()}")
 
 
-def _failed(err: Exception, debug: bool) -> int:
+def _failed(err: Exception, session: Session) -> int:
     from appliance.errors import StrongroomError
-    from imaging.errors import ImagingError
+    from imaging.errors import ImagingError, WrongKey
 
-    if debug:
+    if session.debug:
         click.echo(safe_lines("".join(traceback.format_exception(err))), err=True)
+    if isinstance(err, WrongKey):
+        err = _named(err, session)
     if isinstance(err, (StrongroomError, ImagingError)):
         tell(f"error: {err}")
         if err.hint:
@@ -143,5 +165,15 @@ def _failed(err: Exception, debug: bool) -> int:
         tell(f"error: {where}{err.strerror}")
         return EXIT_FAILED
     tell(f"error: this is a mistake in strongroom itself: {type(err).__name__}: {err}")
-    tell("hint: run the command again with --debug, and report what it prints")
+    tell("hint: run it again as 'strongroom --debug COMMAND' (the option comes first), and report what it prints")
     return EXIT_FAILED
+
+
+def _named(err: WrongKey, session: Session) -> Exception:
+    """A repository knows no home: where the machine key is that it refuses, is told here."""
+    from appliance.home import MachineKeyRejected
+    from imaging.configuration import MachineKeyRefused
+
+    if isinstance(err, MachineKeyRefused):
+        return MachineKeyRejected(session.settings().machine_key_file, err.where)
+    return err

@@ -1,0 +1,165 @@
+"""Looking after the repository: which points go, what that frees, and freeing it.
+
+The rule: what would happen is told by the same code that does it; deleting a point and giving back its space are two
+steps, as only the second cannot be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import TYPE_CHECKING
+
+from appliance.errors import StrongroomError
+from appliance.models import MachineRecord
+from appliance.policy.retention import Candidate, Rules, Verdict, check_clock, decide
+from appliance.progress import SILENT, Progress
+from appliance.services.points import PointService, machines_named
+from imaging.collecting import Collected, Options
+from imaging.collection import CollectionPlan
+from imaging.errors import PointHeld, SeriesBusy
+from imaging.points import Point
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+
+class CollectionBusy(StrongroomError):
+    def __init__(self, busy: SeriesBusy) -> None:
+        super().__init__(f"another collection of this repository is at work: {busy}", hint=busy.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineForecast:
+    """What a machine's points need alone: what deleting all of them would free."""
+
+    machine: MachineRecord
+    points: int
+    exclusive_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointForecast:
+    point: Point
+    exclusive_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """`unneeded_bytes` are needed by no point: a collection frees them."""
+
+    machines: tuple[MachineForecast, ...]
+    unneeded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePruned:
+    machine: MachineRecord
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def going(self) -> tuple[str, ...]:
+        return tuple(verdict.candidate.id for verdict in self.verdicts if not verdict.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """`freed_bytes`: what a collection frees once these points are gone, beside what it would free now."""
+
+    machines: tuple[MachinePruned, ...]
+    freed_bytes: int
+
+    @property
+    def going(self) -> tuple[str, ...]:
+        return tuple(id for machine in self.machines for id in machine.going)
+
+
+class MaintenanceService:
+    """Borrows the appliance."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    # Pruning
+
+    def plan_prune(self, names: Sequence[str], rules: Rules, *, zone: tzinfo, progress: Progress = SILENT) -> PrunePlan:
+        """What `rules` keep of the machines of these names, or of all. NoRules, NotProtected, ClockDoubtful;
+        ImagingError."""
+        PointService(self._appliance).refresh()
+        machines = self._machines(names)
+        points = self._appliance.repository.points()
+        uses: dict[str, set[str]] = {}
+        for hold in self._appliance.repository.holds():
+            uses.setdefault(hold.point, set()).add(hold.purpose)
+        pruned = []
+        for machine in machines:
+            candidates = [
+                Candidate(point.id, point.generation, point.created_utc, frozenset(uses.get(point.id, ())))
+                for point in points
+                if point.series == machine.series
+            ]
+            verdicts = decide(candidates, rules, zone=zone)
+            check_clock(machine.name, candidates, verdicts, self._appliance.clock.now_utc())
+            pruned.append(MachinePruned(machine, verdicts))
+        going = {id for each in pruned for id in each.going}
+        freed = 0
+        if going:
+            sets = [[p for p in points if p.id in going], [p for p in points if p.id not in going]]
+            freed = self._appliance.repository.exclusive(sets, progress).sets_bytes[0]
+        return PrunePlan(tuple(pruned), freed)
+
+    def prune(self, plan: PrunePlan) -> tuple[PointHeld, ...]:
+        """Deletes the points that go; returns those that somebody has come to use meanwhile."""
+        service = PointService(self._appliance)
+        held = []
+        for id in plan.going:
+            try:
+                service.delete(id)
+            except PointHeld as err:
+                held.append(err)
+        return tuple(held)
+
+    # Forecasting
+
+    def forecast(self, *, progress: Progress = SILENT) -> Forecast:
+        """By machine. ImagingError."""
+        PointService(self._appliance).refresh()
+        machines = self._appliance.catalog.points.machines()
+        points = self._appliance.repository.points()
+        sets = [[point for point in points if point.series == machine.series] for machine in machines]
+        found = self._appliance.repository.exclusive(sets, progress)
+        told = zip(machines, sets, found.sets_bytes, strict=True)
+        return Forecast(
+            tuple(MachineForecast(machine, len(some), count) for machine, some, count in told), found.unneeded_bytes
+        )
+
+    def forecast_points(self, name: str, *, progress: Progress = SILENT) -> tuple[PointForecast, ...]:
+        """By point of the machines of this name: what deleting one of them, and no other, would free. NotProtected."""
+        PointService(self._appliance).refresh()
+        series = {machine.series for machine in self._machines([name])}
+        points = self._appliance.repository.points()
+        mine = [point for point in points if point.series in series]
+        sets = [*([point] for point in mine), [point for point in points if point.series not in series]]
+        found = self._appliance.repository.exclusive(sets, progress)
+        return tuple(PointForecast(point, count) for point, count in zip(mine, found.sets_bytes, strict=False))
+
+    def _machines(self, names: Sequence[str]) -> list[MachineRecord]:
+        known = self._appliance.catalog.points.machines()
+        if not names:
+            return list(known)
+        found = {machine.series: machine for name in names for machine in machines_named(name, known)}
+        return list(found.values())
+
+    # Collecting
+
+    def plan_collection(self, *, progress: Progress = SILENT) -> CollectionPlan:
+        """What a collection would do now. ImagingError."""
+        return self._appliance.repository.plan_collection(Options(), progress)
+
+    def collect(self, *, wait_s: float, progress: Progress = SILENT) -> Collected:
+        """CollectionBusy; ImagingError, and then no restore point has lost anything."""
+        try:
+            return self._appliance.repository.collect(Options(wait_s=wait_s), progress)
+        except SeriesBusy as err:
+            raise CollectionBusy(err) from err

@@ -170,6 +170,7 @@ class RunRecord:
     error: str | None = None
     disks: tuple[RunDisk, ...] = ()
     notes: tuple[str, ...] = ()
+    dismissed_utc: datetime | None = None  # when an admin said that it needs no eye any more
 
 
 class RecoveryState(StrEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
@@ -41,6 +41,23 @@ class Runs:
             query = query.limit(limit)
         with self._database.read() as connection:
             return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
+
+    def last(self) -> tuple[RunRecord, ...]:
+        """The newest of each machine or image, newest first."""
+        runs = tables.runs
+        of_series = [runs.c.machine_kind, func.coalesce(runs.c.uuid, runs.c.name)]
+        newest_first = [runs.c.started_utc.desc(), runs.c.id]
+        number = func.row_number().over(partition_by=of_series, order_by=newest_first)
+        numbered = select(runs.c.id, number.label("number")).subquery()
+        wanted = select(numbered.c.id).where(numbered.c.number == 1)
+        query = select(runs).where(runs.c.id.in_(wanted)).order_by(*newest_first)
+        with self._database.read() as connection:
+            return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
+
+    def remove(self, id: str) -> None:
+        """One that never began. Not there: fine."""
+        with self._database.write() as connection:
+            connection.execute(delete(tables.runs).where(tables.runs.c.id == id))
 
 
 class Cleanups:

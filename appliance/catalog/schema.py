@@ -15,7 +15,7 @@ from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogVersionUnknown
 from appliance.ownership import own
 
-HEAD = "0001"  # the newest script in migrations/versions; a test compares
+HEAD = "0002"  # the newest script in migrations/versions; a test compares
 
 _POSTGRES_LOCK = 0x5354524F4E47524D  # "STRONGRM"
 

@@ -147,6 +147,7 @@ runs = Table(
     Column("error", Text, nullable=True),
     Column("disks", JSON, nullable=False),
     Column("notes", JSON, nullable=False),
+    Column("dismissed_utc", Moment, nullable=True),
     Index("ix_runs_state", "state"),
     Index("ix_runs_started_utc", "started_utc"),
 )

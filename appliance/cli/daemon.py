@@ -33,10 +33,11 @@ def serve(session: Session) -> None:
 
 
 @click.command(hidden=True)
-@click.option("--once", is_flag=True, help="Until no thaw is owed any more, ten minutes at most.")
+@click.option("--once", is_flag=True, help="Until no guest is hurt by a debt; after ten minutes a supervisor goes on.")
 @pass_session
 def supervise(session: Session, once: bool) -> None:
-    """Look after recovered machines until none is left; with --once, settle what dead runs left behind.
+    """Look after recovered machines until none is left, nor a debt that hurts a guest; with --once, settle what dead
+    runs left behind.
 
     \b
     Example:
@@ -47,10 +48,8 @@ def supervise(session: Session, once: bool) -> None:
     if not once:
         _supervise(session, for_ever=False)
         return
-    problems = UpkeepService(session.appliance).until_thawed(threading.Event())
-    for problem in problems:
-        warn(problem)
-    exit_with(EXIT_PARTLY if problems else 0)
+    left = UpkeepService(session.appliance).until_paid(threading.Event(), warn)
+    exit_with(EXIT_PARTLY if left else 0)
 
 
 def _supervise(session: Session, *, for_ever: bool) -> None:
@@ -63,8 +62,9 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+            signal.signal(number, end)
     supervisor = Supervisor(session.appliance, for_ever=for_ever)
     failure: list[Exception] = []
 

@@ -132,7 +132,7 @@ def _run(arguments: Sequence[str] | None, ending: Ending) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as err:  # noqa: BLE001  (the edge: everything becomes a sentence here)
-        return _failed(err, session.debug)
+        return _failed(err, session)
     return code if isinstance(code, int) else 0
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.output import confirm, emit_json, facts, moment, say, table, tell
+from appliance.cli.output import confirm, emit_json, facts, moment, say, table, tell, warn
 from appliance.cli.session import Session, json_option, pass_session, yes_option
 
 if TYPE_CHECKING:
@@ -188,21 +188,34 @@ def _report_json(report: HostReport) -> dict[str, object]:
 
 @host.command()
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Also give up what is owed to it: for a host that is gone for good.")
 @yes_option
 @pass_session
-def remove(session: Session, name: str, yes: bool) -> None:
+def remove(session: Session, name: str, force: bool, yes: bool) -> None:
     """Forget a host. Its machines and all restore points stay.
 
+    Refused while a machine runs on it out of the repository, or something is still to be thawed or cleaned up there.
+    With --force that is named and given up: exports end, restore points are let go of, and nothing on the host is
+    touched, nor what recovered machines wrote.
+
     \b
-    Example:
+    Examples:
       strongroom host remove rack2 --yes
+      strongroom host remove burnt-down --force
     """
     from appliance.services.inventory import InventoryService
 
-    session.appliance.catalog.hosts.get(name)
-    confirm(f"Forget how to reach host {name}?", yes)
-    InventoryService(session.appliance).remove_host(name)
+    service = InventoryService(session.appliance)
+    debts = service.debts(name)
+    if force:
+        for debt in debts:
+            warn(debt)
+    also = ", and give up for good what is named above" if force and debts else ""
+    confirm(f"Forget how to reach host {name}{also}?", yes)
+    service.remove_host(name, force=force)
     say(f"Host {name} is removed.")
+    if also:
+        tell("What recovered machines wrote is left where it is: 'strongroom recovery list' names the folders.")
 
 
 @host.command("forget-checkpoints")

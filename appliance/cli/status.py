@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.cli.output import emit_json, facts, moment, say, size, table, warn
+from appliance.cli.output import emit_json, facts, moment, say, size, table, tell, warn
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
 
 if TYPE_CHECKING:
-    from appliance.services.status import Status
+    from appliance.models import RunRecord
+    from appliance.services.status import Status, StatusService
 
 
 @click.command()
+@click.option(
+    "--dismiss",
+    metavar="NAME",
+    help="Tell the failed last run of this machine or image no more (it is gone, say), until one fails again.",
+)
 @json_option
 @pass_session
-def status(session: Session, as_json: bool) -> None:
+def status(session: Session, dismiss: str | None, as_json: bool) -> None:
     """Show how everything stands: repository, hosts, last points, recoveries, holds, debts.
 
     Asks no host. Ends with exit code 3 when something needs an eye.
@@ -25,10 +31,15 @@ def status(session: Session, as_json: bool) -> None:
     Examples:
       strongroom status
       strongroom status --json
+      strongroom status --dismiss retired-server
     """
     from appliance.services.status import StatusService
 
-    found = StatusService(session.appliance).status()
+    service = StatusService(session.appliance)
+    if dismiss is not None:
+        _dismiss(service, dismiss, as_json)
+        return
+    found = service.status()
     if as_json:
         emit_json(_json(found))
     else:
@@ -36,7 +47,18 @@ def status(session: Session, as_json: bool) -> None:
     concerns = list(_concerns(found))
     for concern in concerns:
         warn(concern)
+    if found.failed_runs:
+        tell("hint: 'strongroom status --dismiss NAME' takes a machine that is not backed up any more off this list")
     exit_with(EXIT_PARTLY if concerns else 0)
+
+
+def _dismiss(service: StatusService, name: str, as_json: bool) -> None:
+    runs = service.dismiss(name)
+    if as_json:
+        emit_json([_run_json(run) for run in runs])
+        return
+    for run in runs:
+        say(f"The run of {run.name} of {moment(run.started_utc)} is dismissed.")
 
 
 def _concerns(found: Status) -> list[str]:
@@ -63,7 +85,8 @@ def _concerns(found: Status) -> list[str]:
         if not item.alive and item.export.kind == "export"
     ]
     concerns += [
-        f"the last run of {run.name} failed: {run.error}" for run in found.last_runs if run.state is RunState.FAILED
+        f"the last run of {run.name} {'failed' if run.state is RunState.FAILED else 'was interrupted'}: {run.error}"
+        for run in found.failed_runs
     ]
     return concerns
 
@@ -99,11 +122,26 @@ def _show(found: Status) -> None:
         ("run", [(item.run.name, item.run.id[:12], moment(item.run.started_utc)) for item in found.runs]),
         ("recovery", [(rec.machine_name, rec.id[:12], f"{rec.state} on {rec.host}") for rec in found.recoveries]),
         ("export", [(e.export.name, e.export.kind.value, e.export.address) for e in found.exports]),
-        ("hold", [(hold.purpose, f"point {hold.point[:12]}", moment(hold.created_utc)) for hold in found.holds]),
+        (
+            "hold",
+            [(h.id[:12], f"{h.purpose} of point {h.point[:12]}", moment(h.created_utc)) for h in found.holds],
+        ),
     ):
         if lines:
             say()
             table([heading, "", " "], lines)
+
+
+def _run_json(run: RunRecord) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "name": run.name,
+        "state": run.state.value,
+        "started_utc": run.started_utc,
+        "ended_utc": run.ended_utc,
+        "error": run.error,
+        "dismissed_utc": run.dismissed_utc,
+    }
 
 
 def _json(found: Status) -> dict[str, object]:
@@ -122,11 +160,7 @@ def _json(found: Status) -> dict[str, object]:
              "last_point_utc": m.last_point_utc}
             for m in found.machines
         ],
-        "last_runs": [
-            {"id": run.id, "name": run.name, "state": run.state.value, "started_utc": run.started_utc,
-             "ended_utc": run.ended_utc, "error": run.error}
-            for run in found.last_runs
-        ],
+        "last_runs": [_run_json(run) for run in found.last_runs],
         "runs": [
             {"id": item.run.id, "name": item.run.name, "started_utc": item.run.started_utc, "alive": item.alive}
             for item in found.runs

@@ -2,7 +2,7 @@
 
 The rule: only what the catalog recorded is touched; what its owner, alive, still uses is left alone; a checkpoint
 that the newest restore point relies on is kept; what cannot be undone now stays recorded, with the reason, and is
-tried again.
+tried again. Guests come first: what a host, a repository or the catalog refuses keeps nothing else from being tried.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import errno
 import shutil
 import socket
 import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ParamSpec, Self
 
 from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import MachineNotFound
 from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, OwedThaw, RunRecord, RunState
-from appliance.ownership import InUse, remove_unowned
+from appliance.ownership import InUse, own, remove_unowned
 from imaging.errors import HoldNotFound, ImagingError
 from imaging.images import SOCKET_FOLDER_PREFIX
 from imaging.pending import PENDING_FOLDER_PREFIX
@@ -28,6 +29,7 @@ from imaging.pending import PENDING_FOLDER_PREFIX
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
 
+P = ParamSpec("P")
 _STARTING_S = 60.0  # a server that was just started may not listen yet
 
 
@@ -44,24 +46,53 @@ class CleaningService:
 
     def settle(self) -> tuple[str, ...]:
         """Undo what can be undone; returns what could not be, as sentences."""
-        self.tidy()
-        problems: list[str] = []
         with _Connections(self._appliance) as connections:
-            for record in self._appliance.catalog.cleanups.list():
+            thaws = attempted("owed thaws", self._thaw, connections)
+            undone = attempted("clean-ups", self._undo_all, connections)
+        return (*thaws, *undone, *self.tidy())
+
+    def settle_here(self) -> tuple[str, ...]:
+        """The part that concerns this machine alone, holds of dead commands included: asks no host."""
+        with _Connections(self._appliance) as connections:
+            released = attempted("holds", self._undo_all, connections, CleanupAction.RELEASE_HOLD)
+        return (*released, *self.tidy())
+
+    def hurts_guests(self) -> bool:
+        """Whether a debt is left that a guest may suffer from: it is frozen, or nobody watches its job's scratch."""
+        catalog = self._appliance.catalog
+        return bool(catalog.thaws.list()) or any(
+            record.action is CleanupAction.END_BACKUP_JOB and not self._appliance.alive(record.owner)
+            for record in catalog.cleanups.list()
+        )
+
+    def _undo_all(self, connections: _Connections, only: CleanupAction | None = None) -> list[str]:
+        problems: list[str] = []
+        for record in self._appliance.catalog.cleanups.list():
+            if only in (None, record.action) and not self._appliance.alive(record.owner):
+                about = f"{record.action} of {record.machine_name or record.owner}"
+                problems += attempted(about, self._undo_once, record, connections)
+        return problems
+
+    def _undo_once(self, record: CleanupRecord, connections: _Connections) -> list[str]:
+        """One process at a time for each owner: a second one, late, might end the job of a run that began since."""
+        lock = self._appliance.settings.run_directory / f"settling-{record.owner}.lock"
+        with own(lock, record.owner, wait=True):
+            try:
                 # Asked again once its owner is known to be gone: what that one, ending well, has dropped is wanted.
-                if not self._appliance.alive(record.owner) and self._is_owed(record):
-                    problems += self._attempt(record, connections)
-            problems += self._thaw(connections)
-        return tuple(problems)
+                return self._attempt(record, connections) if self._is_owed(record) else []
+            finally:
+                lock.unlink(missing_ok=True)
 
     def _is_owed(self, record: CleanupRecord) -> bool:
         return any(each.id == record.id for each in self._appliance.catalog.cleanups.list(record.owner))
 
-    def tidy(self) -> None:
-        """The part that concerns this machine alone: asks no host."""
-        self._mark_interrupted()
-        self._remove_stale_sockets()
-        self._remove_stale_caches()
+    def tidy(self) -> tuple[str, ...]:
+        """Runs and files of dead processes; returns what could not be done, as sentences."""
+        return (
+            *attempted("interrupted runs", self._mark_interrupted),
+            *attempted("sockets of dead servers", self._remove_stale_sockets),
+            *attempted("caches of dead runs", self._remove_stale_caches),
+        )
 
     def settle_owner(self, owner: str, hypervisor: Hypervisor | None) -> tuple[str, ...]:
         """As settle, for one owner whose work has ended (the caller is that owner), over its own connection."""
@@ -89,13 +120,18 @@ class CleaningService:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _mark_interrupted(self) -> None:
+    def _mark_interrupted(self) -> list[str]:
         catalog = self._appliance.catalog
+        problems: list[str] = []
         for run in catalog.runs.list(state=RunState.RUNNING):
             if not self._appliance.alive(f"run-{run.id}") and catalog.runs.get(run.id).state is RunState.RUNNING:
-                catalog.runs.save(self._interrupted(run))
+                problems += attempted(f"how the run of {run.name} ended", self._mark, run)
         for lock in self._appliance.settings.run_directory.glob("run-*.lock"):
             remove_unowned(lock)
+        return problems
+
+    def _mark(self, run: RunRecord) -> None:
+        self._appliance.catalog.runs.save(self._interrupted(run))
 
     def _interrupted(self, run: RunRecord) -> RunRecord:
         """How the run of a process that died ended: with the point that it had committed, or without one."""
@@ -156,12 +192,15 @@ class CleaningService:
         """Ask once for every thaw that is owed, but of no machine that a living run is just beginning to back up."""
         problems: list[str] = []
         for debt in self._appliance.catalog.thaws.list():
-            try:
-                with self._appliance.own(freezing(debt.machine_uuid), f"the guest agent of {debt.name}"):
-                    problems += self._thaw_one(debt, connections)
-            except InUse:
-                continue  # frozen rightly, or thawed by another process at this moment
+            problems += attempted(f"thaw of {debt.name}", self._thaw_unless_busy, debt, connections)
         return problems
+
+    def _thaw_unless_busy(self, debt: OwedThaw, connections: _Connections) -> list[str]:
+        try:
+            with self._appliance.own(freezing(debt.machine_uuid), f"the guest agent of {debt.name}"):
+                return self._thaw_one(debt, connections)
+        except InUse:
+            return []  # frozen rightly, or thawed by another process at this moment
 
     def _thaw_one(self, debt: OwedThaw, connections: _Connections) -> list[str]:
         thaws = self._appliance.catalog.thaws
@@ -180,6 +219,14 @@ class CleaningService:
             return []
         thaws.failed(debt.machine_uuid, debt.host, thaw.detail)
         return [f"thaw of {debt.name} is not confirmed: {thaw.detail}"]
+
+
+def attempted(what: str, step: Callable[P, Iterable[str] | None], *args: P.args, **kwargs: P.kwargs) -> tuple[str, ...]:
+    """The problems that the step tells, or the one that ended it: as sentences, as there is more to be tried."""
+    try:
+        return tuple(step(*args, **kwargs) or ())
+    except (StrongroomError, ImagingError, OSError) as err:
+        return (f"{what}: {err}",)
 
 
 def _delete_checkpoint(hypervisor: Hypervisor, record: CleanupRecord) -> None:

@@ -12,7 +12,7 @@ from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import HypervisorError, MachineNotFound
 from appliance.hypervisor.protocol import HostConfig, HostFacts, MachineInfo
 from appliance.hypervisor.uri import check_host
-from appliance.models import HostRecord, MachineRecord
+from appliance.models import CleanupRecord, HostRecord, MachineRecord
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -42,7 +42,21 @@ class HostNeeded(StrongroomError):
     def __init__(self, name: str, reasons: tuple[str, ...]) -> None:
         super().__init__(
             f"host {name} cannot be removed: {'; '.join(reasons)}",
-            hint="End that first ('strongroom status' shows it), then remove the host.",
+            hint="End that first ('strongroom status' shows it), then remove the host. If the host is gone for good:"
+            f" strongroom host remove {name} --force",
+            name=name,
+        )
+
+
+class HostInUse(StrongroomError):
+    """A command is at work on the host at this moment."""
+
+    retryable = True
+
+    def __init__(self, name: str, works: tuple[str, ...]) -> None:
+        super().__init__(
+            f"host {name} cannot be removed while a command is at work on it: {'; '.join(works)}",
+            hint="Wait until it has ended, or end it, then try again.",
             name=name,
         )
 
@@ -104,20 +118,45 @@ class InventoryService:
             answered_s = self._appliance.clock.monotonic_s() - started_s
             return HostReport(config, facts, answered_s, len(hypervisor.machines.list()))
 
-    def remove_host(self, name: str) -> None:
-        """Forget how to reach a host. Its restore points stay. HostNeeded while a recovery or a debt is there."""
+    def remove_host(self, name: str, *, force: bool = False) -> tuple[str, ...]:
+        """Forget how to reach a host; its restore points stay. Returns the debts that were dropped, as sentences.
+
+        HostNeeded while something is owed to it or runs on it out of the repository, unless `force`: then that is given
+        up, for a host that is gone for good. HostInUse. RecordMissing.
+        """
+        from appliance.services.recovery import RecoveryService
+
+        catalog = self._appliance.catalog
+        debts = self.debts(name)
+        if debts and not force:
+            raise HostNeeded(name, debts)
+        cleanups = [record for record in catalog.cleanups.list() if record.host == name]
+        works = {record.owner: None for record in cleanups if self._appliance.alive(record.owner)}
+        if works:
+            raise HostInUse(name, tuple(works))
+        for recovery in catalog.recoveries.list(ended=False):
+            if recovery.host == name:
+                RecoveryService(self._appliance).abandon(recovery.id)
+        for thaw in catalog.thaws.list():
+            if thaw.host == name:
+                catalog.thaws.paid(thaw.machine_uuid, name)
+        for cleanup in cleanups:
+            catalog.cleanups.drop(cleanup.id)
+        catalog.hosts.remove(name)
+        return debts
+
+    def debts(self, name: str) -> tuple[str, ...]:
+        """What would be given up with a host, as sentences. RecordMissing."""
         catalog = self._appliance.catalog
         catalog.hosts.get(name)
-        reasons = [
+        debts = [
             f"recovery {record.id[:8]} ({record.machine_name}) is {record.state}"
             for record in catalog.recoveries.list(ended=False)
             if record.host == name
         ]
-        reasons += [f"a thaw of {debt.name} is owed" for debt in catalog.thaws.list() if debt.host == name]
-        reasons += [f"a clean-up is pending ({item.action})" for item in catalog.cleanups.list() if item.host == name]
-        if reasons:
-            raise HostNeeded(name, tuple(reasons))
-        catalog.hosts.remove(name)
+        debts += [f"a thaw of {debt.name} is owed" for debt in catalog.thaws.list() if debt.host == name]
+        debts += [_pending(record) for record in catalog.cleanups.list() if record.host == name]
+        return tuple(debts)
 
     def list_machines(self, host: str | None = None) -> MachineList:
         """Of one host, or of all. With one host named, its failure is raised; else it is told in `problems`."""
@@ -171,3 +210,8 @@ class InventoryService:
         if not records:
             raise NoHosts
         return records
+
+
+def _pending(record: CleanupRecord) -> str:
+    about = " ".join(part for part in (record.action, record.subject or ", ".join(record.paths)) if part)
+    return f"a clean-up is pending: {about}" + (f" of {record.machine_name}" if record.machine_name else "")

@@ -25,7 +25,7 @@ from appliance.models import (
     new_id,
 )
 from appliance.services.moments import looks_like_moment, parse_moment
-from imaging.errors import PointNotFound
+from imaging.errors import PointHeld, PointNotFound
 from imaging.manifest import ManifestName
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from imaging.manifest import DiskEntry, Manifest
     from imaging.points import DamagedPoint, Hold, Point, Survey
 
+_HELD_HINT = (
+    "End what uses it (discard, umount) or lift its protection, then delete it. 'strongroom repository hold list' tells"
+    " what that is, and 'repository hold release' lets go of what nobody uses any more."
+)
 LATEST = "latest"
 PROTECTED = "protected"
 
@@ -218,10 +222,19 @@ class PointService:
         )
 
     def delete(self, wanted: str) -> Point:
-        """Drop a point; the space is given back when the repository is collected. PointHeld while something uses it."""
+        """Drop a point; the space is given back when the repository is collected. PointHeld while something uses it:
+        what commands that were killed held is let go of first.
+        """
+        from appliance.services.upkeep import UpkeepService
+
         point = self.resolve(wanted)
+        problems = UpkeepService(self._appliance).here()
         self._owe_checkpoint(point)
-        self._appliance.repository.delete_point(point, by=self._appliance.record.id)
+        try:
+            self._appliance.repository.delete_point(point, by=self._appliance.record.id)
+        except PointHeld as err:
+            err.hint = "; ".join([*problems, _HELD_HINT])
+            raise
         self._appliance.catalog.points.remove(point.manifest.id)
         self.refresh()
         return point

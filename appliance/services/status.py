@@ -6,7 +6,7 @@ shown for it. It asks no hypervisor, so that it answers at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from appliance import home
@@ -27,6 +27,15 @@ from imaging.errors import ImagingError
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.points import Hold
+
+
+class NothingToDismiss(StrongroomError):
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no run of {name!r} waits to be dismissed: its last one did not fail, or there is none",
+            hint="'strongroom status' names the machines whose last run failed.",
+            name=name,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,11 @@ class Status:
     cleanups: tuple[CleanupRecord, ...]  # of owners that are dead
     problems: tuple[str, ...]
 
+    @property
+    def failed_runs(self) -> tuple[RunRecord, ...]:
+        """Last runs that made no point, and that nobody has dismissed."""
+        return tuple(run for run in self.last_runs if _waits(run))
+
 
 class StatusService:
     """Borrows the appliance."""
@@ -85,7 +99,7 @@ class StatusService:
             repository=repository,
             hosts=catalog.hosts.list(),
             machines=catalog.points.machines(),
-            last_runs=self._last_runs(),
+            last_runs=catalog.runs.last(),
             runs=tuple(ActiveRun(run, appliance.alive(f"run-{run.id}")) for run in runs),
             recoveries=catalog.recoveries.list(ended=False),
             exports=tuple(ActiveExport(each, appliance.alive(f"export-{each.id}")) for each in catalog.exports.list()),
@@ -95,16 +109,27 @@ class StatusService:
             problems=tuple(problems),
         )
 
-    def _last_runs(self) -> tuple[RunRecord, ...]:
-        last: dict[tuple[str, str], RunRecord] = {}
-        for run in self._appliance.catalog.runs.list(limit=1000):
-            last.setdefault((run.machine_kind, run.uuid or run.name), run)
-        return tuple(last.values())
+    def dismiss(self, name: str) -> tuple[RunRecord, ...]:
+        """Take the failed last run of a machine or image (by name, UUID, vm:NAME or image:NAME) off the list of what
+        needs an eye, until the next one fails. NothingToDismiss.
+        """
+        runs, now = self._appliance.catalog.runs, self._appliance.clock.now_utc()
+        found = tuple(
+            replace(run, dismissed_utc=now)
+            for run in runs.last()
+            if _waits(run) and name in (run.name, run.uuid, f"{run.machine_kind}:{run.name}")
+        )
+        if not found:
+            raise NothingToDismiss(name)
+        for run in found:
+            runs.save(run)
+        return found
 
     def _repository(self, problems: list[str]) -> tuple[RepositoryState, tuple[Hold, ...]]:
         location = str(self._appliance.settings.repository.path)
         try:
             repository = self._appliance.repository
+            problems += [f"the repository: {loss}" for loss in repository.losses]
             for damaged in PointService(self._appliance).refresh():
                 problems.append(f"restore point {damaged.id} cannot be read: {damaged.error}")
             holds = tuple(repository.holds())
@@ -113,3 +138,7 @@ class StatusService:
             problems.append(f"the repository: {err}")
         record = self._appliance.catalog.repository()
         return RepositoryState(None if record is None else record.id, location, False, None), ()
+
+
+def _waits(run: RunRecord) -> bool:
+    return run.state in (RunState.FAILED, RunState.INTERRUPTED) and run.dismissed_utc is None

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from appliance.models import RecoveryRecord, RecoveryState
-from appliance.services.recovery import RecoveryService, Supervisor, service, spawning
+from appliance.services import spawning
+from appliance.services.recovery import RecoveryService, Supervisor, service
 from tests.integration.backing_up import MIB, Disk, Rig, blank, device, firmware_machine, hmp
 from tests.lab import Lab, LabGuest
 

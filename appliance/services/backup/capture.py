@@ -20,6 +20,7 @@ from appliance.hypervisor.errors import BackupRefused, BitmapUntrusted, Hypervis
 from appliance.hypervisor.protocol import BackupJob, BackupRequest, DiskBackup, Hypervisor, MachineInfo
 from appliance.hypervisor.scratch import ScratchWatch
 from appliance.models import CleanupAction, CleanupRecord, ReadKind, new_id
+from appliance.services import spawning
 from appliance.services.backup.captured import CONSISTENCY_OFFLINE, Capture, CapturedDisk
 from appliance.services.backup.planning import DiskPlan, Plan
 from appliance.services.backup.quiesce import Quiescer
@@ -65,8 +66,17 @@ class Guard:
 @contextmanager
 def capture_running(hypervisor: Hypervisor, machine: MachineInfo, plan: Plan, guard: Guard, quiescer: Quiescer,
                     settings: Settings) -> Iterator[Capture]:  # fmt: skip
-    """A pull-mode backup job over the whole body; it is ended when the body ends, however that is."""
+    """A pull-mode backup job over the whole body; it is ended when the body ends, however that is.
+
+    Should this process die, its job is ended at once: nobody would watch the scratch, and a full one pauses the guest.
+    """
     plan = trusted(hypervisor, machine, plan)
+    with spawning.watchdog(settings):
+        yield from _capturing(hypervisor, machine, plan, guard, quiescer, settings)
+
+
+def _capturing(hypervisor: Hypervisor, machine: MachineInfo, plan: Plan, guard: Guard, quiescer: Quiescer,
+               settings: Settings) -> Iterator[Capture]:  # fmt: skip
     checkpoint = str(uuid4())
     folder = PurePosixPath(settings.scratch.directory) / guard.owner[:16]  # the path of a socket is 107 bytes at most
     request_socket = str(folder / "nbd")

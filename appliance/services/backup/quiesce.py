@@ -1,23 +1,23 @@
 """Freeze a guest's file systems for the moment of a backup's begin, and see to it that they are thawed.
 
 The rule: a freeze is a debt, written down before it is asked for and paid only when the agent confirms. A timer thaws
-if the begin hangs; a watchdog process thaws if this one dies; a process of its own asks again and again when the agent
-does not answer, for a freeze that timed out may still happen; and the next start pays what is owed even then.
+if the begin hangs; the watchdog of the capture thaws if this process dies; a process of its own asks again and again
+when the agent does not answer, for a freeze that timed out may still happen; and the next start pays what is owed even
+then.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.catalog.errors import CatalogError
 from appliance.hypervisor.protocol import FreezeOutcome, Hypervisor, MachineInfo, MachineState
 from appliance.ownership import own
+from appliance.services import spawning
 from appliance.services.cleaning import freezing
 
 if TYPE_CHECKING:
@@ -46,19 +46,19 @@ class Quiescer:
     @contextmanager
     def frozen(self, machine: MachineInfo) -> Iterator[Quiesced]:
         """Freeze, run the body, thaw. A guest without an agent, or whose agent fails, is not frozen, and that is
-        noted."""
+        noted. To be called under `spawning.watchdog`.
+        """
         result = Quiesced()
         if not machine.agent_channel or machine.state is not MachineState.RUNNING:
             yield result
             return
-        command = thaw_owed_command(self._appliance.settings.home)
         try:
             lock = self._appliance.settings.run_directory / f"{freezing(machine.uuid)}.lock"
-            with own(lock, f"the guest agent of {machine.name}", wait=True), _watchdog(command):
+            with own(lock, f"the guest agent of {machine.name}", wait=True):
                 yield from self._frozen(machine, result)
         finally:
-            if self._is_owed(machine):
-                _start(command)
+            if self._may_be_owed(machine):
+                spawning.pay_debts(self._appliance.settings)
 
     def _frozen(self, machine: MachineInfo, result: Quiesced) -> Iterator[Quiesced]:
         owed_before = self._is_owed(machine)
@@ -90,6 +90,12 @@ class Quiescer:
         wanted = (machine.uuid, self._hypervisor.host.name)
         return any((debt.machine_uuid, debt.host) == wanted for debt in self._appliance.catalog.thaws.list())
 
+    def _may_be_owed(self, machine: MachineInfo) -> bool:
+        try:
+            return self._is_owed(machine)
+        except CatalogError:
+            return True
+
     def _thaw(self, machine: MachineInfo, result: Quiesced) -> None:
         """Thaw once; what is not confirmed stays owed."""
         thaws, host = self._appliance.catalog.thaws, self._hypervisor.host.name
@@ -120,30 +126,3 @@ class _Limit:
         self._timer.cancel()
         self._timer.join()
         return self._reached
-
-
-@contextmanager
-def _watchdog(command: Sequence[str]) -> Iterator[None]:
-    """A shell that waits for us on a pipe: if we die, it runs the command. It costs a fork, no interpreter."""
-    script = 'read -r answer; [ "$answer" = done ] || exec "$@"'
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", script, "strongroom-thaw", *command],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        process.communicate(b"done\n")
-
-
-def _start(command: Sequence[str]) -> None:
-    """Leave it running on its own; it ends by itself."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    threading.Thread(target=process.wait, name="thaw-owed", daemon=True).start()  # so that it is reaped
-
-
-def thaw_owed_command(home: Path) -> list[str]:
-    """Has the appliance of this home settle its debts until no thaw is owed."""
-    return [sys.executable, "-m", "appliance.cli", "--home", str(home), "supervise", "--once"]

@@ -7,11 +7,12 @@ run is undone by the next start. Success is said only after the manifest is dura
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.catalog.errors import CatalogError
 from appliance.hypervisor.protocol import (
     DiskDevice,
     DiskInfo,
@@ -20,14 +21,17 @@ from appliance.hypervisor.protocol import (
     MachineInfo,
     SourceKind,
 )
-from appliance.models import ReadKind, RunDisk, RunRecord, RunState, new_id
+from appliance.models import CleanupAction, ReadKind, RunDisk, RunRecord, RunState, new_id
 from appliance.progress import SILENT, Progress
+from appliance.services import spawning
 from appliance.services.backup.captured import CONSISTENCY_OFFLINE, Capture, CapturedDisk
 from appliance.services.backup.planning import DiskPlan, plan_disks
 from appliance.services.backup.storing import Storer, entry_kind, machine_files
 from appliance.services.cleaning import CleaningService
 from appliance.services.points import PointService
+from appliance.services.upkeep import UpkeepService
 from imaging import images
+from imaging.errors import SeriesBusy
 from imaging.manifest import Machine, ManifestDraft
 from imaging.packing import PackWriter
 from imaging.pending import PendingIndex
@@ -66,11 +70,11 @@ class BackupService:
         """Back up a virtual machine, by name or UUID. Raises StrongroomError, ImagingError."""
         from appliance.services.inventory import InventoryService
 
-        for problem in self._cleaning.settle():
+        for problem in UpkeepService(self._appliance).once():
             progress.note(f"left from an earlier run: {problem}")
         found = InventoryService(self._appliance).find(name, host)
         run = self._run(found.machine.name, "vm", found.machine.uuid, found.host)
-        with self._recorded(run) as record, self._appliance.connect(found.host) as hypervisor:
+        with self._pursued(run), self._recorded(run) as record, self._appliance.connect(found.host) as hypervisor:
             machine = hypervisor.machines.get(found.machine.uuid)
             try:
                 result = self._machine(record, hypervisor, machine, full, progress)
@@ -82,7 +86,8 @@ class BackupService:
     def run_image(self, path: Path, image_format: str, name: str, *, progress: Progress = SILENT) -> RunResult:
         """Back up an image file or block device under a name. It is read in full; what is known is not stored again."""
         images.check_alone(path, image_format)
-        self._cleaning.tidy()
+        for problem in UpkeepService(self._appliance).here():
+            progress.note(f"left from an earlier run: {problem}")
         run = self._run(name, "image", None, None)
         with self._recorded(run) as record:
             disk = DiskInfo(
@@ -172,8 +177,22 @@ class BackupService:
         return RunRecord(new_id(), name, kind, uuid, host, RunState.RUNNING, self._appliance.clock.now_utc())
 
     @contextmanager
+    def _pursued(self, run: RunRecord) -> Iterator[None]:
+        """A job that could not be ended with the run is, by a process of its own: its scratch is not watched now."""
+        try:
+            yield
+        finally:
+            with suppress(CatalogError):
+                left = self._appliance.catalog.cleanups.list(f"run-{run.id}")
+                if any(record.action is CleanupAction.END_BACKUP_JOB for record in left):
+                    spawning.pay_debts(self._appliance.settings)
+
+    @contextmanager
     def _recorded(self, run: RunRecord) -> Iterator[_Recorded]:
-        """The run in the catalog from its first moment to its end; its lock tells others that it lives."""
+        """The run in the catalog from its first moment to its end; its lock tells others that it lives.
+
+        One that found another at work on the same machine never began.
+        """
         appliance = self._appliance
         try:
             with appliance.own(f"run-{run.id}", f"run {run.id}"):
@@ -181,9 +200,12 @@ class BackupService:
                 appliance.catalog.runs.save(run)
                 try:
                     yield record
+                except SeriesBusy:
+                    appliance.catalog.runs.remove(run.id)
+                    raise
                 except BaseException as err:
                     if record.run.state is RunState.RUNNING:
-                        record.end(RunState.FAILED, error=str(err) or type(err).__name__)
+                        record.end(RunState.FAILED, error=_words(err))
                     raise
         finally:
             (appliance.settings.run_directory / f"run-{run.id}.lock").unlink(missing_ok=True)
@@ -206,3 +228,7 @@ class _Recorded:
     def end(self, state: RunState, error: str | None = None) -> None:
         self.run = replace(self.run, state=state, ended_utc=self._appliance.clock.now_utc(), error=error)
         self._appliance.catalog.runs.save(self.run)
+
+
+def _words(err: BaseException) -> str:
+    return str(err) or ("it was interrupted" if isinstance(err, KeyboardInterrupt) else type(err).__name__)

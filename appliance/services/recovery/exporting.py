@@ -52,7 +52,7 @@ class RecoveryExports:
 
     def stop(self) -> None:
         """End them all. ExportFailed, after all were tried."""
-        export.stop_all([self._find(disk) for disk in self._record.disks])
+        stop_exports(self._record)
 
     def last_words(self) -> str:
         """What the exports complained of last."""
@@ -80,7 +80,7 @@ class RecoveryExports:
         return [disk for disk in self._record.disks if not disk.migrated]
 
     def _find(self, disk: RecoveryDisk) -> Export:
-        return export.find(self._listen(disk), f"disk {disk.target} of {self._record.source_name}")
+        return export.find(self._listen(disk), _label(self._record, disk))
 
     def _listen(self, disk: RecoveryDisk) -> Listen:
         return Listen(Path(disk.socket), owner=self._owner)
@@ -95,3 +95,12 @@ class RecoveryExports:
             disk=disk.target,
             cache_bytes=settings.recovery.cache_bytes,
         )
+
+
+def stop_exports(record: RecoveryRecord) -> None:
+    """End all exports of a recovery; its host need not answer. ExportFailed, after all were tried."""
+    export.stop_all([export.find(Listen(Path(disk.socket)), _label(record, disk)) for disk in record.disks])
+
+
+def _label(record: RecoveryRecord, disk: RecoveryDisk) -> str:
+    return f"disk {disk.target} of {record.source_name}"

@@ -19,7 +19,7 @@ from appliance.models import RecoveryRecord, RecoveryState
 from appliance.services.recovery import locking
 from appliance.services.recovery.beginning import hold_point, prepare
 from appliance.services.recovery.errors import MachineGone, OverlayGone
-from appliance.services.recovery.exporting import RecoveryExports
+from appliance.services.recovery.exporting import RecoveryExports, stop_exports
 from appliance.services.recovery.tending import check, tend
 from imaging.errors import HoldNotFound
 
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 _RESUMES = 20
 _RESUME_PAUSE_S = 0.1
+
+
+def tell(appliance: Appliance, id: str, err: Exception) -> None:
+    """Have `recovery list` show what keeps a recovery from being looked at; the caller holds its lock."""
+    record = appliance.catalog.recoveries.get(id)
+    if not record.state.ended and record.error != str(err):
+        appliance.catalog.recoveries.update(record, now_utc=appliance.clock.now_utc(), error=str(err))
 
 
 class Recovery:
@@ -127,8 +134,29 @@ class Recovery:
         locking.forget(self.appliance, self.record.id)
 
     def _release(self) -> None:
-        """Also a hold that was placed by a process that died before it could note it."""
-        for hold in self.appliance.repository.holds():
-            if hold.owner == f"recovery-{self.record.id}":
-                with contextlib.suppress(HoldNotFound):  # what was wanted
-                    self.appliance.repository.release(hold.id)
+        _release(self.appliance, self.record)
+
+
+def abandon(appliance: Appliance, record: RecoveryRecord) -> RecoveryRecord:
+    """Give up a recovery whose host is gone for good; the caller holds its lock.
+
+    Its exports end and the point is let go of. The host is not asked; what the machine wrote stays where it is.
+    """
+    catalog, clock = appliance.catalog, appliance.clock
+    if record.state is not RecoveryState.DISCARDING:
+        record = catalog.recoveries.update(record, now_utc=clock.now_utc(), state=RecoveryState.DISCARDING)
+    stop_exports(record)
+    _release(appliance, record)
+    left = ", ".join([record.folder, *(disk.destination for disk in record.disks if disk.destination)])
+    told = f"given up with its host {record.host}; what it wrote was left in {left}"
+    record = catalog.recoveries.update(record, now_utc=clock.now_utc(), state=RecoveryState.DISCARDED, error=told)
+    locking.forget(appliance, record.id)
+    return record
+
+
+def _release(appliance: Appliance, record: RecoveryRecord) -> None:
+    """Also a hold that was placed by a process that died before it could note it."""
+    for hold in appliance.repository.holds():
+        if hold.owner == f"recovery-{record.id}":
+            with contextlib.suppress(HoldNotFound):  # what was wanted
+                appliance.repository.release(hold.id)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.errors import StrongroomError
+from appliance.hypervisor.errors import HostUnreachable
 from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.ownership import InUse
@@ -27,10 +28,10 @@ from appliance.services.recovery.errors import (
     RecoveryEnded,
     RecoveryNotRunning,
 )
-from appliance.services.recovery.lifecycle import Recovery
+from appliance.services.recovery.lifecycle import Recovery, abandon, tell
 from appliance.services.recovery.migrating import Migration, destinations
 from appliance.services.recovery.planning import Request, plan_recovery
-from appliance.services.recovery.spawning import ensure_supervisor
+from appliance.services.spawning import ensure_supervisor, looked_after
 from imaging.errors import ImagingError
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class RecoveryService:
             if record.state is RecoveryState.MIGRATING:
                 if to is not None:
                     raise MigrationGoesElsewhere(record.id, record.method.value if record.method else "pull")
+                if record.error is not None:
+                    recovery.update(error=None)
             elif record.state in (RecoveryState.RUNNING, RecoveryState.FAILED):
                 planned = destinations(recovery.hypervisor, record, to, image_format)
                 recovery.update(state=RecoveryState.MIGRATING, method=planned.method, disks=planned.disks, error=None)
@@ -142,6 +145,15 @@ class RecoveryService:
         with self._at_work(id) as recovery:
             recovery.discard()
             return recovery.record
+
+    def abandon(self, id: str) -> RecoveryRecord:
+        """Give up what runs on a host that is gone for good: exports and hold go, the host is not asked.
+
+        What the machine wrote is not removed. RecordMissing, RecoveryEnded, InUse, ExportFailed, ImagingError.
+        """
+        id = self._open(id).id
+        with locking.commanding(self._appliance, id):
+            return abandon(self._appliance, self._open(id))
 
     def resume(self, *, progress: Progress = SILENT, supervise: bool = True) -> tuple[Resumed, ...]:
         """Carry every recovery on from where it was left: first all machines run again, then migrations go on.
@@ -173,8 +185,6 @@ class RecoveryService:
                 recovery.discard()
             case RecoveryState.SERVING:
                 recovery.begin()
-            case RecoveryState.MIGRATING:
-                recovery.revive()
             case _:
                 recovery.revive()
                 if recovery.record.error is not None:
@@ -218,8 +228,18 @@ class RecoveryService:
     def _at_work(self, id: str) -> Iterator[Recovery]:
         """A recovery that has not ended, its host, and its lock. RecordMissing, RecoveryEnded, InUse."""
         id = self._open(id).id
-        with locking.commanding(self._appliance, id), self._appliance.connect(self._open(id).host) as host:
+        with locking.commanding(self._appliance, id), self._reached(self._open(id)) as host:
             yield Recovery(self._appliance, host, self._open(id))
+
+    def _reached(self, record: RecoveryRecord) -> Hypervisor:
+        try:
+            return self._appliance.connect(record.host)
+        except StrongroomError as err:
+            if not looked_after(self._appliance):  # else it is told, and taken back, by who looks
+                tell(self._appliance, record.id, err)
+            if isinstance(err, HostUnreachable):
+                err.hint += f" If it is gone for good: strongroom host remove {record.host} --force"
+            raise
 
     def _open(self, id: str) -> RecoveryRecord:
         record = self._appliance.catalog.recoveries.get(id)

@@ -23,9 +23,9 @@ from appliance.ownership import InUse
 from appliance.progress import SilentProgress
 from appliance.services.recovery import locking
 from appliance.services.recovery.errors import KeepsPausing
-from appliance.services.recovery.lifecycle import Recovery
+from appliance.services.recovery.lifecycle import Recovery, tell
 from appliance.services.recovery.migrating import Migration
-from appliance.services.recovery.spawning import DAEMON, SUPERVISOR
+from appliance.services.spawning import DAEMON, SUPERVISOR
 from appliance.services.upkeep import UpkeepService
 from imaging.errors import ImagingError
 
@@ -108,12 +108,12 @@ class Supervisor:
 
     def _needed(self) -> bool:
         """Whether anything is left; not when the whole home was removed."""
-        catalog = self._appliance.catalog
         try:
-            return bool(catalog.recoveries.list(ended=False) or catalog.thaws.list())
+            if self._appliance.catalog.recoveries.list(ended=False):
+                return True
         except CatalogError as err:
             _log.warning("%s", err)
-            return self._appliance.settings.catalog_file.exists()
+        return UpkeepService(self._appliance).guest_hurt()
 
     def look(self) -> None:
         """One look at every recovery that has not ended."""
@@ -130,7 +130,7 @@ class Supervisor:
 
     def _look_at(self, record: RecoveryRecord, memory: _Memory) -> None:
         try:
-            hypervisor = self._connection(record.host)  # which may take long: nobody has to wait for that
+            hypervisor = self._reached(record)
             with locking.looking(self._appliance, record.id):
                 # What the list said may be over: a command may have ended it since.
                 record = self._appliance.catalog.recoveries.get(record.id)
@@ -152,6 +152,15 @@ class Supervisor:
                 _log.exception("recovery %s", record.id)
             memory.words = str(err)
             self._wait_longer(record, memory, err)
+
+    def _reached(self, record: RecoveryRecord) -> Hypervisor:
+        """Its host, which may take long: nobody has to wait for that. That it does not answer is told in the record."""
+        try:
+            return self._connection(record.host)
+        except StrongroomError as err:
+            with locking.looking(self._appliance, record.id):
+                tell(self._appliance, record.id, err)
+            raise
 
     def _work(self, recovery: Recovery, memory: _Memory) -> None:
         state = recovery.record.state
@@ -204,14 +213,19 @@ class Supervisor:
         over = threading.Event()
 
         def work() -> None:
+            upkeep = UpkeepService(self._appliance)
+            told: tuple[str, ...] = ()
+            retry_s = pause_s = self._appliance.settings.agent.thaw_retry_s
             while True:
-                try:
-                    for problem in UpkeepService(self._appliance).once():
+                problems = upkeep.once()
+                for problem in problems:
+                    if problem not in told:
                         _log.warning("%s", problem)
-                except (StrongroomError, ImagingError, OSError) as err:
-                    _log.warning("upkeep: %s", err)
-                if over.wait(_UPKEEP_S):
+                told = problems
+                hurt = upkeep.guest_hurt()
+                if over.wait(pause_s if hurt else _UPKEEP_S):
                     return
+                pause_s = min(2 * pause_s, _UPKEEP_S) if hurt else retry_s
 
         thread = threading.Thread(target=work, name="upkeep", daemon=True)
         thread.start()

@@ -1,0 +1,106 @@
+"""Holds on restore points: what keeps each, and letting go of what nobody uses any more.
+
+The rule: a hold that this home knows a use of ends with that use. Any other may be of another appliance, or of a
+catalog that was lost: only an admin can tell, and is told what speaks for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.errors import StrongroomError
+from appliance.models import CleanupAction
+from appliance.ownership import is_owned
+from appliance.services.points import PROTECTED
+from appliance.services.upkeep import UpkeepService
+from imaging.errors import HoldNotFound
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from imaging.points import Hold
+
+
+class HoldInUse(StrongroomError):
+    def __init__(self, held: HeldPoint) -> None:
+        super().__init__(f"hold {held.hold.id[:12]} is in use: {held.use}", hint=held.way_out, hold=held.hold.id)
+
+
+class HoldAmbiguous(StrongroomError):
+    def __init__(self, wanted: str, count: int) -> None:
+        super().__init__(f"{count} holds begin with {wanted}", hint="Give more digits of the id.", wanted=wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPoint:
+    """A hold, the name of what the point is of (None: the point is not known), and what uses it, as a sentence.
+
+    `way_out` ends that use; "": the use is not known to this home, and only an admin can say that there is none.
+    """
+
+    hold: Hold
+    name: str | None
+    use: str
+    way_out: str
+
+
+class HoldService:
+    """Borrows the appliance."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    def list(self) -> tuple[HeldPoint, ...]:
+        """Oldest first; what commands that were killed held is let go of first."""
+        UpkeepService(self._appliance).here()
+        names = {point.id: point.name for point in self._appliance.catalog.points.list()}
+        return tuple(self._told(hold, names.get(hold.point)) for hold in self._appliance.repository.holds())
+
+    def find(self, wanted: str) -> HeldPoint:
+        """By its id or a unique beginning of it. HoldNotFound, HoldAmbiguous."""
+        found = [held for held in self.list() if wanted and held.hold.id.startswith(wanted.lower())]
+        if not found:
+            raise HoldNotFound(wanted)
+        if len(found) > 1:
+            raise HoldAmbiguous(wanted, len(found))
+        return found[0]
+
+    def release(self, held: HeldPoint) -> None:
+        """Let go of one that has no use known to this home. HoldInUse, HoldNotFound."""
+        if held.way_out:
+            raise HoldInUse(held)
+        self._appliance.repository.release(held.hold.id)
+
+    def _told(self, hold: Hold, name: str | None) -> HeldPoint:
+        use, way_out = self._use(hold)
+        return HeldPoint(hold, name, use, way_out)
+
+    def _use(self, hold: Hold) -> tuple[str, str]:
+        catalog, (kind, _, id) = self._appliance.catalog, hold.owner.partition("-")
+        if hold.purpose == PROTECTED:
+            return "protected by an admin", f"strongroom point protect {hold.point} --off"
+        if kind == "recovery":
+            for recovery in catalog.recoveries.list(ended=False):
+                if recovery.id == id:
+                    words = f"{recovery.machine_name} on {recovery.host} runs out of it ({recovery.state})"
+                    return words, f"strongroom recovery migrate {id[:12]}, or recovery discard {id[:12]}"
+        if kind == "export":
+            for served in catalog.exports.list():
+                if served.id == id:
+                    return f"{served.kind} {served.address}", f"End that {served.kind} (or: strongroom umount DIR)."
+        if self._appliance.alive(hold.owner):
+            return "a command of this home is at work", "Wait until it has ended."
+        for debt in catalog.cleanups.list():
+            if debt.action is CleanupAction.RELEASE_HOLD and debt.subject == hold.id:
+                return "a command that is just ending", "It is let go of by itself; see 'strongroom status'."
+        if self._is_served(id):
+            return "not known to this home, but its export still runs on this machine: something may read it", ""
+        return "not known to this home: of another appliance, or of a catalog that was lost", ""
+
+    def _is_served(self, id: str) -> bool:
+        """Whether an export with the name of that recovery, export or mount lives, as after a lost catalog."""
+        locks = self._appliance.settings.run_directory.glob(f"[rx]{id[:12]}.*.lock") if id.isalnum() else ()
+        with contextlib.suppress(OSError):
+            return any(is_owned(lock) for lock in locks)
+        return False

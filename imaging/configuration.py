@@ -3,7 +3,8 @@
 
 Rules: configuration and slots are stored twice, and either copy will do. A wrong secret, damage, another version and
 "no repository" are told apart. What is lost of the configuration is no reason not to restore: in version 1 it says
-nothing that a reader needs.
+nothing that a reader needs. A slot that was removed is not offered any more, though index objects still carry it; one
+that was lost is. Somebody always keeps a way in: the last slot that is not an appliance's own cannot be removed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from imaging.errors import (
     LastSlot,
     NotARepository,
     NotAuthentic,
+    ObjectExists,
     ObjectMissing,
     SlotNotFound,
     StoreUnavailable,
@@ -29,7 +31,7 @@ from imaging.errors import (
     WrongVersion,
 )
 from imaging.keys import KeyBundle, Keys
-from imaging.slots import RecoveryKey, Secret, Slot, copy_name, open_slot, parse_slot, slot_name
+from imaging.slots import MachineKey, RecoveryKey, Secret, Slot, copy_name, open_slot, parse_slot, slot_name
 from imaging.storage.contract import Store
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,34 @@ _FIXED: Final = {
     "hole_pages_min": 16,
     "region_bytes": 16 << 20,
 }
+
+
+class MachineKeyRefused(WrongKey):
+    """An appliance's own key opens the repository no longer: its slot was removed, or is lost."""
+
+    def __init__(self, where: str, also: str = "") -> None:
+        super().__init__(
+            f"no key slot of the repository in {where} opens with this appliance's machine key{also}",
+            hint=(
+                "move keys/machine.key in the appliance's home away, then take the repository over again:"
+                f" strongroom repository adopt {where}"
+            ),
+        )
+        self.where = where
+
+
+class OnlyMachinesLeft(LastSlot):
+    """Without this slot the appliances' own keys alone would open the repository, and they are lost with their
+    homes."""
+
+    def __init__(self, slot_id: str) -> None:
+        ImagingError.__init__(
+            self,
+            f"key slot {slot_id} is the last one that is not an appliance's machine key: if the appliance is lost,"
+            " nothing else opens the repository",
+            hint="add another first: 'strongroom repository key add', for a passphrase or (--recovery) a recovery key",
+        )
+        self.slot_id = slot_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +188,8 @@ def _open_any(
     """The slot that opens. One of a repository that no configuration here is of only if there is no other."""
     tried = 0
     strange: tuple[Slot, KeyBundle] | None = None
-    for slot in _candidates(store, slots, secret):
+    own = [slot for slot in slots if not stated_ids or slot.envelope.repository_id in stated_ids]
+    for slot in _candidates(store, slots, own, secret, losses):
         tried += 1
         try:
             bundle = open_slot(slot, secret)
@@ -168,50 +199,85 @@ def _open_any(
             losses.append(error)
             continue
         if not stated_ids or slot.envelope.repository_id in stated_ids:
+            if slot not in slots:
+                _put_back(store, slot)
             return slot, bundle
         losses.append(Damaged(slot.envelope.name, "it and the configuration are of different repositories"))
         strange = strange or (slot, bundle)
     if strange is not None:
         return strange
     damaged = [loss for loss in losses if loss_of_slot(loss)]
+    raise _refusal(store, own, secret, tried, damaged) from (damaged[0] if damaged else None)
+
+
+def _refusal(store: Store, slots: list[Slot], secret: Secret, tried: int, damaged: list[ImagingError]) -> ImagingError:
+    where, word = store.describe(), _word(secret.kind)
     also = f"; {len(damaged)} key slots are damaged" if damaged else ""
+    others = sorted({_word(slot.kind) for slot in slots} - {word, _word(MachineKey.kind)})
+    hint = f"open it with its {' or its '.join(others)}" if others else ""
+    if isinstance(secret, MachineKey):
+        return MachineKeyRefused(where, also)
     if tried:
-        raise WrongKey(f"no key slot of the repository in {store.describe()} opens with this {_word(secret)}{also}")
+        return WrongKey(
+            f"no key slot of the repository in {where} opens with this {word}{also}",
+            hint=hint and f"try another {word}, or {hint}",
+        )
     if damaged:
-        raise Damaged("keys", f"no {secret.kind} slot can be read{also}", hint="try the recovery key") from damaged[0]
-    kinds = sorted({slot.kind for slot in slots})
-    raise WrongKey(
-        f"the repository in {store.describe()} has no {secret.kind} slot",
-        hint=f"open it with its {' or its '.join(kinds)}" if kinds else "try the recovery key",
-    )
+        return Damaged("keys", f"no {secret.kind} slot can be read{also}", hint=hint or "try the recovery key")
+    return WrongKey(f"the repository in {where} has no {secret.kind} slot", hint=hint or "try the recovery key")
 
 
 def loss_of_slot(loss: ImagingError) -> bool:
     return isinstance(loss, Damaged) and loss.name.startswith(("keys/", "keys.copy/"))
 
 
-def _word(secret: Secret) -> str:
-    return {"passphrase": "passphrase", "recovery": "recovery key", "machine": "machine key"}[secret.kind]
+def _word(kind: str) -> str:
+    return {"passphrase": "passphrase", "recovery": "recovery key", "machine": "machine key"}[kind]
 
 
-def _candidates(store: Store, slots: list[Slot], secret: Secret) -> Iterator[Slot]:
-    """Slots of the secret's kind; for a recovery key also those that index objects carry, should all others be lost."""
-    offered: set[bytes] = set()
-    for slot in slots:
-        if slot.kind == secret.kind:
-            offered.add(slot.data)
-            yield slot
+def _candidates(
+    store: Store, slots: list[Slot], own: list[Slot], secret: Secret, losses: list[ImagingError]
+) -> Iterator[Slot]:
+    """Slots of the secret's kind; for a recovery key then those that index objects carry in place of lost ones.
+
+    Lost is a slot whose objects are there and cannot be read; and every one, if none is left but machine keys, as the
+    last of the others is never removed. What is carried but neither there nor lost was removed.
+    """
+    yield from (slot for slot in slots if slot.kind == secret.kind)
     if not isinstance(secret, RecoveryKey):
         return
+    all_lost = all(slot.kind == MachineKey.kind for slot in own)
+    unread = {
+        loss.name.rpartition("/")[2] for loss in losses if isinstance(loss, (Damaged, StoreUnavailable, WrongVersion))
+    }
+    unread -= {slot.id for slot in own}
+    if all_lost or unread:
+        offered = {slot.data for slot in slots}
+        for slot in _carried(store):
+            if slot.kind == secret.kind and slot.data not in offered and (all_lost or slot.id in unread):
+                offered.add(slot.data)
+                yield slot
+
+
+def _carried(store: Store) -> Iterator[Slot]:
     for listed in store.list("index/"):
         try:
             carried = parse(store.get(listed.name), listed.name, ObjectType.INDEX).clear
-            slot = parse_slot(carried, listed.name)
+            yield parse_slot(carried, listed.name)
         except (Damaged, ObjectMissing, StoreUnavailable, WrongVersion):
             continue  # reported by verify; here only what helps is looked for
-        if slot.kind == secret.kind and slot.data not in offered:
-            offered.add(slot.data)
-            yield slot
+
+
+def _put_back(store: Store, slot: Slot) -> None:
+    """A slot that only index objects carried, where it was: what is written from now on carries only what is there."""
+    for name in (copy_name(slot.id), slot_name(slot.id)):
+        try:
+            store.create(name, [slot.data])
+        except ObjectExists:
+            continue  # it cannot be read, and is left as it is
+        except ImagingError as error:
+            _log.warning("key slot %s was lost, and cannot be put back: %s", slot.id, error)
+            return
 
 
 def _config(heads: list[Envelope], keys: Keys, losses: list[ImagingError]) -> RepositoryConfig:
@@ -234,13 +300,16 @@ def add_slot(store: Store, slot: Slot) -> None:
 
 
 def remove_slot(store: Store, slot_id: str, repository_id: bytes) -> None:
-    """SlotNotFound; LastSlot. A copy of the slot that somebody made before stays good: only a new repository revokes
-    it."""
-    left = {slot.id for slot in own_slots(store, repository_id)}
-    if slot_id not in left:
+    """SlotNotFound; LastSlot, also for the last one that is no machine key. A copy of the slot that somebody made
+    before stays good, and index objects are such copies of recovery slots: only a new repository revokes one."""
+    kinds = {slot.id: slot.kind for slot in own_slots(store, repository_id)}
+    if slot_id not in kinds:
         raise SlotNotFound(slot_id)
-    if left == {slot_id}:
+    removed = kinds.pop(slot_id)
+    if not kinds:
         raise LastSlot(slot_id)
+    if removed != MachineKey.kind and all(kind == MachineKey.kind for kind in kinds.values()):
+        raise OnlyMachinesLeft(slot_id)
     for name in (copy_name(slot_id), slot_name(slot_id)):
         try:
             store.delete(name)

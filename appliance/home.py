@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from appliance.settings import DEFAULT_REPOSITORY, Settings
 
 MACHINE_KEY_BYTES = 32
 _PRIVATE, _TRAVERSABLE = 0o700, 0o711
+_SOCKET_PATH_BYTES_MAX = 107  # what the kernel's sockaddr_un has room for
+_SOCKET_IN_RUN = "x0123456789ab.999"  # the longest that exports, recoveries and image servers are given
+_SOCKET_IN_SCRATCH = "run-0123456789ab/nbd"
 
 
 class HomeUnusable(StrongroomError):
@@ -27,6 +31,31 @@ class HomeUnusable(StrongroomError):
             f"{path}: {reason}",
             hint=hint or "Run as the user who owns it (usually root), or set STRONGROOM_HOME to another folder.",
             path=str(path),
+        )
+
+
+class PathTooLong(HomeUnusable):
+    """Sockets in the folder would have longer paths than there can be."""
+
+    def __init__(self, folder: Path, most_bytes: int, setting: str) -> None:
+        length = len(os.fsencode(folder))
+        super().__init__(
+            folder,
+            f"the path has {length} bytes, and sockets in this folder leave it {most_bytes} at most",
+            hint=f"Set {setting} to a folder with a shorter path.",
+        )
+
+
+class MachineKeyRejected(StrongroomError):
+    def __init__(self, key_file: Path, repository: str) -> None:
+        super().__init__(
+            f"the machine key {key_file} does not open the repository in {repository}: its key slot was removed or is"
+            " lost",
+            hint=(
+                f"Move {key_file} away, then take the repository over again with its passphrase or recovery key:"
+                f" strongroom repository adopt {shlex.quote(repository)}"
+            ),
+            key_file=str(key_file),
         )
 
 
@@ -61,7 +90,16 @@ class NoRepositoryYet(StrongroomError):
 
 
 def prepare(settings: Settings) -> None:
-    """Make the home's folders, with their modes; harmless again. HomeUnusable says which one cannot be made."""
+    """Make the home's folders, with their modes; harmless again. HomeUnusable says which one cannot be made, or has too
+    long a path for the sockets in it.
+    """
+    for folder, socket, setting in (
+        (settings.run_directory, _SOCKET_IN_RUN, "STRONGROOM_HOME"),
+        (settings.scratch.directory, _SOCKET_IN_SCRATCH, "STRONGROOM_HOME, or scratch.directory,"),
+    ):
+        most_bytes = _SOCKET_PATH_BYTES_MAX - len(f"/{socket}")
+        if len(os.fsencode(folder)) > most_bytes:
+            raise PathTooLong(folder, most_bytes, setting)
     folders = [
         (settings.home, _TRAVERSABLE),
         (settings.machine_key_file.parent, _PRIVATE),

@@ -157,9 +157,6 @@ class AgentSettings:
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
     workers: Annotated[int, _count(1, 64)] = 2  # threads that hash, compress and seal
-    memory_bytes: Annotated[int, _positive_size] = 256 * 1024**2  # buffers of one run
-    tool_memory_bytes: Annotated[int, _positive_size] = 2 * 1024**3  # address space of qemu-img and qemu-nbd
-    tool_cpu_s: Annotated[int, _count(1, 7 * 86400)] = 3600
     host_timeout_s: Annotated[float, _seconds(1, 600)] = 10.0
 
 

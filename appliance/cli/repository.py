@@ -267,17 +267,18 @@ def add(session: Session, recovery: bool, recovery_key_file: Path | None, label:
 def remove(session: Session, id: str, yes: bool) -> None:
     """Remove a key slot, by its id or a unique beginning of it.
 
-    This does not lock out whoever has an older copy of the repository's key slots: only a new repository does.
+    This does not lock out whoever has an older copy of the repository's key slots, nor whoever has a recovery key and
+    reads the repository's storage: only a new repository does.
 
     \b
     Example:
       strongroom repository key remove 5c1d --yes
     """
-    from appliance.services.repositories import NOT_REVOKED, RepositoryService
+    from appliance.services.repositories import RepositoryService, still_opens
 
     service = RepositoryService(session.appliance)
     slot = service.find_key(id)
     confirm(f"Remove key slot {slot.id} ({slot.kind}, {slot.label})?", yes)
     service.remove_key(slot)
     say(f"Key slot {slot.id} is removed.")
-    warn(NOT_REVOKED)
+    warn(still_opens(slot))

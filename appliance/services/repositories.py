@@ -32,10 +32,20 @@ if TYPE_CHECKING:
     from imaging.scrub import VerifyReport
     from imaging.slots import Slot
 
-NOT_REVOKED = (
+_KEY_STILL_OPENS = (
+    "Removing a recovery key does not lock out whoever has it and reads the repository's storage: index objects carry"
+    " its slot as well, so that it still opens this repository, as it is now and with all that is added to it. If the"
+    " key was stolen, only a new repository helps."
+)
+_COPY_STILL_OPENS = (
     "Removing a key slot does not lock out whoever has an older copy of the repository's keys folder: with that copy"
     " and the old secret it still opens. If the secret was stolen, only a new repository helps."
 )
+
+
+def still_opens(removed: Slot) -> str:
+    """What removing this slot does not do, for whoever does it."""
+    return _KEY_STILL_OPENS if removed.kind == RecoveryKey.kind else _COPY_STILL_OPENS
 
 
 class KeyAmbiguous(StrongroomError):
@@ -202,7 +212,9 @@ class RepositoryService:
         return found[0]
 
     def remove_key(self, slot: Slot) -> None:
-        """SlotNotFound, LastSlot; OwnKey for the one that this appliance works with."""
+        """SlotNotFound; LastSlot, also for the last one that is no machine key; OwnKey for the one that this appliance
+        works with.
+        """
         if slot.kind == MachineKey.kind and self._opens(slot):
             raise OwnKey(slot.id)
         self._appliance.repository.remove_slot(slot.id)

@@ -305,6 +305,42 @@ def test_key_slots(strongroom: CommandLine) -> None:
         assert other("repository", "adopt", str(strongroom.repository), *extra, **environment).code == code
 
 
+def test_removing_a_recovery_key_says_that_it_still_opens(strongroom: CommandLine) -> None:
+    strongroom.init()
+    (slot,) = [s for s in strongroom("repository", "key", "list", "--json").json() if s["kind"] == "recovery"]
+    removed = strongroom("repository", "key", "remove", slot["id"], "--yes")
+    assert removed.code == 0, removed.err
+    assert "still opens this repository, as it is now" in removed.err
+    assert "older copy" not in removed.err, "none is needed"
+    (slot,) = [s for s in strongroom("repository", "key", "list", "--json").json() if s["kind"] == "passphrase"]
+    last = strongroom("repository", "key", "remove", slot["id"], "--yes")
+    assert last.code == 1
+    assert "last one that is not an appliance's machine key" in last.error()
+    assert "key add" in last.error()
+
+
+def test_a_home_whose_machine_key_was_removed_is_told_what_to_do_and_that_works(strongroom: CommandLine) -> None:
+    strongroom.init()
+    point = strongroom.backup(os.urandom(100_000))
+    other = CommandLine(strongroom.folder / "other home", strongroom.capsys)
+    other.folder.mkdir()
+    assert other("repository", "adopt", str(strongroom.repository)).code == 0
+    slots = strongroom("repository", "key", "list", "--json").json()
+    theirs = max((slot for slot in slots if slot["kind"] == "machine"), key=lambda slot: slot["created_utc"])
+    removed = [slot["id"] for slot in slots if slot["kind"] == "machine"]
+    for id in removed:  # one of them is the own one, which stays
+        strongroom("repository", "key", "remove", id, "--yes")
+    assert theirs["id"] in removed
+    done = other("point", "list")
+    assert done.code == 1
+    key_file = other.home / "keys" / "machine.key"
+    assert f"Move {key_file} away" in done.error()
+    assert f"strongroom repository adopt {strongroom.repository}" in done.error()
+    key_file.rename(other.folder / "old.key")
+    assert other("repository", "adopt", str(strongroom.repository)).code == 0
+    assert [each["id"] for each in other("point", "list", "--json").json()] == [point["id"]]
+
+
 def test_the_own_machine_key_is_not_removed(strongroom: CommandLine) -> None:
     strongroom.init()
     (slot,) = [s for s in strongroom("repository", "key", "list", "--json").json() if s["kind"] == "machine"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import stat
 from pathlib import Path
 
@@ -66,6 +67,9 @@ def test_sizes(tmp_path: Path, text: str, expected: int) -> None:
         ("[limits]\nworkers = true\n", ["limits.workers", "whole number"]),
         ("[limits]\nworkers = 1.5\n", ["limits.workers", "whole number"]),
         ("[agent]\nlongest_freeze_s = 'soon'\n", ["agent.longest_freeze_s"]),
+        ("[limits]\nmemory_bytes = 1\n", ["limits", "memory_bytes"]),  # what nothing obeys cannot be set
+        ("[limits]\ntool_memory_bytes = 1\n", ["limits", "tool_memory_bytes"]),
+        ("[limits]\ntool_cpu_s = 1\n", ["limits", "tool_cpu_s"]),
         ("[recovery]\nnetwork = 'a b'\n", ["recovery.network"]),
         ("[repository]\npath = ''\n", ["repository.path"]),
         ("[repository\n", ["not TOML"]),
@@ -109,6 +113,27 @@ def test_modes_of_the_home(tmp_path: Path) -> None:
         settings.scratch.directory: 0o711,
     }
     assert {path: stat.S_IMODE(path.stat().st_mode) for path in modes} == modes
+
+
+def test_a_home_whose_sockets_would_have_too_long_paths_is_refused(tmp_path: Path) -> None:
+    """As the kernel has it: a home at the limit can have every socket that is made in it."""
+    scratch = {"STRONGROOM_SCRATCH_DIRECTORY": str(tmp_path / "s")}
+
+    def home_of(length: int) -> Path:
+        return tmp_path / ("h" * (length - len(str(tmp_path)) - 1))
+
+    longest = 107 - len("/run/x0123456789ab.999")
+    with pytest.raises(home.HomeUnusable, match=f"{longest + 1 + len('/run')} bytes") as refused:
+        home.prepare(settings_of(home_of(longest + 1), **scratch))
+    assert "STRONGROOM_HOME" in refused.value.hint
+    assert not home_of(longest + 1).exists()
+    settings = settings_of(home_of(longest), **scratch)
+    home.prepare(settings)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(settings.run_directory / "x0123456789ab.999"))
+    with pytest.raises(home.HomeUnusable, match=r"sockets in this folder") as refused:
+        home.prepare(settings_of(home_of(longest)))
+    assert "scratch.directory" in refused.value.hint
 
 
 def test_the_machine_key_is_written_once_and_read_back(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from imaging.errors import MountFailed, TargetFailed, TargetRefused
-from imaging.images import dying_with_parent, limited
+from imaging.images import bare_environment, cpu_limit_s, dying_with_parent, limited
 
 OPTIONS: Final = {
     "qcow2": "compat=1.1,lazy_refcounts=off",
@@ -143,11 +143,12 @@ def convert(uri: str, target: Path, image_format: str, size_bytes: int, advance:
         command += ["-o", OPTIONS[image_format]]
     command += [uri, os.path.abspath(target)]
     with subprocess.Popen(
-        dying_with_parent(limited(command)),
+        dying_with_parent(limited(command, cpu_s=cpu_limit_s(size_bytes))),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         umask=0o077,
+        env=bare_environment(),
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -157,6 +158,8 @@ def convert(uri: str, target: Path, image_format: str, size_bytes: int, advance:
         except BaseException:
             process.kill()
             raise
+    if process.returncode == -signal.SIGXCPU:
+        raise TargetFailed(str(target), "qemu-img used more processor time than such a disk needs")
     if process.returncode != 0:
         said = errors.decode(errors="replace").strip().splitlines()
         raise TargetFailed(str(target), said[-1] if said else f"qemu-img ended with {process.returncode}")
@@ -190,6 +193,8 @@ def mount_file(uri: str, path: Path, pid_file: Path, log: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=words,
             stderr=words,
+            env=bare_environment(),
+            cwd="/",  # it outlives its caller, whose folder must not stay in use
             start_new_session=True,
         )
     deadline = time.monotonic() + _READY_S

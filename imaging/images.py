@@ -1,7 +1,8 @@
 """Disk images and block devices as NBD exports, by QEMU's own tools.
 
-Rules: the format is stated, never probed; an image that leads to other files (backing file, data file, extents
-elsewhere) is refused unless the caller asked for its chain; the tools run under limits of memory and time, as an
+Rules: the format is stated, never probed; only files and block devices reach a tool; an image that leads to other
+files (backing file, data file, extents elsewhere) is refused unless the caller asked for its chain; the tools run
+under limits of memory and of processor time, which grows with the disk, and see no secret in their environment, as an
 image may be hostile.
 """
 
@@ -9,25 +10,38 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from imaging.errors import ImageRefused, ImageUnreadable
-from imaging.source import DISK_BYTES_MAX
+from imaging.errors import ImageRefused, ImageUnreadable, SourceError
+from imaging.source import DISK_BYTES_MAX, NbdSource
 
 FORMATS: Final = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc")
 SOCKET_FOLDER_PREFIX: Final = "nbd-"
 _MEMORY_BYTES: Final = 2 << 30
 _INSPECT_CPU_S: Final = 30
+_CPU_S: Final = 300
+_CPU_S_PER_GIB: Final = 120
+_CPU_GRACE_S: Final = 5  # for whoever does not listen to SIGXCPU: SIGKILL
 _START_S: Final = 20
+_BURIAL_S: Final = 0.5
+_KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "STRONGROOM_HOME")
+_OTHER_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +56,29 @@ class ImageInfo:
     extents: tuple[str, ...]
 
 
-def limited(command: Sequence[str], *, cpu_s: int | None = None) -> list[str]:
-    """The command under limits of address space and, if given, CPU seconds."""
-    limits = [f"--as={_MEMORY_BYTES}", "--core=0"] + ([f"--cpu={cpu_s}"] if cpu_s is not None else [])
-    return ["prlimit", *limits, "--", *command]
+class ImageEncrypted(ImageRefused):
+    """Encrypted by QEMU itself."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "it is encrypted by QEMU, and its key is not known here")
+        self.hint = "decrypt a copy of it with qemu-img convert, and back up the copy with --image"
+
+
+def limited(command: Sequence[str], *, cpu_s: int) -> list[str]:
+    """The command under limits of address space and CPU seconds; the latter can be raised while it runs."""
+    return ["prlimit", f"--as={_MEMORY_BYTES}", "--core=0", f"--cpu={cpu_s}:", "--", *command]
+
+
+def cpu_limit_s(size_bytes: int) -> int:
+    """What no tool needs for reading and writing such a disk, twice, in the costliest format, on a slow machine: who
+    uses more is in a loop.
+    """
+    return _CPU_S + -(-size_bytes * _CPU_S_PER_GIB >> 30)
+
+
+def bare_environment() -> dict[str, str]:
+    """For tools: nothing that is secret, and whose they are."""
+    return {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
 
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:
@@ -60,21 +93,29 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
 
 
 def inspect(path: Path, image_format: str) -> ImageInfo:
-    """Ask qemu-img, which opens the image alone and none that it leads to. Raises ImageUnreadable."""
+    """Ask qemu-img, which opens the image alone and none that it leads to. Raises ImageUnreadable; ImageRefused when it
+    is encrypted.
+    """
     if image_format not in FORMATS:
         raise ImageUnreadable(str(path), f"{image_format!r} is no format; known are {', '.join(FORMATS)}")
-    if not path.exists():
-        raise ImageUnreadable(str(path), "there is no such file")
+    _check_kind(path)
     command = ["qemu-img", "info", "--output=json", "-U", "-f", image_format, _plain_name(path)]
     try:
         done = subprocess.run(
-            dying_with_parent(limited(command, cpu_s=_INSPECT_CPU_S)), capture_output=True, timeout=120, check=False
+            dying_with_parent(limited(command, cpu_s=_INSPECT_CPU_S)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            check=False,
+            env=bare_environment(),
         )
     except subprocess.TimeoutExpired as err:
         raise ImageUnreadable(str(path), f"qemu-img did not answer in {err.timeout:.0f} s") from err
     if done.returncode != 0:
         raise ImageUnreadable(str(path), _last_line(done.stderr) or f"qemu-img ended with {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout)
+    if found.get("encrypted"):
+        raise ImageEncrypted(str(path))
     specific = (found.get("format-specific") or {}).get("data") or {}
     return ImageInfo(
         format=found["format"],
@@ -84,6 +125,19 @@ def inspect(path: Path, image_format: str) -> ImageInfo:
         data_file=specific.get("data-file"),
         extents=tuple(e["filename"] for e in specific.get("extents", []) if "filename" in e),
     )
+
+
+def _check_kind(path: Path) -> None:
+    """Anything else would be read as empty, or for ever. Raises ImageUnreadable."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as err:
+        raise ImageUnreadable(str(path), "there is no such file") from err
+    except OSError as err:
+        raise ImageUnreadable(str(path), err.strerror or str(err)) from err
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        kind = _OTHER_KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ImageUnreadable(str(path), f"it is {kind}, and only files and block devices can be read")
 
 
 def check_alone(path: Path, image_format: str) -> ImageInfo:
@@ -128,8 +182,10 @@ def serve(
     """Export an image over a UNIX socket below `folder`, for as long as the context lasts; yields the socket.
 
     It is read-only unless `writable`. With `bitmap`, a qcow2's dirty bitmap of that name is the metadata context
-    `qemu:dirty-bitmap:NAME`. The caller has checked the image. Raises ImageUnreadable.
+    `qemu:dirty-bitmap:NAME`. The caller has checked the image. Raises ImageUnreadable, also in place of the SourceError
+    of a body whose server ran out of processor time.
     """
+    _check_kind(path)
     with tempfile.TemporaryDirectory(prefix=SOCKET_FOLDER_PREFIX, dir=folder) as own:
         listen = Path(own) / "s"
         access = "--discard=unmap" if writable else "--read-only"
@@ -140,14 +196,20 @@ def serve(
         errors = Path(own) / "stderr"
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
-                dying_with_parent(limited([*command, _plain_name(path)])),
+                dying_with_parent(limited([*command, _plain_name(path)], cpu_s=_CPU_S)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
+                env=bare_environment(),
             )
         try:
             _wait_ready(process, listen, path, errors)
+            _allow_for_size(process, listen)
             yield listen
+        except SourceError as err:
+            if _ran_out(process):
+                raise ImageUnreadable(str(path), "qemu-nbd used more processor time than such a disk needs") from err
+            raise
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -170,6 +232,19 @@ def _wait_ready(process: subprocess.Popen[bytes], listen: Path, path: Path, erro
                 return
         time.sleep(0.005)
     raise ImageUnreadable(str(path), f"qemu-nbd was not ready in {_START_S} s")
+
+
+def _allow_for_size(process: subprocess.Popen[bytes], listen: Path) -> None:
+    with NbdSource(listen, connections=1) as source:
+        limit_s = cpu_limit_s(source.size_bytes)
+    with suppress(ProcessLookupError):  # it has just died: whoever reads from it will tell
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit_s, limit_s + _CPU_GRACE_S))
+
+
+def _ran_out(process: subprocess.Popen[bytes]) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_BURIAL_S)
+    return process.returncode == -signal.SIGXCPU
 
 
 def _plain_name(path: Path) -> str:

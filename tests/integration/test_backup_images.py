@@ -80,6 +80,9 @@ def test_what_cannot_be_backed_up_makes_no_run(tmp_path: Path, strongroom: Rig) 
         service.run_image(leading_elsewhere, "qcow2", "hostile")
     with pytest.raises(ImageUnreadable, match="no such file"):
         service.run_image(tmp_path / "nothing", "raw", "nothing")
+    for device in ("/dev/null", "/dev/zero"):
+        with pytest.raises(ImageUnreadable, match="character device"):
+            service.run_image(Path(device), "raw", "nothing at all")
     not_qcow2 = tmp_path / "plain"
     not_qcow2.write_bytes(bytes(MIB))
     with pytest.raises(ImageUnreadable):

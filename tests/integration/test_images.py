@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from imaging import images
 from imaging.errors import BitmapLied, ImageRefused, ImageUnreadable, SourceError
 from imaging.images import FORMATS, check_alone, check_chain, serve
 from imaging.ingest import Ingested, ParentDisk, ingest_disk
@@ -158,6 +161,91 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path, what: str) -> None:
         path.write_bytes(b"no image at all" * 100)
     with pytest.raises(ImageUnreadable):
         check_alone(path, "qcow2" if what != "unknown" else "luks")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("pipe", "named pipe"), ("null", "character device"), ("zero", "character device"), ("folder", "a folder"),
+     ("socket", "a socket"), ("link", "character device")],
+)  # fmt: skip
+def test_what_is_neither_file_nor_block_device_reaches_no_tool(
+    tmp_path: Path, kind: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be read as empty, or for ever."""
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX) as listening:
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+            case "socket":
+                listening.bind(str(path))
+            case "link":
+                path.symlink_to("/dev/zero")
+            case _:
+                path = Path("/dev") / kind
+    monkeypatch.setenv("PATH", str(tmp_path))  # no tool is found there
+    with pytest.raises(ImageUnreadable, match=said) as refused:
+        check_alone(path, "raw")
+    assert str(path) in str(refused.value)
+    with pytest.raises(ImageUnreadable, match=said), serve(path, "raw", tmp_path):
+        pass
+
+
+def test_an_encrypted_image_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "luks.qcow2"
+    qemu("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=k,data=key", "-o",
+         "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10", str(path), "1M")  # fmt: skip
+    top = tmp_path / "top.qcow2"
+    qemu("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(path), str(top), "1M")
+    for check, image_path in ((check_alone, path), (check_chain, path), (check_chain, top)):
+        with pytest.raises(ImageRefused, match=f"{path} is refused: it is encrypted") as refused:
+            check(image_path, "qcow2")
+        assert "decrypt" in refused.value.hint
+
+
+def test_tools_see_no_secret_in_their_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRONGROOM_PASSPHRASE", "for nobody else")
+    seen = tmp_path / "seen"
+    wrapper = tmp_path / "bin" / "qemu-img"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nenv >{seen}\nexec /usr/bin/qemu-img "$@"\n')
+    wrapper.chmod(0o755)
+    path = image(tmp_path, "qcow2", content())
+    with serve(path, "qcow2", tmp_path) as listen:
+        found = subprocess.run(["pgrep", "-f", f"socket={listen}"], capture_output=True, text=True, check=True)
+        server = Path(f"/proc/{found.stdout.split()[0]}/environ").read_text()
+    assert "PATH=" in server
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    check_alone(path, "qcow2")
+    for environment in (server, seen.read_text()):
+        assert "for nobody else" not in environment
+
+
+@pytest.mark.faults
+def test_a_server_in_a_loop_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile image may keep it busy for ever: what it may use grows with the disk, and ends."""
+    monkeypatch.setattr(images, "_CPU_S", 1)
+    monkeypatch.setattr(images, "_CPU_S_PER_GIB", 0)
+    path = image(tmp_path, "qcow2", content())
+    view = memoryview(bytearray(8 * MIB))
+    with (  # noqa: PT012
+        pytest.raises(ImageUnreadable, match="processor time") as ended,
+        serve(path, "qcow2", tmp_path) as listen,
+        NbdSource(listen) as source,
+    ):
+        for _ in range(100_000):
+            source.read([(0, view)])
+    assert str(path) in str(ended.value)
+    assert isinstance(ended.value.__cause__, SourceError)
+
+
+def test_what_a_tool_may_use_grows_with_the_disk() -> None:
+    limits = [images.cpu_limit_s(size) for size in (0, MIB, 10 << 30, 10 << 40)]
+    assert limits == sorted(limits)
+    assert limits[0] >= 60
+    assert limits[2] >= 10 * 60
 
 
 @pytest.mark.faults

@@ -45,7 +45,22 @@ def test_files_are_the_disks_read_only_until_umount(protected: Protected, tmp_pa
     assert list(tmp_path.iterdir()) == []
     assert protected.appliance.repository.holds() == []
     assert service.list() == ()
-    assert not list(protected.appliance.settings.run_directory.glob("x*"))
+    assert not list(protected.appliance.settings.run_directory.glob("*x*"))
+
+
+def test_a_mount_keeps_neither_folder_nor_secret_of_who_asked_for_it(
+    protected: Protected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process stays as long as the mount: a folder in use could not be unmounted, a secret would stay readable."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "point").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    record = ExportService(protected.appliance).mount(NAME, "latest", Path("../point"))
+    process = Path("/proc") / Path(record.sockets[0] + ".fuse").read_text().strip()
+    assert (process / "cwd").readlink() == Path("/")
+    environment = (process / "environ").read_bytes()
+    assert b"PATH=" in environment
+    assert os.environ["STRONGROOM_PASSPHRASE"].encode() not in environment
 
 
 def test_a_loop_device_can_stand_on_it(protected: Protected, tmp_path: Path) -> None:

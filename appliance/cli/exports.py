@@ -40,7 +40,8 @@ def serve(session: Session, name: str, point: str, disk: str | None, port: int |
     """
     from appliance.services.exports import ExportService
 
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script's background command begins with SIGINT ignored
+        signal.signal(number, _end)
     try:
         with ExportService(session.appliance).serve(name, point, disk, port=port) as served:
             say(served.uri)

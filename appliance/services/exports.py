@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import StrongroomError
 from appliance.models import ExportKind, ExportRecord, new_id
+from appliance.ownership import remove_unowned
 from appliance.services.points import PointService, choose_disk
 from imaging import convert, export
 from imaging.errors import ExportFailed, HoldNotFound, ImagingError, MountFailed
@@ -75,8 +76,7 @@ class ExportService:
     ) -> Iterator[Served]:
         """As `serve`, of a point that was found already. `purpose` is what the hold says."""
         record = self._new_record(ExportKind.EXPORT, point, (entry.name,))
-        owner = f"export-{record.id}"
-        with self._appliance.own(owner, f"export {record.id}"):
+        with self._own(record.id, f"export {record.id}"):
             listen = Listen(self._socket(record.id, 0), port=port)
             record = replace(record, address=listen.uri, sockets=(str(listen.path),))
             self._appliance.catalog.exports.save(record)
@@ -104,7 +104,7 @@ class ExportService:
         record = self._new_record(ExportKind.MOUNT, found, names)
         sockets = tuple(str(self._socket(record.id, number)) for number in range(len(names)))
         record = replace(record, address=str(directory), sockets=sockets)
-        with self._appliance.own(f"export-{record.id}", f"mount {directory}"):
+        with self._own(record.id, f"mount {directory}"):
             self._appliance.catalog.exports.save(record)
             try:
                 record = self._held(record, found, "mount")
@@ -121,7 +121,7 @@ class ExportService:
         wanted = str(directory.resolve())
         for record in self._appliance.catalog.exports.list():
             if record.kind is ExportKind.MOUNT and record.address == wanted:
-                with self._appliance.own(f"export-{record.id}", f"mount {wanted}"):
+                with self._own(record.id, f"mount {wanted}"):
                     self._end(record)
                 return record
         raise NothingMounted(directory)
@@ -140,10 +140,12 @@ class ExportService:
             if record.kind is ExportKind.MOUNT and any(convert.is_mounted(path) for path in _files(record)):
                 continue
             try:
-                with self._appliance.own(f"export-{record.id}", f"{record.kind} {record.id}"):
+                with self._own(record.id, f"{record.kind} {record.id}"):
                     self._end(record)
             except (StrongroomError, ImagingError) as err:
                 problems.append(f"{record.kind} of {record.name} ({record.address}): {err}")
+        for lock in self._appliance.settings.run_directory.glob("export-*.lock"):
+            remove_unowned(lock)
         return tuple(problems)
 
     def served(self, point: Point, disk: str) -> ServedDisk:
@@ -157,6 +159,16 @@ class ExportService:
             disk=disk,
             cache_bytes=settings.recovery.cache_bytes,
         )
+
+    @contextmanager
+    def _own(self, record_id: str, what: str) -> Iterator[None]:
+        """Be at work on a record; afterwards its lock file goes too. InUse."""
+        owner = f"export-{record_id}"
+        try:
+            with self._appliance.own(owner, what):
+                yield
+        finally:
+            remove_unowned(self._appliance.settings.run_directory / f"{owner}.lock")
 
     def _new_record(self, kind: ExportKind, point: Point, disks: tuple[str, ...]) -> ExportRecord:
         now = self._appliance.clock.now_utc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -23,6 +24,7 @@ from imaging.errors import ExportFailed, PointHeld
 from imaging.export import Listen
 from imaging.source import NbdSource
 from tests.integration.protected import NAME, Protected, nbd_copy, protected_image
+from tests.unit.cli_runner import PROJECT
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_serves_the_disk_bit_exact_and_holds_the_point(protected: Protected, tmp
     assert not Path(f"/proc/{pid}").exists()
     assert appliance.repository.holds() == []
     assert ExportService(appliance).list() == ()
-    assert not list(appliance.settings.run_directory.glob("x*"))
+    assert not list(appliance.settings.run_directory.glob("*x*"))
 
 
 def test_no_secret_is_on_the_command_line(protected: Protected) -> None:
@@ -179,6 +181,29 @@ def test_export_serve_does_not_outlive_its_caller_and_is_swept(protected: Protec
         time.sleep(0.01)
     assert not Path(f"/proc/{pid}").exists()
     assert len(protected.appliance.repository.holds()) == 1
+    left = protected.appliance.settings.run_directory / "export-of-an-earlier-version.lock"
+    left.touch()
     assert service.sweep() == ()
     assert service.list() == ()
+    assert protected.appliance.repository.holds() == []
+    assert not list(left.parent.glob("export-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_export_serve_in_the_background_of_a_script_ends_when_interrupted(
+    protected: Protected, number: signal.Signals
+) -> None:
+    """A shell without job control starts what runs in its background with SIGINT ignored."""
+    command = [sys.executable, "-m", "appliance.cli", "export", "serve", NAME, "--point", "latest"]
+    script = f"{shlex.join(command)} & echo $!; wait $!; echo code $?"
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+    assert shell.stdout is not None
+    pid = int(shell.stdout.readline())
+    assert shell.stdout.readline().startswith("nbd+unix")
+    os.kill(pid, number)
+    try:
+        assert shell.communicate(timeout=30)[0] == "code 0\n"
+    except subprocess.TimeoutExpired:
+        os.kill(pid, signal.SIGKILL)
+        raise
     assert protected.appliance.repository.holds() == []

@@ -37,7 +37,7 @@ class PlainProgress:
         self._started_s = self._said_s = 0.0
 
     def start(self, label: str, total_bytes: int | None) -> None:
-        self.finish()
+        self.close()
         with self._lock:
             self._label, self._total_bytes, self._done_bytes = label, total_bytes, 0
             self._started_s = self._said_s = time.monotonic()

@@ -38,6 +38,7 @@ def test_every_format_holds_the_disk(protected: Protected, tmp_path: Path, image
     assert restored.size_bytes == len(protected.content)
     assert restored.written_bytes > 0
     assert protected.appliance.repository.holds() == []
+    assert not list(protected.appliance.settings.run_directory.glob("export-*"))
     assert {path.name for path in tmp_path.iterdir()} <= {"restored", "raw"}
     assert target.stat().st_mode & 0o077 == 0
 
@@ -48,6 +49,35 @@ def test_raw_is_sparse(protected: Protected, tmp_path: Path) -> None:
     zero_pages = sum(1 for at in range(0, len(protected.content), 65536) if not any(protected.content[at : at + 65536]))
     assert zero_pages > 20
     assert used <= len(protected.content) - zero_pages * 65536 * 3 // 4
+
+
+class Stages:
+    """What was told of each stage."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self, label: str, total_bytes: int | None) -> None:
+        self.told.append(label)
+
+    def advance(self, count_bytes: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def finish(self) -> None:
+        self.told.append("finished")
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_only_what_was_restored_is_told_as_finished(protected: Protected, tmp_path: Path, image_format: str) -> None:
+    service = RestoreService(protected.appliance)
+    stages = Stages()
+    service.disk(NAME, "latest", None, tmp_path / "x", image_format, progress=stages)
+    assert stages.told == ["restoring disk", "finished"]
+    refused = Stages()
+    with pytest.raises(TargetRefused):
+        service.disk(NAME, "latest", None, tmp_path / "x", image_format, progress=refused)
+    assert refused.told == []
 
 
 def test_progress_reaches_the_whole_disk(protected: Protected, tmp_path: Path) -> None:
@@ -133,9 +163,11 @@ def test_a_full_file_system_is_one_sentence_and_leaves_nothing(
     mounted.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mounted)], check=True)
     try:
+        stages = Stages()
         with pytest.raises(TargetFailed) as failed:
-            RestoreService(protected.appliance).disk(NAME, "latest", None, mounted / "x", image_format)
+            RestoreService(protected.appliance).disk(NAME, "latest", None, mounted / "x", image_format, progress=stages)
         assert "No space left" in str(failed.value)
+        assert stages.told == ["restoring disk"]
         assert list(mounted.iterdir()) == []
     finally:
         subprocess.run(["umount", str(mounted)], check=True)

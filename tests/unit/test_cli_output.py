@@ -93,6 +93,7 @@ def test_plain_progress_says_what_began_and_what_it_took(capsys: pytest.CaptureF
     progress.start(f"vda {HOSTILE}", 4096)
     progress.advance(1024)
     progress.note("look here")
+    progress.finish()
     progress.start("vdb", None)
     progress.finish()
     progress.finish()
@@ -114,6 +115,13 @@ def test_a_stage_that_an_error_ended_is_not_told_as_done(capsys: pytest.CaptureF
     progress.close()
     progress.close()
     assert capsys.readouterr().err.splitlines()[1:] == ["vda: stopped after 1.0 KiB"]
+
+
+def test_a_stage_that_another_one_cut_short_is_not_told_as_done(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = PlainProgress()
+    progress.start("vda (changes)", 4096)
+    progress.start("vda (full)", 4096)
+    assert capsys.readouterr().err.splitlines()[1] == "vda (changes): stopped after 0 B"
 
 
 def test_plain_progress_tells_rate_and_time_left(

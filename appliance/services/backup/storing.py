@@ -108,14 +108,12 @@ class Storer:
             self._progress.advance(count_bytes)
 
         self._progress.start(f"{target} ({'changes' if previous else 'full'})", source.size_bytes)
-        try:
-            result = ingest_disk(
-                source, self._writer, self._repository.keys,
-                parent=None if previous is None else self._parent(previous),
-                sample=self._settings.backup.sample_chunks, workers=self._settings.limits.workers + 1, advance=advance,
-            )  # fmt: skip
-        finally:
-            self._progress.finish()
+        result = ingest_disk(
+            source, self._writer, self._repository.keys,
+            parent=None if previous is None else self._parent(previous),
+            sample=self._settings.backup.sample_chunks, workers=self._settings.limits.workers + 1, advance=advance,
+        )  # fmt: skip
+        self._progress.finish()
         self.totals.add(result)
         return result
 

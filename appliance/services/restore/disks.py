@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,18 +39,17 @@ class DiskRestorer:
     def to(self, point: Point, entry: DiskEntry, target: Path, image_format: str, *, force: bool) -> Restored:
         """To a file that does not exist (or is replaced, with `force`), or to a block device (only with `force`)."""
         convert.check_format(image_format, entry.size_bytes, target)
-        self._progress.start(f"restoring {entry.name}", entry.size_bytes)
-        try:
-            if _is_block_device(target):
-                return self._to_device(entry, target, image_format, force)
-            with convert.new_file(target, replace=force) as part:
-                if image_format == "raw":
-                    return self._to_raw(entry, part, target)
-                with ExportService(self._appliance).serve_point(point, entry, purpose="restore") as served:
-                    convert.convert(served.uri, part, image_format, entry.size_bytes, self._progress.advance)
-                return Restored(part.stat().st_blocks * 512, 0, 0)
-        finally:
-            self._progress.finish()
+        if _is_block_device(target):
+            return self._to_device(entry, target, image_format, force)
+        with convert.new_file(target, replace=force) as part:
+            if image_format == "raw":
+                return self._to_raw(entry, part, target)
+            with (
+                self._stage(entry),
+                ExportService(self._appliance).serve_point(point, entry, purpose="restore") as served,
+            ):
+                convert.convert(served.uri, part, image_format, entry.size_bytes, self._progress.advance)
+            return Restored(part.stat().st_blocks * 512, 0, 0)
 
     def refuse_if_in_use(self, path: Path, image_format: str) -> None:
         """TargetRefused when anybody has the disk open, by QEMU's own locks."""
@@ -57,21 +58,25 @@ class DiskRestorer:
 
     def over(self, entry: DiskEntry, path: Path, image_format: str) -> Restored:
         """Over a disk that is there, whatever it holds: only what differs is written. TargetRefused, TargetFailed."""
+        folder = self._appliance.settings.run_directory
+        with overwriting(path, image_format, entry.size_bytes, folder) as target, self._stage(entry):
+            repository = self._appliance.repository
+            writer = DiskWriter(
+                repository.blobs,
+                repository.keys,
+                target,
+                compare=True,
+                threads=self._threads,
+                advance=self._progress.advance,
+            )
+            return writer.write(entry.root, entry.size_bytes)
+
+    @contextmanager
+    def _stage(self, entry: DiskEntry) -> Iterator[None]:
+        """Told as finished only if it was."""
         self._progress.start(f"restoring {entry.name}", entry.size_bytes)
-        try:
-            with overwriting(path, image_format, entry.size_bytes, self._appliance.settings.run_directory) as target:
-                repository = self._appliance.repository
-                writer = DiskWriter(
-                    repository.blobs,
-                    repository.keys,
-                    target,
-                    compare=True,
-                    threads=self._threads,
-                    advance=self._progress.advance,
-                )
-                return writer.write(entry.root, entry.size_bytes)
-        finally:
-            self._progress.finish()
+        yield
+        self._progress.finish()
 
     @property
     def _threads(self) -> int:
@@ -126,7 +131,8 @@ class DiskRestorer:
         writer = DiskWriter(
             repository.blobs, repository.keys, target, threads=self._threads, advance=self._progress.advance
         )
-        return writer.write(entry.root, entry.size_bytes)
+        with self._stage(entry):
+            return writer.write(entry.root, entry.size_bytes)
 
 
 def _is_block_device(path: Path) -> bool:

@@ -10,11 +10,31 @@ import click
 from appliance.cli.output import duration, emit_json, say, size, warn
 from appliance.cli.points import point_json
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
+from appliance.errors import StrongroomError
 
 if TYPE_CHECKING:
     from appliance.services.backup import RunResult
 
 IMAGE_FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc")
+
+
+class BackupBusy(StrongroomError):
+    """Another run is at work on the same machine."""
+
+    retryable = True
+
+    def __init__(self, name: str, holder: str, hint: str) -> None:
+        super().__init__(f"{name} is being backed up already, by {holder}", hint=hint, name=name, holder=holder)
+
+
+def _image_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise click.BadParameter("it is empty, and the image's restore points are found by it.")
+    try:
+        (name or "").encode()
+    except UnicodeEncodeError as err:
+        raise click.BadParameter("it is not UTF-8.") from err
+    return name
 
 
 @click.command()
@@ -23,7 +43,7 @@ IMAGE_FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc")
 @click.option("--full", is_flag=True, help="Read everything. What is in the repository already is not stored again.")
 @click.option("--image", "path", metavar="PATH", type=click.Path(path_type=Path), help="An image file or block device.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Its format; it is never guessed.")
-@click.option("--name", metavar="NAME", help="The name under which the image is protected.")
+@click.option("--name", metavar="NAME", callback=_image_name, help="The name under which the image is protected.")
 @json_option
 @pass_session
 def backup(
@@ -48,6 +68,26 @@ def backup(
       strongroom backup web-1 --host rack2 --full
       strongroom backup --image /srv/disk.vmdk --format vmdk --name old-server
     """
+    from imaging.errors import SeriesBusy
+
+    try:
+        result = _run(session, vm, host, full, path, image_format, name)
+    except SeriesBusy as err:
+        raise BackupBusy(vm or name or "", err.holder, err.hint) from err
+    session.progress.finish()
+    _show(session, result, as_json)
+    exit_with(EXIT_PARTLY if result.partial else 0)
+
+
+def _run(
+    session: Session,
+    vm: str | None,
+    host: str | None,
+    full: bool,
+    path: Path | None,
+    image_format: str | None,
+    name: str | None,
+) -> RunResult:
     from appliance.services.backup import BackupService
 
     if path is not None:
@@ -56,16 +96,12 @@ def backup(
         if image_format is None or name is None:
             raise click.UsageError("--image needs --format and --name.")
         # An image has no bitmap: it is read in full every time, asked to or not.
-        result = BackupService(session.appliance).run_image(path, image_format, name, progress=session.progress)
-    else:
-        if vm is None:
-            raise click.UsageError("Give the name of a machine, or --image PATH --format F --name N.")
-        if image_format is not None or name is not None:
-            raise click.UsageError("--format and --name go with --image.")
-        result = BackupService(session.appliance).run_machine(vm, host, full=full, progress=session.progress)
-    session.progress.finish()
-    _show(session, result, as_json)
-    exit_with(EXIT_PARTLY if result.partial else 0)
+        return BackupService(session.appliance).run_image(path, image_format, name, progress=session.progress)
+    if vm is None:
+        raise click.UsageError("Give the name of a machine, or --image PATH --format F --name N.")
+    if image_format is not None or name is not None:
+        raise click.UsageError("--format and --name go with --image.")
+    return BackupService(session.appliance).run_machine(vm, host, full=full, progress=session.progress)
 
 
 def _show(session: Session, result: RunResult, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from appliance.cli.output import emit_json, moment, size, table, warn
+from appliance.cli.output import emit_json, moment, size, table, tell, warn
 from appliance.cli.session import EXIT_FAILED, EXIT_PARTLY, Session, exit_with, json_option, pass_session
 
 
@@ -20,16 +20,23 @@ def vm() -> None:
 def list_machines(session: Session, host: str | None, as_json: bool) -> None:
     """List the virtual machines of all hosts, or of one.
 
-    Ends with exit code 3 when some host did not answer, and 1 when none did.
+    Ends with exit code 3 when some host did not answer, and 1 when none did. Without any host, --json prints [].
 
     \b
     Examples:
       strongroom vm list
       strongroom vm list --host rack2 --json
     """
-    from appliance.services.inventory import InventoryService
+    from appliance.services.inventory import InventoryService, NoHosts
 
-    found = InventoryService(session.appliance).list_machines(host)
+    try:
+        found = InventoryService(session.appliance).list_machines(host)
+    except NoHosts as err:
+        if not as_json:
+            raise
+        emit_json([])
+        tell(f"hint: {err}. {err.hint}")
+        return
     if as_json:
         emit_json(
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import resource
@@ -70,6 +71,9 @@ def test_every_list_has_json(strongroom: CommandLine, command: tuple[str, ...]) 
         ("backup", "vm", "--image", "x"),
         ("backup", "--image", "x"),
         ("backup", "--image", "x", "--format", "iso", "--name", "n"),
+        ("backup", "--image", "x", "--format", "raw", "--name", ""),
+        ("backup", "--image", "x", "--format", "raw", "--name", "  "),
+        ("backup", "--image", "x", "--format", "raw", "--name", "\udcff"),
         ("backup", "vm", "--name", "n"),
         ("restore", "web", "--point", "latest"),
         ("restore", "web", "--point", "latest", "--to", "x", "--host", "h"),
@@ -92,6 +96,14 @@ def test_wrong_usage_is_2_and_shows_the_usage(strongroom: CommandLine, arguments
     assert "--help" in done.error()
     assert done.out == ""
     assert not strongroom.home.exists(), "nothing is made for a command that is not understood"
+
+
+@pytest.mark.parametrize("group", [(), ("point",), ("repository", "key")], ids=" ".join)
+def test_a_group_without_a_command_is_its_help_and_no_error(strongroom: CommandLine, group: tuple[str, ...]) -> None:
+    done = strongroom(*group)
+    assert done.code == 2
+    assert done.err.startswith("Usage: strongroom")
+    assert done.err.strip() == strongroom(*group, "--help").out.strip()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +167,9 @@ def test_machines_that_are_not_there(strongroom: CommandLine) -> None:
     none = strongroom("vm", "list")
     assert none.code == 1
     assert "host add" in none.error()
+    listed = strongroom("vm", "list", "--json")
+    assert (listed.code, listed.json()) == (0, [])
+    assert "host add" in listed.err
     strongroom.init()
     assert strongroom("host", "add", "mock", "test:///default").code == 0
     for arguments in (
@@ -177,6 +192,20 @@ def test_images_that_cannot_be_backed_up(strongroom: CommandLine) -> None:
     assert strongroom("point", "list", "--json").json() == []
 
 
+def test_a_backup_beside_another_one_names_the_machine(strongroom: CommandLine) -> None:
+    strongroom.init()
+    strongroom.backup(b"x" * 4096, "web-1")
+    (series,) = (strongroom.home / "cache" / "locks").iterdir()
+    image = str(strongroom.folder / "image.raw")
+    with series.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = strongroom("backup", "--image", image, "--format", "raw", "--name", "web-1")
+    assert done.code == 1
+    assert "web-1 is being backed up already, by this appliance" in done.error()
+    assert "wait" in done.error()
+    assert series.name not in done.error()
+
+
 def test_a_mistake_of_ours_is_a_sentence_and_a_traceback_only_with_debug(
     strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +217,8 @@ def test_a_mistake_of_ours_is_a_sentence_and_a_traceback_only_with_debug(
     assert quiet.code == 1
     assert "mistake in strongroom itself" in quiet.err
     assert "Traceback" not in quiet.err
-    assert "--debug" in quiet.err
+    (hint,) = [line for line in quiet.err.splitlines() if line.startswith("hint: ")]
+    assert "strongroom --debug COMMAND" in hint, "after the command's name the option is refused"
     for loud in (strongroom("--debug", "status"), strongroom("status", STRONGROOM_DEBUG="1")):
         assert loud.code == 1
         assert "Traceback" in loud.err

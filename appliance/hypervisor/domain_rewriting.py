@@ -11,12 +11,19 @@ import uuid as uuid_module
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from secrets import token_bytes
 
-from appliance.hypervisor.domain_xml import MARKER_NAMESPACE, disks_of, is_plain_target, parse_xml, target_of
+from appliance.hypervisor.domain_xml import (
+    MARKER_NAMESPACE,
+    disks_of,
+    is_plain_target,
+    parse_xml,
+    remove_all,
+    target_of,
+)
 from appliance.hypervisor.errors import DomainXmlInvalid
-from appliance.hypervisor.host_specifics import drop_host_specifics, remove_all
+from appliance.hypervisor.host_specifics import drop_host_specifics
+from appliance.hypervisor.network_cards import Network, rewire
 from appliance.hypervisor.virtualization import override_cpus, override_memory, use_tcg
 
 # Of a disk's driver, what says how the host does its input and output. Kept aside while a disk stands on an export.
@@ -31,19 +38,7 @@ _HOST_IO = (
     "detect_zeroes",
     "copy_on_read",
 )
-# Of a network card, what belongs to the network that it was on.
-_OF_ONE_NETWORK = (
-    *("source", "virtualport", "vlan", "filterref", "bandwidth", "portForward", "ip", "route", "script", "downscript"),
-    *("driver", "tune", "port", "mtu", "coalesce", "teaming"),
-)
 _DURING_EXPORT = {"error_policy": "stop", "rerror_policy": "stop"}
-
-
-class Network(StrEnum):
-    """`NetworkChoice` is one of these, or the name of a libvirt network."""
-
-    NONE = "none"  # the network cards stay, with nothing behind them
-    KEEP = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ class Changes:
     name: str
     uuid: str
     disks: Mapping[str, NewDisk]
-    network: str = Network.KEEP
+    network: str = Network.KEEP  # or the name of a libvirt network
     new_macs: bool = True
     kvm_available: bool = True  # otherwise a machine made for KVM is turned into an emulated one
     tcg: bool = False  # emulate although KVM is there
@@ -102,7 +97,7 @@ def rewrite(xml: str, changes: Changes) -> Rewritten:
     drop_host_specifics(root, warnings, console_folder=changes.console_folder, in_place=changes.in_place)
     _place_nvram(root, changes)
     if not changes.in_place:
-        _rewire(root, changes)
+        rewire(root, changes.network, warnings, new_macs=changes.new_macs)
     if root.get("type") == "kvm" and (changes.tcg or not changes.kvm_available):
         use_tcg(root, warnings)
     if changes.memory_bytes is not None:
@@ -165,7 +160,7 @@ def _replace_disks(root: ET.Element, changes: Changes, warnings: list[str]) -> N
         target = target_of(disk)
         new = changes.disks.get(target)
         if new is not None:
-            _put_on(disk, target, new, warnings)
+            _put_on(disk, target, new, warnings, in_place=changes.in_place)
         elif disk.get("device") in ("cdrom", "floppy"):
             if not changes.in_place:
                 _eject(disk, warnings)
@@ -182,8 +177,8 @@ def _eject(disk: ET.Element, warnings: list[str]) -> None:
         remove_all(disk, tag)
 
 
-def _put_on(disk: ET.Element, target: str, new: NewDisk, warnings: list[str]) -> None:
-    for tag in ("source", "backingStore", "mirror", "auth", "transient", "shareable", "privateData"):
+def _put_on(disk: ET.Element, target: str, new: NewDisk, warnings: list[str], *, in_place: bool) -> None:
+    for tag in ("source", "backingStore", "mirror", "auth", "privateData"):
         remove_all(disk, tag)
     if disk.find("encryption") is not None:
         remove_all(disk, "encryption")
@@ -191,11 +186,8 @@ def _put_on(disk: ET.Element, target: str, new: NewDisk, warnings: list[str]) ->
     if disk.find("readonly") is not None and isinstance(new, OverlayDisk):
         remove_all(disk, "readonly")
         warnings.append(f"disk {target} was read-only; it is writable, so that it can be moved while the machine runs")
-    if disk.get("device") == "lun":
-        disk.set("device", "disk")
-        warnings.append(f"disk {target} passed SCSI commands through; the new one is an ordinary disk")
-    for attribute in ("sgio", "rawio", "snapshot"):
-        disk.attrib.pop(attribute, None)
+    if not in_place:
+        _make_ordinary(disk, target, warnings)
     disk.set("device", disk.get("device", "disk"))
     driver = disk.find("driver")
     if driver is None:
@@ -211,6 +203,22 @@ def _put_on(disk: ET.Element, target: str, new: NewDisk, warnings: list[str]) ->
             driver.attrib.pop(attribute, None)
         driver.attrib.update(_DURING_EXPORT)
         disk.insert(2, _backing_of(new))
+
+
+def _make_ordinary(disk: ET.Element, target: str, warnings: list[str]) -> None:
+    """The new disk is a file of this machine alone."""
+    for tag, words in (
+        ("shareable", "was shared with other machines; the new one is this machine's alone"),
+        ("transient", "forgot what was written when the machine went off; the new one keeps it"),
+    ):
+        if disk.find(tag) is not None:
+            remove_all(disk, tag)
+            warnings.append(f"disk {target} {words}")
+    if disk.get("device") == "lun":
+        disk.set("device", "disk")
+        warnings.append(f"disk {target} passed SCSI commands through; the new one is an ordinary disk")
+    for attribute in ("sgio", "rawio", "snapshot"):
+        disk.attrib.pop(attribute, None)
 
 
 def _source_of(disk: ET.Element, driver: ET.Element, new: NewDisk) -> ET.Element:
@@ -244,38 +252,6 @@ def _place_nvram(root: ET.Element, changes: Changes) -> None:
     remove_all(nvram, "source")
     nvram.attrib.pop("type", None)
     nvram.text = changes.nvram_path
-
-
-def _rewire(root: ET.Element, changes: Changes) -> None:
-    for card in root.findall("devices/interface"):
-        if changes.new_macs:
-            _new_mac(card)
-        remove_all(card, "target")  # the tap's name on the old host
-        remove_all(card, "backend")
-        if changes.network == Network.KEEP:
-            continue
-        for tag in _OF_ONE_NETWORK:
-            remove_all(card, tag)
-        card.attrib.pop("managed", None)
-        card.attrib.pop("trustGuestRxFilters", None)
-        if changes.network == Network.NONE:
-            # Not type='null': starting such a machine kills libvirtd 9.0 (it follows a null pointer). The guest
-            # cannot raise a link that the host holds down, and nothing passes it.
-            card.set("type", "user")
-            remove_all(card, "link")
-            ET.SubElement(card, "link", state="down")
-        else:
-            card.set("type", "network")
-            card.insert(0, ET.Element("source", network=changes.network))
-
-
-def _new_mac(card: ET.Element) -> None:
-    mac = card.find("mac")
-    if mac is None:
-        mac = ET.Element("mac")
-        card.insert(0, mac)
-    # QEMU's own range of locally administered addresses.
-    mac.set("address", ":".join(f"{byte:02x}" for byte in b"\x52\x54\x00" + token_bytes(3)))
 
 
 def _mark(root: ET.Element, made_by: str) -> None:

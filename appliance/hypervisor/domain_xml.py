@@ -73,6 +73,7 @@ class MachineDefinition:
     tpm_state_folder: str | None  # only where the definition states it
     agent_channel: bool
     agent_connected: bool
+    memory_files: tuple[str, ...]  # of persistent memory (NVDIMM, virtio-pmem), which is no disk
     marker: str | None  # what `domain_rewriting` put there: which recovery or restore made this machine
 
 
@@ -119,6 +120,9 @@ def parse_machine(xml: str) -> MachineDefinition:
         tpm_state_folder=tpm_source.get("path") if tpm_source is not None else None,
         agent_channel=channel is not None,
         agent_connected=target is not None and target.get("state") == "connected",
+        memory_files=tuple(
+            path for module in root.findall("devices/memory") if (path := text_of(module, "source/path"))
+        ),
         marker=marker.get("by") if marker is not None else None,
     )
 
@@ -267,3 +271,8 @@ def _integer(text: str, what: str) -> int:
 def text_of(element: ET.Element, path: str) -> str | None:
     found = element.find(path)
     return (found.text or "").strip() or None if found is not None else None
+
+
+def remove_all(parent: ET.Element, tag: str) -> None:
+    for child in parent.findall(tag):
+        parent.remove(child)

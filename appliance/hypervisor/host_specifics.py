@@ -1,37 +1,31 @@
 """What in a definition belongs to the host and the run it was taken from, and how to take it out. Pure.
 
-The rule: nothing that two machines cannot share survives: labels, aliases, ports, sockets, console files (QEMU empties
-a console file when it starts, so a second machine would wipe the first one's log).
+The rule: nothing that two machines cannot share survives: labels, aliases, placement, options for QEMU itself, and what
+`host_devices` and `consoles` know of devices. What is left out that an admin could miss is told.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-_CONSOLES = ("serial", "parallel", "console", "channel")
-_GRAPHICS_PORTS = ("port", "tlsPort", "websocket", "websocketGenerated", "socket", "autoport")
+from appliance.hypervisor.consoles import move_consoles
+from appliance.hypervisor.domain_xml import remove_all
+from appliance.hypervisor.host_devices import part_devices
+
 # What says on which of the host's processors, memory and groups the machine may run.
 _PLACEMENT = ("numatune", "cputune", "blkiotune", "memtune", "resource", "memoryBacking", "keywrap", "launchSecurity")
 _SPOKEN_OF = {
     "memoryBacking": "huge pages or shared memory of the old host were left out",
     "launchSecurity": "memory encryption of the old host was left out",
 }
-
-
-def remove_all(parent: ET.Element, tag: str) -> None:
-    for child in parent.findall(tag):
-        parent.remove(child)
-
-
-_SOCKET_PATH_BYTES_MAX = 107  # a longer one would keep the machine from starting
+# Of what hypervisors add below names of their own, what only says how the guest's own devices look.
+_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+_HARMLESS_ADDITIONS = frozenset({f"{_QEMU}capabilities", f"{_QEMU}deprecation", f"{_QEMU}override"})
 
 
 def drop_host_specifics(root: ET.Element, warnings: list[str], *, console_folder: str | None, in_place: bool) -> None:
     _drop_run_state(root)
     if in_place:
-        return
-    devices = root.find("devices")
-    if devices is None:
         return
     for tag in _PLACEMENT:
         if root.find(tag) is not None and tag in _SPOKEN_OF:
@@ -40,13 +34,12 @@ def drop_host_specifics(root: ET.Element, warnings: list[str], *, console_folder
     vcpu = root.find("vcpu")
     if vcpu is not None:
         vcpu.attrib.pop("cpuset", None)
-    remove_all(devices, "emulator")
-    _drop_host_devices(devices, warnings)
-    for graphics in devices.findall("graphics"):
-        _free_ports(graphics)
-    for kind in _CONSOLES:
-        for number, console in enumerate(devices.findall(kind)):
-            _move_console(console, f"{kind}{number}", console_folder, warnings)
+    _drop_additions(root, warnings)
+    _drop_firmware_files(root, warnings)
+    devices = root.find("devices")
+    if devices is not None:
+        part_devices(root, devices, warnings)
+        move_consoles(devices, console_folder, warnings)
 
 
 def _drop_run_state(root: ET.Element) -> None:
@@ -65,62 +58,23 @@ def _drop_run_state(root: ET.Element) -> None:
             parent.attrib.pop("state", None)
 
 
-def _drop_host_devices(devices: ET.Element, warnings: list[str]) -> None:
-    for tag, meaning in (("hostdev", "device of the old host"), ("filesystem", "folder of the old host")):
-        found = devices.findall(tag)
-        if found:
-            warnings.append(f"{len(found)} {meaning}{'s' if len(found) > 1 else ''} passed through was left out")
-        remove_all(devices, tag)
-    for tag in ("redirdev", "smartcard", "shmem", "lease", "pstore"):
-        remove_all(devices, tag)
-    for tpm in devices.findall("tpm"):
-        backend = tpm.find("backend")
-        if backend is not None and backend.get("type") != "emulator":
-            devices.remove(tpm)
-            warnings.append("the TPM of the old host was left out")
-        elif backend is not None:
-            remove_all(backend, "source")
-            remove_all(backend, "encryption")
-    for generator in devices.findall("rng"):
-        backend = generator.find("backend")
-        if backend is not None and backend.get("model") == "egd":
-            devices.remove(generator)
-            warnings.append("a random number generator fed by a socket of the old host was left out")
+def _drop_additions(root: ET.Element, warnings: list[str]) -> None:
+    """Options for QEMU itself may name any file, socket or device; which, only QEMU knows."""
+    for addition in list(root):
+        if addition.tag.startswith("{") and addition.tag not in _HARMLESS_ADDITIONS:
+            root.remove(addition)
+            name = addition.tag.rpartition("}")[2]
+            warnings.append(
+                f"{len(addition)} options that go past libvirt ({name}) were left out: they may lead anywhere"
+            )
 
 
-def _free_ports(graphics: ET.Element) -> None:
-    """A fixed port would clash with the old machine's."""
-    for attribute in _GRAPHICS_PORTS:
-        graphics.attrib.pop(attribute, None)
-    for listen in graphics.findall("listen"):
-        if listen.get("type") == "socket":
-            listen.attrib.pop("socket", None)
-    if graphics.get("type") in ("vnc", "spice") and graphics.find("listen[@type='socket']") is None:
-        graphics.set("autoport", "yes")
-
-
-def _move_console(console: ET.Element, label: str, folder: str | None, warnings: list[str]) -> None:
-    for log in console.findall("log"):
-        if folder is None:
-            console.remove(log)
-        else:
-            log.set("file", f"{folder}/{label}.log")
-    kind = console.get("type", "pty")
-    if kind in ("spicevmc", "spiceport", "null", "vc", "stdio", "dbus", "qemu-vdagent"):
-        return
-    target = console.find("target")
-    if console.tag == "channel" and kind == "unix" and target is not None and target.get("type") == "virtio":
-        # libvirt makes a path of its own for these, as for the guest agent's.
-        remove_all(console, "source")
-        console.insert(0, ET.Element("source", mode="bind"))
-        return
-    remove_all(console, "source")
-    console.attrib.pop("tty", None)
-    if folder is not None and kind == "file":
-        console.insert(0, ET.Element("source", path=f"{folder}/{label}"))
-    elif folder is not None and kind == "unix" and len(f"{folder}/{label}".encode()) <= _SOCKET_PATH_BYTES_MAX:
-        console.insert(0, ET.Element("source", mode="bind", path=f"{folder}/{label}"))
-    elif kind != "pty":
-        console.set("type", "pty")
-        remove_all(console, "protocol")
-        warnings.append(f"{label.rsplit('-', 1)[-1]} was connected to a {kind} of the old host; it is a terminal now")
+def _drop_firmware_files(root: ET.Element, warnings: list[str]) -> None:
+    """Firmware that is written to: its variables are in `nvram` (see `domain_rewriting`), or start anew."""
+    loader = root.find("os/loader")
+    if loader is not None and loader.get("type") == "pflash" and loader.get("readonly") != "yes":
+        loader.set("readonly", "yes")
+        warnings.append("its firmware could write to a file of the old host; it can only read it now")
+    for store in root.findall("os/varstore"):
+        if store.attrib.pop("path", None) is not None:
+            warnings.append("its firmware's variables were in a file of the old host; they start anew")

@@ -85,6 +85,7 @@ def read_machine(domain: Domain, files: HostFiles, volume_path: VolumePath) -> M
         agent_connected=definition.agent_connected,
         live_xml=live_xml,
         inactive_xml=inactive_xml,
+        memory_files=definition.memory_files,
     )
 
 

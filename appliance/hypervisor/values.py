@@ -116,6 +116,7 @@ class MachineInfo:
     agent_connected: bool
     live_xml: str | None  # None when off
     inactive_xml: str  # what the next start would use; of a transient machine, the live one in inactive form
+    memory_files: tuple[str, ...] = ()  # of persistent memory (NVDIMM, virtio-pmem): no backup reads them
 
     @property
     def running(self) -> bool:

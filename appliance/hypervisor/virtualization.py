@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from appliance.hypervisor.domain_xml import memory_bytes
-from appliance.hypervisor.host_specifics import remove_all
+from appliance.hypervisor.domain_xml import memory_bytes, remove_all
 
 KIB = 1024
 _KVM_TIMERS = ("kvmclock", "hypervclock")

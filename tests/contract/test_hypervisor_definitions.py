@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
@@ -77,6 +77,76 @@ def test_machine_made_for_kvm_starts_emulated_beside_the_old_one(lab: Lab, hyper
     assert machine.live_xml is not None
     assert "no-such-bridge" not in machine.live_xml
     assert len(result.warnings) >= 4
+
+
+def host_backed(file: str) -> Callable[[ET.Element], None]:
+    """What leads into the host, in every way that this libvirt takes; persistent memory is in `file`."""
+
+    def edit(domain: ET.Element) -> None:
+        ET.SubElement(domain, "maxMemory", slots="4", unit="MiB").text = "1024"
+        numa = ET.SubElement(ET.SubElement(domain, "cpu"), "numa")
+        ET.SubElement(numa, "cell", id="0", cpus="0", memory="192", unit="MiB")
+        devices = domain.find("devices")
+        assert devices is not None
+        for model in ("nvdimm", "virtio-pmem"):
+            memory = ET.SubElement(devices, "memory", model=model, access="shared")
+            ET.SubElement(ET.SubElement(memory, "source"), "path").text = file
+            target = ET.SubElement(memory, "target")
+            ET.SubElement(target, "size", unit="MiB").text = "128"
+            if model == "nvdimm":
+                ET.SubElement(target, "node").text = "0"
+                ET.SubElement(ET.SubElement(target, "label"), "size", unit="KiB").text = "128"
+        for tag, attributes, child, below in (
+            ("shmem", {"name": "shared"}, "model", {"type": "ivshmem-plain"}),
+            ("input", {"type": "evdev"}, "source", {"dev": "/dev/input/event0"}),
+            ("filesystem", {"type": "mount"}, "source", {"dir": "/srv"}),
+            ("vsock", {"model": "virtio"}, "cid", {"auto": "no", "address": "4242"}),
+            ("sound", {"model": "ich9"}, "audio", {"id": "1"}),
+        ):
+            device = ET.SubElement(devices, tag, attributes)
+            ET.SubElement(device, child, below)
+            if tag == "filesystem":
+                ET.SubElement(device, "target", dir="srv")
+        ET.SubElement(devices, "audio", id="1", type="file", path=f"{file}.wav")
+        namespace = "http://libvirt.org/schemas/domain/qemu/1.0"
+        options = ET.SubElement(domain, f"{{{namespace}}}commandline")
+        for value in ("-drive", f"file={file},format=raw,if=none"):
+            ET.SubElement(options, f"{{{namespace}}}arg", value=value)
+
+    return edit
+
+
+def test_copy_has_nothing_of_what_leads_into_the_host(lab: Lab, hypervisor: Hypervisor) -> None:
+    precious = lab.path("precious")
+    precious.write_bytes(b"precious" * (128 * MIB // 8))
+    guest = lab.machine("backed", disks=[lab.blank_disk("vda", MIB)], edit=host_backed(str(precious)))
+    found = hypervisor.machines.get(guest.name)
+    assert found.memory_files == (str(precious), str(precious))
+    changes = Changes(
+        name=f"{guest.name}-copy",
+        uuid=str(uuid4()),
+        disks={"vda": RestoredDisk(str(lab.blank_disk("vda", MIB, name="restored").path), "qcow2")},
+    )
+    result = rewrite(found.inactive_xml, changes)
+    uuid = hypervisor.machines.define(result.xml)
+    lab.adopt(f"{guest.name}-copy")
+    copy = hypervisor.machines.get(uuid)
+    for gone in (str(precious), "/srv", "4242", "event0", "shared"):
+        assert gone in found.inactive_xml
+        assert gone not in copy.inactive_xml
+    assert copy.memory_bytes == 192 * MIB, "without the modules, not grown by them"
+    assert "<cid auto='yes'/>" in copy.inactive_xml
+    for words in ("nvdimm", "virtio-pmem", "shared", "input device", "folder", "vsock", "sound", "past libvirt"):
+        assert any(words in warning for warning in result.warnings), words
+    # This machine may have no vhost-vsock device, which all the rest can be started without.
+    root = ET.fromstring(result.xml)
+    devices, vsock = root.find("devices"), root.find("devices/vsock")
+    assert devices is not None
+    assert vsock is not None
+    devices.remove(vsock)
+    hypervisor.machines.define(ET.tostring(root, encoding="unicode"))
+    hypervisor.machines.start(uuid, paused=True)
+    assert hypervisor.machines.get(uuid).state is MachineState.PAUSED
 
 
 def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: Hypervisor) -> None:

@@ -240,9 +240,6 @@ def test_recovered_machine_is_another_one() -> None:
     assert root.find("seclabel") is None
     assert parse_machine(ET.tostring(root, encoding="unicode")).marker == "recovery-1"
     assert root.find("metadata/{urn:admin}note") is not None
-    commandline = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
-    assert root.find(commandline) is not None
-    assert "xmlns:qemu=" in ET.tostring(root, encoding="unicode")
     assert "vnet3" not in ET.tostring(root, encoding="unicode")
 
 
@@ -379,7 +376,26 @@ def test_restored_in_place_keeps_what_is_the_hosts() -> None:
     assert only(found, "graphics").get("port") == "5901"
     assert only(found, "interface/mac").get("address") == "52:54:00:11:22:33"
     assert found.find("disk/alias") is None
+    assert "-no-hpet" in result.xml
+    assert "xmlns:qemu=" in result.xml
     assert parse_xml(result.xml).findtext("os/nvram") == "/var/lib/libvirt/qemu/nvram/web-1_VARS.fd"
+
+
+def test_restored_in_place_a_disk_is_as_its_admin_made_it() -> None:
+    xml = RICH.replace("<target dev='vdb' bus='virtio'/>", "<target dev='vdb' bus='scsi'/><transient/>")
+    xml = xml.replace(
+        "<disk type='block' device='disk'>", "<disk type='block' device='lun' rawio='yes' sgio='filtered'>"
+    )
+    new = {"vdb": RestoredDisk("/dev/vg/data", "raw", block_device=True)}
+    kept = only(devices(rewrite(xml, changes(name="web-1", uuid=UUID, in_place=True, disks=new))), "disk[2]")
+    assert (kept.get("device"), kept.get("rawio"), kept.get("sgio")) == ("lun", "yes", "filtered")
+    assert kept.find("shareable") is not None
+    assert kept.find("transient") is not None
+    copied = rewrite(xml, changes(disks=new))
+    alone = only(devices(copied), "disk[@device='disk']")
+    assert (alone.get("rawio"), alone.find("shareable"), alone.find("transient")) == (None, None, None)
+    for words in ("was shared with other machines", "forgot what was written", "passed SCSI commands"):
+        assert any(f"disk vdb {words}" in warning for warning in copied.warnings), words
 
 
 def test_admins_policies_come_back_after_migration() -> None:

@@ -1,10 +1,10 @@
-"""Runs the command line, and dies by SIGKILL at one exact place in it.
+"""Runs the command line, and dies by SIGKILL, or is told to end by another signal, at one exact place in it.
 
     python -m tests.faults.crash PLACE WHEN NTH ARGUMENTS…
 
 PLACE is `module:Class.method` or `module:function`, or `state:NAME`, the moment in which a recovery is recorded as
-such; WHEN is `before` or `after` the NTH call. A command that gets to its end ends with its own exit code, by which a
-test sees that the place was never reached.
+such; WHEN is `before` or `after` the NTH call, and may name another signal: `before-SIGTERM`. A command that gets to
+its end ends with its own exit code, by which a test sees that the place was never reached.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def crash_at(place: str, when: str, nth: int) -> None:
     state = ""
     if place.startswith("state:"):
         place, state = _UPDATE, place.removeprefix("state:")
+    when, _, name_of_signal = when.partition("-")
+    number = signal.Signals[name_of_signal or "SIGKILL"]
     module_name, path = place.split(":")
     owner: Any = importlib.import_module(module_name)
     *outer, name = path.split(".")
@@ -39,10 +41,10 @@ def crash_at(place: str, when: str, nth: int) -> None:
             return real(*arguments, **named)
         calls += 1
         if calls == nth and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = real(*arguments, **named)
         if calls == nth and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return result
 
     setattr(owner, name, watched)

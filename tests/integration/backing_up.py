@@ -125,11 +125,14 @@ class Rig:
 
     def killed_at(self, place: tuple[str, str], *arguments: str) -> None:
         """Run a command that dies by SIGKILL at this place (see tests/faults/crash.py), which it has to reach."""
-        done = subprocess.run(
+        done = self.signalled_at(place, *arguments)
+        assert done.returncode == -signal.SIGKILL, f"{place} was not reached by {arguments}: {done.stderr}"
+
+    def signalled_at(self, place: tuple[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "tests.faults.crash", *place, "1", *arguments],
             env=self.process_environment(), capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-        assert done.returncode == -signal.SIGKILL, f"{place} was not reached by {arguments}: {done.stderr}"
 
     def assert_nothing_left(self, *guests: LabGuest, bitmap_lost: bool = False) -> None:
         """No debt, nothing in scratch; on each machine no job, and the newest point's checkpoint alone.

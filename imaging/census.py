@@ -1,7 +1,7 @@
 """What a collection looks at: what packs hold, who wrote them, which restore points there are, and what these need.
 
-Rules: index objects are listed before packs, both before manifests; whatever cannot be read, is missing, or is less
-than what was there before refuses the collection, as nothing can be concluded from it.
+Rules: manifests are listed before index objects, so that whatever a listed one needs is listed too; whatever cannot be
+read, is missing, or is less than what was there before refuses the collection, as nothing can be concluded from it.
 """
 
 from __future__ import annotations

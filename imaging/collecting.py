@@ -17,15 +17,16 @@ from imaging import running
 from imaging.census import Census, CollectionRefused, Inspector, needed_in
 from imaging.collection import REPACK_BELOW, CollectionPlan, plan_collection
 from imaging.envelope import ObjectType
-from imaging.errors import Damaged, Fenced, ObjectMissing, WrongVersion
+from imaging.errors import Damaged, Fenced, ObjectExists, ObjectMissing, WrongVersion
 from imaging.forecasting import Attribution
 from imaging.holdings import Flags, Holdings
 from imaging.leases import LeaseEnd
+from imaging.marking import Unresolvable
 from imaging.moving import move
 from imaging.packs import pack_name
 from imaging.places import PackRows
 from imaging.points import Point
-from imaging.rollcalls import RollCall, RollCalls
+from imaging.rollcalls import RollCall, RollCalls, RolledBack
 from imaging.running import Run, RunContext
 from imaging.scrub_packs import listed_packs
 from imaging.tidying import Tidying
@@ -113,9 +114,9 @@ class Collection:
         """What collect() would do now; changes nothing. CollectionRefused, RolledBack, Unresolvable."""
         earlier = self._earlier()
         _, condemned = self._inspector.condemned()
-        census = self._census(condemned)
         leaving = frozenset(self._tidying.deletable())
         points = [point for point in self._inspector.points(earlier) if point.name not in leaving]
+        census = self._census(condemned)
         with self._watched("disk maps"):
             needed = self._inspector.mark(census.holdings, points)
         return self._plan(census, needed, earlier, condemned)
@@ -137,18 +138,18 @@ class Collection:
         """CollectionRefused, RolledBack, Unresolvable; SeriesBusy while another collection runs; Fenced; StoreError."""
         with self._begin() as run:
             earlier = self._earlier()
-            points = self._inspector.points(earlier)
+            self._inspector.points(earlier)
+            staying = [point.name for point in self._context.points.survey().points]
             census = self._census(self._inspector.condemned()[1])
             unended = [lease for lease in self._leases.list().unended() if lease != run.lease_id]
             leaving = self._tidying.deletable()
-            staying = [point.name for point in points if point.name not in set(leaving)]
             known = self._rollcalls.write(earlier, staying, census.unlisted, unended)
             run.check()
             tidied = self._tidying.remove(leaving)
             run.conclude()
         done = self._empty(earlier, known)
         done.removed_points, done.void_objects = tidied.points, tidied.void_objects
-        self._rewrite_index(done)
+        self._rewrite_index(known, done)
         self._repository.refresh_index()
         return done
 
@@ -179,19 +180,28 @@ class Collection:
     # Doing
 
     @contextmanager
-    def _begin(self) -> Iterator[Run]:
-        """A lease of the collection, with the index brought up to date under it."""
+    def _begin(self, known: RollCall | None = None) -> Iterator[Run]:
+        """A lease of the collection, with the index brought up to date under it. Between two leases of one collection
+        another may have come: then its roll call is newer than the `known` one, and this one has lost. Fenced."""
         with running.begin(self._context, self._repository.collection_series, None, running.COLLECTION) as run:
+            if known is not None and self._earlier().number != known.number:
+                raise Fenced(run.lease_id, "another collection")
             self._repository.refresh_index()
-            yield run
+            try:
+                yield run
+            except ObjectExists as error:  # a roll call or an epoch: whoever wrote it had ended this lease before
+                raise Fenced(run.lease_id, "another collection") from error
+            except (CollectionRefused, RolledBack, Unresolvable):
+                run.check()  # what another collection does meanwhile looks like loss to one that was fenced
+                raise
 
     def _empty(self, earlier: RollCall, known: RollCall) -> Collected:
         """Finishes what an earlier collection condemned, and condemns what is needed no more."""
-        with self._begin() as run:
+        with self._begin(known) as run:
             epoch, condemned = self._inspector.condemned()
             settled = not self._older(epoch, run)  # before the listing that is marked
-            census = self._census(condemned)
             points = self._inspector.points(known)
+            census = self._census(condemned)
             with self._watched("disk maps"):
                 needed = self._inspector.mark(census.holdings, points)
             plan = self._plan(census, needed, earlier, condemned)
@@ -203,7 +213,7 @@ class Collection:
             run.conclude()
         if settled:
             stuck = set(rescue) - emptied
-            self._delete([pack for pack in inherited if pack not in stuck], census.present, done)
+            self._delete([pack for pack in inherited if pack not in stuck], census.present, known, done)
         moved = [pack for group in plan.moved for pack in group if pack in emptied]
         fresh = [*plan.dead, *moved, *plan.orphans]
         if fresh:
@@ -211,7 +221,7 @@ class Collection:
         return done
 
     def _condemn(self, epoch: int, fresh: Sequence[bytes], marked: set[str], known: RollCall, done: Collected) -> None:
-        with self._begin() as run:
+        with self._begin(known) as run:
             newest, condemned = self._inspector.condemned()
             if newest != epoch:
                 raise Fenced(run.lease_id, "another collection")
@@ -237,7 +247,7 @@ class Collection:
                 done.rescued_packs += len(rescue)
             run.conclude()
         stuck = set(rescue) - emptied
-        self._delete([pack for pack in waiting if pack not in stuck], present, done)
+        self._delete([pack for pack in waiting if pack not in stuck], present, known, done)
 
     def _publish(self, number: int, condemned: frozenset[bytes]) -> None:
         name = f"epochs/{number:010}"
@@ -268,10 +278,10 @@ class Collection:
         done.problems += [str(error) for error in moved.failed.values()]
         return set(moved.emptied)
 
-    def _delete(self, packs: Sequence[bytes], sizes: dict[bytes, int], done: Collected) -> None:
+    def _delete(self, packs: Sequence[bytes], sizes: dict[bytes, int], known: RollCall, done: Collected) -> None:
         if not packs:
             return
-        with self._begin() as run, self._watched("removing packs", sum(sizes.get(pack, 0) for pack in packs)):
+        with self._begin(known) as run, self._watched("removing packs", sum(sizes.get(pack, 0) for pack in packs)):
             for number, pack in enumerate(packs):
                 if number % _DELETIONS_UNCHECKED == 0:
                     run.check()
@@ -281,15 +291,15 @@ class Collection:
                 self._progress.advance(sizes.get(pack, 0))
             run.conclude()
 
-    def _rewrite_index(self, done: Collected) -> None:
+    def _rewrite_index(self, known: RollCall, done: Collected) -> None:
         """Index objects that list packs which are gone are replaced, and many small ones merged."""
-        census = self._census(self._inspector.condemned()[1])
-        stale = {name for name, packs in census.objects.items() if any(pack not in census.present for pack in packs)}
-        if len(census.objects) > _INDEX_OBJECTS_MAX:
-            stale |= {name for name in census.objects if census.rows[name] < _SMALL_INDEX_ROWS}
-        if not stale:
-            return
-        with self._begin() as run:
+        with self._begin(known) as run:
+            census = self._census(self._inspector.condemned()[1])
+            stale = {
+                name for name, packs in census.objects.items() if any(pack not in census.present for pack in packs)
+            }
+            if len(census.objects) > _INDEX_OBJECTS_MAX:
+                stale |= {name for name in census.objects if census.rows[name] < _SMALL_INDEX_ROWS}
             for part in _parts(self._packs_of(sorted(stale), census)):
                 run.put_index(part)
             run.conclude()

@@ -1,0 +1,19 @@
+"""A short, seeded sample of what `make soak` does for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import schedules
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("appliances", [1, 2])
+def test_a_random_schedule_with_kills_loses_nothing(tmp_path: Path, appliances: int) -> None:
+    report = schedules.run(tmp_path, 12, 20260 + appliances, appliances=appliances)
+    assert report.rounds == 12
+    assert report.killed > 0, "no kill hit"
+    assert report.collections > 0

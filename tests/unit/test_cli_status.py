@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -125,14 +126,72 @@ def test_a_killed_process_owns_nothing_any_more(strongroom: CommandLine) -> None
         assert not appliance.alive("run-killed")
 
 
-def test_a_host_that_something_depends_on_is_not_removed(strongroom: CommandLine) -> None:
+@pytest.mark.parametrize("state", [RunState.FAILED, RunState.INTERRUPTED])
+def test_a_last_run_that_made_no_point_is_told_until_the_next_one_does(
+    strongroom: CommandLine, state: RunState
+) -> None:
+    last = replace(RUN, state=state, ended_utc=NOW, error="it went wrong")
     with Appliance(load(strongroom.environment)) as appliance:
-        appliance.catalog.hosts.add(HostRecord(HostConfig("here"), NOW))
-        for debt in (owed_thaw, cleanup, troubled_recovery):
-            debt(appliance)
-    done = strongroom("host", "remove", "here", "--yes")
-    assert done.code == 1
-    assert all(word in done.error() for word in ("recovery", "thaw", "clean-up"))
+        runs = appliance.catalog.runs
+        runs.save(last)
+        for number in range(1001):  # of others, since
+            runs.save(replace(RUN, id=new_id(), name=f"vm-{number}", uuid=f"u-{number}", state=RunState.SUCCEEDED,
+                              started_utc=NOW + timedelta(seconds=1)))  # fmt: skip
+        done = strongroom("status")
+        assert done.code == 3
+        assert "the last run of web-1" in done.err
+        assert "it went wrong" in done.err
+        assert "--dismiss NAME" in done.err
+        runs.save(replace(RUN, id=new_id(), state=RunState.SUCCEEDED, started_utc=NOW + timedelta(hours=1)))
+        assert strongroom("status").code == 0
+
+
+def test_a_failed_run_of_what_is_gone_can_be_dismissed(strongroom: CommandLine) -> None:
+    def fail() -> None:
+        with Appliance(load(strongroom.environment)) as appliance:
+            now = appliance.clock.now_utc()
+            failed = RunRecord(new_id(), "gone", "image", None, None, RunState.FAILED, now, now, error="no such file")
+            appliance.catalog.runs.save(failed)
+
+    fail()
+    assert strongroom("status").code == 3
+    assert "nobody" in strongroom("status", "--dismiss", "nobody").error()
+    dismissed = strongroom("status", "--dismiss", "gone", "--json")
+    assert dismissed.code == 0
+    assert dismissed.json()[0]["dismissed_utc"] is not None
+    after = strongroom("status", "--json")
+    assert after.code == 0
+    assert after.json()["last_runs"][0]["state"] == "failed", "what happened stays known"
+    assert strongroom("status", "--dismiss", "image:gone").code == 1, "there is nothing left to dismiss"
+    fail()
+    assert strongroom("status").code == 3, "the next one that fails is told again"
+    assert strongroom("status", "--dismiss", "image:gone").code == 0
+
+
+def test_a_start_that_a_living_run_refuses_is_no_failed_run(strongroom: CommandLine) -> None:
+    point = strongroom.backup(os.urandom(4096), "web")
+    with Appliance(load(strongroom.environment)) as appliance:
+        repository = appliance.repository
+        with repository.begin_run(repository.series_of("image", "web")):
+            image = str(strongroom.folder / "image.raw")
+            refused = strongroom("backup", "--image", image, "--format", "raw", "--name", "web")
+        assert refused.code == 1
+        assert "being backed up already" in refused.error()
+        (run,) = appliance.catalog.runs.list()
+        assert run.point == point["id"]
+    assert strongroom("status").code == 0
+
+
+def test_a_damaged_configuration_is_told_although_its_copy_serves(strongroom: CommandLine) -> None:
+    assert strongroom("status").code == 0
+    config = strongroom.repository / "config"
+    data = bytearray(config.read_bytes())
+    data[-1] ^= 1
+    config.chmod(0o600)
+    config.write_bytes(data)
+    done = strongroom("status")
+    assert done.code == 3
+    assert "warning: the repository: config" in done.err
 
 
 def test_only_what_is_there_is_asked_for(strongroom: CommandLine) -> None:

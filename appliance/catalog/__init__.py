@@ -1,7 +1,8 @@
 """The catalog: what the appliance remembers beside the repository, in an SQL database.
 
-The rule: it is a convenience. Everything needed to restore is in the repository; what is lost with the catalog is the
-list of hosts and the history of runs. Callers get and give the frozen values of `appliance.models`.
+The rule: everything needed to restore is in the repository. What is lost with the catalog is what is under way (which
+machines run out of the repository, thaws and clean-ups that are owed, mounts), the list of hosts and the history of
+runs. Callers get and give the frozen values of `appliance.models`.
 
     catalog = Catalog.open(settings.catalog_file, lock_file)     # made and brought up to date
     catalog.runs.save(RunRecord(...)); catalog.cleanups.add(...); catalog.recoveries.update(record, state=...)

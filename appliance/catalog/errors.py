@@ -1,12 +1,13 @@
-"""What can go wrong with the catalog. Losing it loses no backup, and the hints say so."""
+"""What can go wrong with the catalog. Losing it loses no backup, but what is under way; the hints say both."""
 
 from __future__ import annotations
 
 from appliance.errors import StrongroomError
 
 REBUILD_HINT = (
-    "No restore point is lost: move the file away, and the next command makes a new catalog from the repository"
-    " (hosts have to be added again)."
+    "This file alone knows which machines run out of the repository, which thaws and clean-ups are owed, mounts, hosts"
+    " and past runs; 'If the catalog is lost' in docs/operations.md tells how to look after those. No restore point is"
+    " lost: move the file away, and the next command makes a new catalog from the repository."
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from appliance.catalog.database import Database
-from appliance.catalog.errors import CatalogVersionUnknown
+from appliance.catalog.errors import REBUILD_HINT, CatalogVersionUnknown
 from appliance.ownership import own
 
 HEAD = "0002"  # the newest script in migrations/versions; a test compares
@@ -53,7 +53,7 @@ def _migrate(connection: Connection, found: str | None) -> None:
         if found is not None and found not in known:
             raise CatalogVersionUnknown(
                 f"the catalog was written by a newer program (its version is {found}, this program knows up to {HEAD})",
-                hint="Use that program, or move the catalog away: it is made again from the repository.",
+                hint=f"Use that program. {REBUILD_HINT}",
                 found=found,
             )
         command.upgrade(config, "head")

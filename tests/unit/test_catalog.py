@@ -150,7 +150,8 @@ def test_a_file_that_is_no_catalog_is_an_error_with_a_way_out(tmp_path: Path) ->
     (tmp_path / "catalog.sqlite").write_bytes(b"this is not a database, and long enough to be read as one" * 100)
     with pytest.raises(CatalogError, match="damaged") as caught:
         Catalog.open(tmp_path / "catalog.sqlite", tmp_path / "lock")
-    assert "No restore point is lost" in caught.value.hint
+    warning, promise = caught.value.hint.index("thaws"), caught.value.hint.index("No restore point is lost")
+    assert warning < promise, "what is lost comes first"
 
 
 def _open(path: Path, lock: Path, done: Any) -> None:
@@ -168,6 +169,37 @@ def test_processes_that_start_together_make_one_catalog(tmp_path: Path) -> None:
         process.join(60)
         assert process.exitcode == 0
     assert len(ids) == 1
+
+
+def test_a_catalog_of_the_first_version_is_brought_up_to_date_with_what_it_holds(tmp_path: Path) -> None:
+    from alembic import command
+
+    catalog = Catalog.open(tmp_path / "c.sqlite", tmp_path / "lock")
+    run = RunRecord(new_id(), "web-1", "vm", "u", "here", RunState.FAILED, NOW, error="it was long ago")
+    catalog.runs.save(run)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    with catalog.database.write() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        assert "dismissed_utc" not in {column["name"] for column in inspect(connection).get_columns("runs")}
+    assert Catalog.open(tmp_path / "c.sqlite", tmp_path / "lock").runs.list() == (run,)
+
+
+def test_the_last_run_of_each_machine_or_image(catalog: Catalog) -> None:
+    def run(name: str, uuid: str | None, hour: int, state: RunState = RunState.SUCCEEDED) -> RunRecord:
+        kind = "vm" if uuid else "image"
+        return RunRecord(new_id(), name, kind, uuid, None, state, NOW + timedelta(hours=hour))
+
+    old, new = run("web", "u-1", 0), run("web-renamed", "u-1", 1, RunState.FAILED)
+    made_anew, image, older_image = run("web", "u-2", 3), run("web", None, 2), run("web", None, 0)
+    for each in (older_image, new, old, image, made_anew):
+        catalog.runs.save(each)
+    assert catalog.runs.last() == (made_anew, image, new)
+    catalog.runs.remove(new.id)
+    catalog.runs.remove(new.id)
+    assert catalog.runs.last() == (made_anew, image, old)
 
 
 def test_moments_keep_zone_and_microseconds(catalog: Catalog) -> None:

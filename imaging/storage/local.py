@@ -1,36 +1,29 @@
 """A store in a folder of a local (or NFS 4) file system.
 
-Rules: objects are ordinary files below the folder, written by durable.py; a link is no object. A folder that is not
-there, or is not the one that it was, is an error and never an empty store: that is what an unmounted disk looks like.
-A small reserve keeps tombstones and the ends of leases writable when the file system is full, so that deleting points
-can free it.
+Rules: objects are ordinary files below the folder, written by durable.py; which folders may be links, and that a disk
+which is not mounted is no empty store, is folders.py's business; what must be written though the file system is full,
+reserve.py's. Nothing that this process did or found in a folder is reported before the folder is durable.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import logging
 import os
-import re
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 from imaging.errors import Damaged, InvalidName, NoSpace, ObjectExists, ObjectMissing, StoreError, StoreUnavailable
 from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, check_name, check_prefix
 from imaging.storage.durable import PosixSystem, System, clean_temporaries, durable_write
+from imaging.storage.folders import TEMPORARY_FOLDER, Folders, refuse_link
+from imaging.storage.reserve import Reserve
 
-_log = logging.getLogger(__name__)
-
-TEMPORARY_FOLDER: Final = "tmp"
-_RESERVE_FILE: Final = "reserve"
-_RESERVE_BYTES_MAX: Final = 4 << 20
-_RESERVED_FOR: Final = re.compile(r"(?:tombstones|epochs|rollcalls)/.*|leases/[^/]*/end")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _PASSING: Final = (errno.EIO, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.EBUSY)
+_MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class LocalStore:
@@ -38,12 +31,11 @@ class LocalStore:
 
     def __init__(self, folder: Path, system: System | None = None) -> None:
         self._folder = folder
-        self._temporary = folder / TEMPORARY_FOLDER
         self._system = system or PosixSystem()
-        self._durable: set[Path] = set()
+        self._folders = Folders(folder, self._system)
+        self._reserve = Reserve(folder / TEMPORARY_FOLDER / "reserve")
         self._lock = threading.Lock()
         self._cleaned = False
-        self._identity = _identity_of(folder)
 
     @classmethod
     def make(cls, folder: Path) -> LocalStore:
@@ -60,69 +52,63 @@ class LocalStore:
     def describe(self) -> str:
         return str(self._folder)
 
+    # Writing
+
     def put(self, name: str, data: Sequence[Buffer]) -> None:
         check_name(name)
-        self._write(name, data, replace=True)
-
-    def create(self, name: str, data: Sequence[Buffer]) -> None:
-        check_name(name)
-        self._write(name, data, replace=False)
-
-    def _write(self, name: str, data: Sequence[Buffer], replace: bool) -> None:
-        target = self._folder / name
-
-        def attempt() -> None:
-            self._ready(self._temporary)
-            self._clean_once()
-            self._ready(target.parent)
-            durable_write(self._system, target, data, self._temporary, replace)
-
         try:
-            self._with_reserve(name, lambda: self._again_if_folder_vanished(attempt))
-        except FileExistsError as error:
-            raise ObjectExists(name) from error
+            self._write(name, data, replace=True)
         except OSError as error:
             _raise_for("write", name, error)
 
-    def _again_if_folder_vanished(self, attempt: Callable[[], None]) -> None:
-        """delete() removes folders that it empties, possibly in the moment in which another thread writes into one."""
+    def create(self, name: str, data: Sequence[Buffer]) -> None:
+        check_name(name)
         try:
-            attempt()
-        except FileNotFoundError:
-            with self._lock:
-                self._durable.clear()
-            attempt()
-
-    def _with_reserve(self, name: str, attempt: Callable[[], None]) -> None:
-        try:
-            attempt()
+            try:
+                self._write(name, data, replace=False)
+            except FileExistsError as error:
+                # Whoever made it may have failed at this step, and whoever is told of it may rely on it.
+                self._folders.settle((self._folder / name).parent)
+                raise ObjectExists(name) from error
         except OSError as error:
-            reserve = self._temporary / _RESERVE_FILE
-            if error.errno not in _FULL or not _RESERVED_FOR.fullmatch(name) or not reserve.exists():
-                raise
-            os.unlink(reserve)
-            attempt()
+            _raise_for("write", name, error)
 
-    def _ready(self, folder: Path) -> None:
-        """Makes `folder`, and makes its own entry durable: once per folder and process, whoever made it first."""
-        if folder in self._durable:
-            return
-        if folder == self._folder:
-            self._check_folder("write to", str(folder))
-            return
-        self._ready(folder.parent)
-        with contextlib.suppress(FileExistsError):
-            self._system.make_directory(folder)
-        self._system.fsync_directory(folder.parent)
-        with self._lock:
-            self._durable.add(folder)
+    def _write(self, name: str, data: Sequence[Buffer], replace: bool) -> None:
+        """Once more where a folder had vanished, from another temporary folder, or with a part of the reserve."""
+        vanished = False
+        while True:
+            try:
+                return self._write_once(name, data, replace)
+            except FileNotFoundError:
+                # delete() removes folders that it empties, possibly while another thread writes into one
+                if vanished:
+                    raise
+                vanished = True
+                self._folders.forget_made()
+            except OSError as error:
+                if error.errno == errno.EXDEV and self._folders.learn_elsewhere(name):
+                    continue
+                size_bytes = sum(memoryview(each).nbytes for each in data)
+                if error.errno not in _FULL or not Reserve.is_for(name) or not self._reserve.draw(size_bytes):
+                    raise
+
+    def _write_once(self, name: str, data: Sequence[Buffer], replace: bool) -> None:
+        target = Path(self._folders.path("write", name))
+        temporary = self._folders.temporary_for(name)
+        self._folders.make(temporary)
+        self._clean_once()
+        self._folders.make(target.parent)
+        durable_write(self._system, target, data, temporary, replace)
+
+    # Reading
 
     def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
         check_name(name)
         try:
-            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            self._check_folder("read", name)
+            path = self._folders.path("read", name)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except _MISSING as error:
+            self._folders.check("read", name)
             raise ObjectMissing(name) from error
         except OSError as error:
             _raise_for("read", name, error)
@@ -135,6 +121,8 @@ class LocalStore:
 
     def _read(self, descriptor: int, name: str, offset_bytes: int, length_bytes: int | None) -> bytes:
         found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise ObjectMissing(name)
         if not stat.S_ISREG(found.st_mode):
             raise Damaged(name, "it is no ordinary file")
         wanted = found.st_size - offset_bytes if length_bytes is None else length_bytes
@@ -152,67 +140,105 @@ class LocalStore:
             data += more
         return data
 
+    def exists(self, name: str) -> bool:
+        check_name(name)
+        try:
+            return not stat.S_ISDIR(os.lstat(self._folders.path("look for", name)).st_mode)
+        except _MISSING:
+            self._folders.check("look for", name)
+            return False
+        except OSError as error:
+            _raise_for("look for", name, error)
+
     def list(self, prefix: str) -> Iterator[Listed]:
         check_prefix(prefix)
-        self._check_folder("list", prefix or "the repository")
-        return self._walk(self._folder / prefix, prefix)
+        self._folders.check("list", prefix)
+        return self._listing(prefix)
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[Listed]:
+    def _listing(self, prefix: str) -> Iterator[Listed]:
+        yield from self._walk(self._folders.path("list", prefix), prefix)
+        self._folders.check("list", prefix)  # what was not met may have gone with its disk
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[Listed]:
+        """A folder or an object that is not there any more was removed since: as if listed a moment later."""
         try:
             with os.scandir(folder) as entries:
-                found = sorted(
-                    (entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name, entry)
-                    for entry in entries
-                )
+                found = sorted((name, entry) for entry in entries if (name := self._shown(prefix, entry)) is not None)
         except (FileNotFoundError, NotADirectoryError):
+            self._folders.check("list", prefix)
             return
         except OSError as error:
             _raise_for("list", prefix or "the repository", error)
-        for shown, entry in found:
-            name = prefix + shown
-            if not _may_be_named(name):
-                continue
-            if shown.endswith("/"):
-                yield from self._walk(folder / entry.name, name)
+        for name, entry in found:
+            if name.endswith("/"):
+                yield from self._walk(entry.path, name)
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
-                continue  # removed since the folder was read: as if listed a moment later
+                continue
             except OSError as error:
                 _raise_for("list", name, error)
             if stat.S_ISREG(status.st_mode):
                 yield Listed(name, status.st_size)
 
+    @staticmethod
+    def _shown(prefix: str, entry: os.DirEntry[str]) -> str | None:
+        """An entry's name, with a slash if it is a folder; None for what cannot be, or hold, an object."""
+        link = entry.is_symlink()
+        is_folder = entry.is_dir(follow_symlinks=not prefix)
+        name = prefix + entry.name + ("/" if is_folder else "")
+        if not _may_be_named(name):
+            return None
+        if link and not (is_folder and not prefix):
+            refuse_link("list", prefix, entry.path)
+        return name
+
+    # Removing
+
     def delete(self, name: str) -> None:
         check_name(name)
-        path = self._folder / name
-        try:
-            self._system.unlink(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            self._check_folder("delete", name)
-            raise ObjectMissing(name) from error
-        except OSError as error:
-            _raise_for("delete", name, error)
-        self._remove_empty_folders(path.parent)
+        if self._delete([name]):
+            raise ObjectMissing(name)
 
-    def _remove_empty_folders(self, folder: Path) -> None:
-        """Leases come and go in folders of their own; the first level stays."""
-        while folder != self._folder and folder.parent != self._folder:
+    def delete_many(self, names: Iterable[str]) -> None:
+        wanted = list(names)
+        for name in wanted:
+            check_name(name)
+        self._delete(wanted)
+
+    def _delete(self, names: Sequence[str]) -> Sequence[str]:
+        """Returns those that were not there: also that is durable, as whoever removed one may have failed to."""
+        missing = []
+        folders: dict[Path, str] = {}
+        for name in names:
             try:
-                os.rmdir(folder)
-            except OSError:
-                return  # not empty, as a rule; an empty folder that stays is harmless and shows in no listing
-            with self._lock:
-                self._durable.discard(folder)
-            folder = folder.parent
+                path = Path(self._folders.path("delete", name))
+                folders[path.parent] = name
+                self._system.unlink(path)
+            except _MISSING:
+                self._folders.check("delete", name)
+                missing.append(name)
+            except OSError as error:
+                _raise_for("delete", name, error)
+        for folder, name in folders.items():
+            try:
+                self._folders.settle(folder)
+            except OSError as error:
+                _raise_for("delete", name, error)
+            self._folders.remove_empty(folder)
+        self._reserve.fill_again()
+        return missing
+
+    # Room
 
     def free_bytes(self) -> int | None:
+        """On the fullest of its file systems."""
         try:
-            status = os.statvfs(self._folder)
+            found = [os.statvfs(folder) for folder in self._folders.file_systems() or [self._folder]]
         except OSError as error:
             _raise_for("measure", str(self._folder), error)
-        return status.f_bavail * status.f_frsize
+        return min(status.f_bavail * status.f_frsize for status in found)
 
     def _clean_once(self) -> None:
         """Before this process's first write: what dead ones left, and the reserve."""
@@ -225,47 +251,13 @@ class LocalStore:
     def clean(self) -> int:
         """Removes temporaries of dead writers and fills the reserve, where there is room; returns how many it
         removed."""
-        removed = clean_temporaries(self._temporary)
+        removed = sum(clean_temporaries(folder) for folder in self._folders.temporaries())
         self.keep_reserve()
         return removed
 
     def keep_reserve(self) -> None:
-        """Sets aside up to 4 MiB, never more than a hundredth of the file system, for what must be written when it is
-        full."""
-        path = self._temporary / _RESERVE_FILE
-        try:
-            status = os.statvfs(self._folder)
-            wanted = min(_RESERVE_BYTES_MAX, status.f_blocks * status.f_frsize // 100)
-            if path.exists() or status.f_bavail * status.f_frsize < 2 * wanted:
-                return
-            self._temporary.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, max(1, wanted))
-            except OSError:
-                os.unlink(path)
-                raise
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            _log.info("no reserve in %s: %s", self._folder, error)  # nothing but the reserve is lost by that
-
-    def _check_folder(self, operation: str, name: str) -> None:
-        found = _identity_of(self._folder)
-        if found is None:
-            raise StoreError(operation, name, f"the folder {self._folder} is not there")
-        if self._identity is None:
-            self._identity = found
-        if found != self._identity:
-            raise StoreError(operation, name, f"the folder {self._folder} is no longer the one that was opened")
-
-
-def _identity_of(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+        """Sets room aside for what must be written when the file system is full."""
+        self._reserve.fill()
 
 
 def _may_be_named(name: str) -> bool:

@@ -119,6 +119,34 @@ def test_missing_objects_are_named(store: Store) -> None:
         store.get("config/below")
 
 
+def test_what_exists_is_told_without_reading_it(store: Store) -> None:
+    store.create("leases/aa/end", [])
+    store.put("config", [b"x"])
+    assert store.exists("leases/aa/end")
+    assert store.exists("config")
+    for nothing in ("leases/aa", "leases", "leases/aa/start", "config/below", "packs/aa/none"):
+        assert not store.exists(nothing), nothing
+        with pytest.raises(ObjectMissing):
+            store.get(nothing)
+        with pytest.raises(ObjectMissing):
+            store.delete(nothing)
+    store.delete("config")
+    assert not store.exists("config")
+
+
+def test_many_are_deleted_at_once_and_those_that_are_not_there_are_no_error(store: Store) -> None:
+    kept = ["claims/s/0000000009", "packs/ab/abcd"]
+    doomed = [f"packs/{number % 7:02}/{number:04}" for number in range(40)]
+    for name in (*kept, *doomed):
+        store.put(name, [b"x"])
+    store.delete_many(each for each in (*doomed[:20], "packs/aa/none", "nothing/at/all", *doomed[20:], doomed[0]))
+    assert names(store) == kept
+    store.delete_many([])
+    with pytest.raises(InvalidName):
+        store.delete_many([kept[0], "../config"])
+    assert names(store) == kept, "names are checked before anything is removed"
+
+
 @pytest.mark.parametrize(("offset", "length"), [(0, 11), (5, 6), (11, None), (11, 0), (100, 1), (-1, 2), (0, 1 << 62)])
 def test_a_range_beyond_the_end_is_damage_and_never_a_short_answer(
     store: Store, offset: int, length: int | None
@@ -197,7 +225,9 @@ def test_names_that_are_none_are_refused_by_every_method(store: Store, name: str
         lambda: store.put(name, [b""]),
         lambda: store.create(name, [b""]),
         lambda: store.get(name),
+        lambda: store.exists(name),
         lambda: store.delete(name),
+        lambda: store.delete_many([name]),
     ):
         with pytest.raises(InvalidName):
             call()

@@ -8,20 +8,22 @@ A fault that was queued and never fired fails the test when the block ends: a ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from imaging.errors import ImagingError
+from imaging.errors import ImagingError, ObjectMissing
 from imaging.storage.contract import Buffer, Listed, Store
 
-METHODS = ("put", "create", "get", "list", "delete", "free_bytes")
+METHODS = ("put", "create", "get", "exists", "list", "delete", "free_bytes")
 
 
 @dataclass(slots=True)
 class Fault:
-    """`after`: the call is carried out and fails nevertheless, as a request whose answer is lost."""
+    """`after`: the call is carried out and fails nevertheless, as a request whose answer is lost; a listing fails
+    half-way."""
 
     method: str
     nth: int
@@ -29,9 +31,15 @@ class Fault:
     prefix: str
     after: bool
     forever: bool
+    every: bool = False
     change: Callable[[bytes], bytes] | None = None
     seen: int = field(default=0)
     fired: int = field(default=0)
+
+    def due(self) -> bool:
+        if self.every:
+            return self.seen % self.nth == 0
+        return self.seen == self.nth or (self.forever and self.seen > self.nth)
 
 
 class FaultyStore:
@@ -52,12 +60,13 @@ class FaultyStore:
         prefix: str = "",
         after: bool = False,
         forever: bool = False,
+        every: bool = False,
     ) -> None:
         """The nth call of `method` on a name that begins with `prefix` raises `error`; with `forever`, later ones
-        too."""
+        too; with `every`, each nth call."""
         if method not in METHODS:
             raise ValueError(f"a store has no method {method}")
-        self.faults.append(Fault(method, nth, error, prefix, after, forever))
+        self.faults.append(Fault(method, nth, error, prefix, after, forever, every))
 
     def corrupt(
         self, change: Callable[[bytes], bytes], *, nth: int = 1, prefix: str = "", forever: bool = False
@@ -70,7 +79,7 @@ class FaultyStore:
             if fault.method != method or fault.after != after or not name.startswith(fault.prefix):
                 continue
             fault.seen += 1
-            if fault.seen == fault.nth or (fault.forever and fault.seen > fault.nth):
+            if fault.due():
                 fault.fired += 1
                 return fault
         return None
@@ -103,14 +112,32 @@ class FaultyStore:
         self._raise(fault)
         return fault.change(data) if fault is not None and fault.change is not None else data
 
+    def exists(self, name: str) -> bool:
+        self._enter("exists", name)
+        found = self.inner.exists(name)
+        self._raise(self._due("exists", name, after=True))
+        return found
+
     def list(self, prefix: str) -> Iterator[Listed]:
         self._enter("list", prefix)
-        return self.inner.list(prefix)
+        listing = self.inner.list(prefix)
+        fault = self._due("list", prefix, after=True)
+        return listing if fault is None else self._cut_short(list(listing), fault)
+
+    def _cut_short(self, found: Sequence[Listed], fault: Fault) -> Iterator[Listed]:
+        yield from found[: len(found) // 2]
+        self._raise(fault)
 
     def delete(self, name: str) -> None:
         self._enter("delete", name)
         self.inner.delete(name)
         self._raise(self._due("delete", name, after=True))
+
+    def delete_many(self, names: Iterable[str]) -> None:
+        """One by one, so that each can fail, and a process can die before each."""
+        for name in names:
+            with suppress(ObjectMissing):
+                self.delete(name)
 
     def free_bytes(self) -> int | None:
         self._enter("free_bytes", "")

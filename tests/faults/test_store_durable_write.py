@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging.errors import NoSpace, ObjectExists, StoreError, StoreUnavailable
+from imaging.errors import NoSpace, ObjectExists, ObjectMissing, StoreError, StoreUnavailable
 from imaging.storage.contract import Buffer
 from imaging.storage.durable import PosixSystem, clean_temporaries
 from imaging.storage.local import LocalStore
@@ -28,6 +28,8 @@ class FailingSystem(PosixSystem):
     def __init__(self, step: str, code: int, nth: int = 1, after: bool = False) -> None:
         self.step, self.code, self.nth, self.after = step, code, nth, after
         self.seen = 0
+        self.folders: list[Path] = []
+        """Those that were made durable."""
 
     def _step(self, step: str) -> bool:
         if step != self.step:
@@ -88,6 +90,7 @@ class FailingSystem(PosixSystem):
         if self._step("fsync_directory"):
             self._fail()
         super().fsync_directory(path)
+        self.folders.append(path)
 
 
 @pytest.fixture
@@ -140,6 +143,54 @@ def test_a_create_whose_answer_is_lost_shows_the_whole_object(folder: Path) -> N
     assert store.get("leases/aa/end") == NEW
     with pytest.raises(ObjectExists):
         store.create("leases/aa/end", [OLD])
+
+
+def test_who_is_told_that_an_object_exists_may_rely_on_it_after_a_power_cut(folder: Path) -> None:
+    """The one who made it failed to make its folder durable: the next one does, or says that it could not."""
+    LocalStore(folder).create("leases/aa/start", [OLD])
+    system = FailingSystem(
+        "fsync_directory", errno.EIO, nth=4
+    )  # after those of tmp/, leases/ and leases/aa/ themselves
+    store = LocalStore(folder, system)
+    with pytest.raises(StoreUnavailable):
+        store.create("leases/aa/end", [NEW])
+    assert store.get("leases/aa/end") == NEW
+    system.nth = system.seen + 1
+    with pytest.raises(StoreUnavailable):
+        store.create("leases/aa/end", [NEW])
+    with pytest.raises(ObjectExists):
+        store.create("leases/aa/end", [NEW])
+    assert system.folders[-1] == folder / "leases" / "aa"
+    assert system.seen == system.nth + 1
+
+
+def test_what_was_deleted_is_gone_for_good_when_delete_returns(folder: Path) -> None:
+    LocalStore(folder).put("packs/ab/abcd", [OLD])
+    LocalStore(folder).put("packs/ab/abce", [OLD])
+    system = FailingSystem("fsync_directory", errno.EIO)
+    store = LocalStore(folder, system)
+    with pytest.raises(StoreUnavailable, match="delete packs/ab/abcd"):
+        store.delete("packs/ab/abcd")
+    with pytest.raises(ObjectMissing):
+        store.delete("packs/ab/abcd")
+    assert system.folders == [folder / "packs" / "ab"], "also what somebody else removed is gone for good now"
+    store.delete("packs/ab/abce")
+    assert system.folders == [folder / "packs" / "ab"] * 2
+    assert not (folder / "packs" / "ab").exists()
+    with pytest.raises(ObjectMissing):
+        store.delete("packs/ab/abce")
+    assert system.folders[2:] == [folder / "packs"], "where the folder is gone, that is made durable"
+
+
+def test_many_deletions_cost_one_fsync_per_folder(folder: Path) -> None:
+    names = [f"packs/{number % 4:02}/{number:04}" for number in range(40)]
+    for name in names:
+        LocalStore(folder).put(name, [OLD])
+    system = FailingSystem("nothing", 0)
+    store = LocalStore(folder, system)
+    store.delete_many(names)
+    assert sorted(system.folders) == [folder / "packs" / f"{number:02}" for number in range(4)]
+    assert list(store.list("")) == []
 
 
 def test_a_temporary_that_cannot_be_removed_hurts_nothing_and_is_cleaned_later(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,53 @@ def test_the_reserve_lets_a_tombstone_be_written_when_nothing_else_can(small: Pa
         store.delete(listed.name)
     store.keep_reserve()
     assert (small / "tmp" / "reserve").exists()
+
+
+NEEDED = [
+    "tombstones/aa/0000000001-bb",
+    "leases/aa/start",
+    "leases/aa/epoch",
+    "leases/aa/beat/0000000001",
+    "leases/aa/end",
+    "claims/aa/0000000001",
+    "epochs/0000000001",
+    "rollcalls/0000000001",
+    "holds/aa",
+]
+
+
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB, with a reserve that somebody could eat a part of."""
+    mounted = tmp_path / "roomy"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "strongroom-test", str(mounted)], check=True)
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+
+
+def test_all_that_a_collection_and_a_restore_write_comes_through_though_somebody_eats_what_is_given_back(
+    roomy: Path,
+) -> None:
+    store = LocalStore(roomy)
+    store.put("config", [b"kept"])
+    reserve = roomy / "tmp" / "reserve"
+    held = reserve.stat().st_size
+    assert held >= 600_000
+    for number, name in enumerate(NEEDED):
+        with suppress(OSError), (roomy / "ballast").open("ab", buffering=0) as ballast:
+            while True:
+                ballast.write(b"x" * 4096)
+        with pytest.raises(NoSpace):
+            store.put(f"index/aa-{number:06}", [b"x" * 4096])
+        store.create(name, [b"t" * 300])
+        assert store.get(name) == b"t" * 300
+    assert 0 < reserve.stat().st_size < held
+    (roomy / "ballast").unlink()
+    store.delete("config")
+    assert reserve.stat().st_size == held, "filled again by the process that drew on it, once there is room"
 
 
 def test_an_unmounted_disk_is_an_error_and_never_an_empty_store(small: Path) -> None:

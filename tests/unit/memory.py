@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -46,8 +46,15 @@ class MemoryStore:
     def list(self, prefix: str) -> Iterator[Listed]:
         return (Listed(name, len(data)) for name, data in sorted(self.objects.items()) if name.startswith(prefix))
 
+    def exists(self, name: str) -> bool:
+        return name in self.objects
+
     def delete(self, name: str) -> None:
         del self.objects[name]
+
+    def delete_many(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.objects.pop(name, None)
 
     def free_bytes(self) -> int | None:
         return None

@@ -24,7 +24,7 @@ from imaging.packing import PackWriter
 from imaging.pending import PendingIndex
 from imaging.repository import Appliance, Point, Repository, Run
 from imaging.slots import Argon2Cost, MachineKey
-from imaging.storage.local import TEMPORARY_FOLDER, LocalStore
+from imaging.storage.folders import TEMPORARY_FOLDER
 from tests.unit.golden import content, vectors
 from tests.unit.golden.content import Disk, DiskSource, Piece
 

@@ -25,6 +25,7 @@ from imaging.pending import PendingIndex
 from imaging.repository import Appliance, Point, Repository, Run
 from imaging.slots import Argon2Cost, MachineKey
 from imaging.storage.folders import TEMPORARY_FOLDER
+from imaging.storage.local import LocalStore
 from tests.unit.golden import content, vectors
 from tests.unit.golden.content import Disk, DiskSource, Piece
 

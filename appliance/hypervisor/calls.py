@@ -118,6 +118,12 @@ class Domain:
     def autostart(self) -> bool:
         return bool(self._call("autostart"))
 
+    def snapshot_names(self) -> list[str]:
+        return [str(name) for name in self._call("snapshotListNames", 0)]
+
+    def has_saved_state(self) -> bool:
+        return bool(self._call("hasManagedSaveImage", 0))
+
     def disk_size(self, target: str) -> int:
         return int(self._call("blockInfo", target, 0)[0])
 

@@ -16,7 +16,7 @@ from appliance.hypervisor.connection import Connection
 from appliance.hypervisor.domain_xml import parse_xml
 from appliance.hypervisor.errors import HypervisorError, MachineInState, MachineNotFound
 from appliance.hypervisor.inventory import VolumePath, read_machine, read_state
-from appliance.hypervisor.protocol import DiskError, HostFiles, MachineInfo, Screenshot, StateInfo
+from appliance.hypervisor.protocol import Attached, DiskError, HostFiles, MachineInfo, Screenshot, StateInfo
 
 _MAX_SCREENSHOT_BYTES = 64 * 1024 * 1024
 
@@ -83,6 +83,10 @@ class LibvirtMachines:
             if error.code not in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED):
                 raise
             domain.undefine(flags)
+
+    def attached(self, machine: str) -> Attached:
+        domain = self._connection.domain(machine)
+        return Attached(tuple(sorted(domain.snapshot_names())), domain.has_saved_state())
 
     def start(self, machine: str, *, paused: bool = False) -> None:
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0

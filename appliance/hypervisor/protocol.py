@@ -31,6 +31,7 @@ from typing import Protocol, Self
 
 from appliance.hypervisor.values import (
     Accelerator,
+    Attached,
     BackupExport,
     BackupJob,
     BackupRequest,
@@ -65,6 +66,7 @@ from appliance.hypervisor.values import (
 __all__ = [
     "Accelerator",
     "Agents",
+    "Attached",
     "BackupExport",
     "BackupJob",
     "BackupRequest",
@@ -126,6 +128,9 @@ class Machines(Protocol):
 
         The disks stay.
         """
+
+    def attached(self, machine: str) -> Attached:
+        """What `undefine` takes along that is not known anywhere else."""
 
     def start(self, machine: str, *, paused: bool = False) -> None: ...
 

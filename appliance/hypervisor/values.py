@@ -136,6 +136,14 @@ class StateInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Attached:
+    """What libvirt keeps beside a definition, and forgets with it."""
+
+    snapshots: tuple[str, ...]
+    saved_state: bool  # memory of a machine that was saved to be started again (managed save)
+
+
+@dataclass(frozen=True, slots=True)
 class DiskError:
     target: str
     no_space: bool  # else: an I/O error

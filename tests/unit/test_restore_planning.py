@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from appliance.hypervisor.domain_xml import parse_machine
 from appliance.hypervisor.protocol import (
     Accelerator,
     DiskDevice,
@@ -15,10 +16,11 @@ from appliance.hypervisor.protocol import (
     DiskSource,
     MachineInfo,
     MachineState,
+    PoolInfo,
     SourceKind,
 )
-from appliance.services.restore.errors import NoPlaceForDisk, NotAMachine
-from appliance.services.restore.planning import plan_in_place, plan_new
+from appliance.services.restore.errors import NameInvalid, NoPlaceForDisk, NotAMachine, PoolUnusable
+from appliance.services.restore.planning import check_name, folder_in, plan_in_place, plan_new
 from imaging.manifest import DiskEntry, FileEntry, Machine, Manifest, Statistics
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -133,6 +135,51 @@ def test_in_place_a_disk_that_was_moved_meanwhile_is_restored_where_it_is_now() 
     )
     assert (plan.disks[0].path, plan.disks[0].format) == ("/moved/a.raw", "raw")
     assert sources(plan.xml)["vda"] == "/moved/a.raw"
+
+
+def test_in_place_after_an_attempt_that_failed_disks_go_where_they_were_before_it() -> None:
+    kept = XML.replace("/old/a.qcow2", "/moved/a.raw").replace("type='qcow2'", "type='raw'", 1)
+    kept = kept.replace("pool='fast'", "pool='slow'")
+    plan = plan_in_place(
+        manifest(), parse_machine(kept), Accelerator.KVM, lambda pool, volume: f"/{pool}/{volume}", "restore-1"
+    )
+    assert [(disk.path, disk.format) for disk in plan.disks] == [
+        ("/moved/a.raw", "raw"),
+        ("/dev/vg/b", "raw"),
+        ("/slow/c", "qcow2"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", ".", "..", "", "  ", "a\nb", "a\0b", "a\x1bb", "x" * 129, "ü" * 65])
+def test_a_name_that_no_machine_can_have_is_named_as_such(name: str) -> None:
+    with pytest.raises(NameInvalid) as refused:
+        check_name(name)
+    assert "no machine can be called" in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["web-1", "Web 1 (copy)", "ü", "..a", "x" * 128])
+def test_a_name_that_a_machine_can_have_passes(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("pool", "reason"),
+    [
+        (PoolInfo("lvmpool", "logical", "/dev/lvmpool", True, 0), "it is logical, no folder"),
+        (PoolInfo("blocks", "iscsi", None, True, 0), "it is iscsi, no folder"),
+        (PoolInfo("nfs", "netfs", "/mnt/nfs", False, 0), "it is not active"),
+    ],
+)
+def test_a_pool_that_is_no_folder_says_so(pool: PoolInfo, reason: str) -> None:
+    with pytest.raises(PoolUnusable) as refused:
+        folder_in("here", pool, "web-2")
+    assert f"storage pool {pool.name} of host here cannot take the disks: {reason}" in str(refused.value)
+    assert "--storage" in refused.value.hint
+
+
+def test_a_pool_that_is_a_folder_takes_the_disks() -> None:
+    assert folder_in("here", PoolInfo("images", "dir", "/images", True, 0), "web-2") == "/images/web-2"
 
 
 def test_a_disk_without_a_place_is_named() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from appliance.errors import StrongroomError
 
 
@@ -27,6 +30,61 @@ class NameTaken(StrongroomError):
     def __init__(self, host: str, name: str) -> None:
         super().__init__(
             f"host {host} has another machine called {name!r}", hint="Choose another name with --as.", name=name
+        )
+
+
+class NameInvalid(StrongroomError):
+    exit_code = 2
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no machine can be called {name[:80]!r}",
+            hint="Give --as a name of at most 128 bytes, without slashes and control characters, and not '.' or '..'.",
+            name=name[:80],
+        )
+
+
+class PoolUnusable(StrongroomError):
+    def __init__(self, host: str, pool: str, reason: str) -> None:
+        super().__init__(
+            f"storage pool {pool} of host {host} cannot take the disks: {reason}",
+            hint="Give --storage a pool that is a mounted folder ('virsh pool-list'), or the path of a folder.",
+            host=host,
+            pool=pool,
+        )
+
+
+class PointDamaged(StrongroomError):
+    """Found before anything was touched. `kept`: the definition that an earlier attempt, which failed, has left."""
+
+    def __init__(self, point: str, machine: str, parts: Sequence[str], kept: Path | None = None) -> None:
+        super().__init__(
+            f"restore point {point} of {machine} cannot be restored whole: data of {', '.join(parts)} is damaged or"
+            " missing in the repository; nothing was touched",
+            hint=f"Choose another point ('strongroom point list {machine}'); 'strongroom repository verify' tells which"
+            " ones are whole."
+            + (f" The machine's definition from before an attempt that failed is in {kept}." if kept else ""),
+            point=point,
+            parts=tuple(parts),
+        )
+
+
+class LeftUndefined(StrongroomError):
+    """A restore in place ended early: the machine is no longer defined, and its disks are half old and half new."""
+
+    def __init__(self, name: str, host: str, kept: Path, cause: BaseException, lost: Sequence[str] = ()) -> None:
+        what = str(cause) or type(cause).__name__
+        first = getattr(cause, "hint", "")
+        super().__init__(
+            "; ".join(
+                [f"{name} is not restored: {what}", f"until it is, host {host} has no machine {name} any more", *lost]
+            ),
+            hint=f"{first.rstrip('.')}{'. ' if first else ''}Then run it again, with this or another restore point: it"
+            f" goes on, and only what differs is written. The machine's definition as it was before is in {kept}"
+            f" (virsh define {kept}).",
+            name=name,
+            host=host,
+            kept=str(kept),
         )
 
 

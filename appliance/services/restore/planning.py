@@ -9,13 +9,17 @@ from uuid import uuid4
 
 from appliance.hypervisor.domain_rewriting import Changes, RestoredDisk, rewrite
 from appliance.hypervisor.domain_xml import MachineDefinition, is_plain_target, parse_machine
-from appliance.hypervisor.protocol import Accelerator, MachineInfo, SourceKind
-from appliance.services.restore.errors import NoPlaceForDisk, NotAMachine
+from appliance.hypervisor.protocol import Accelerator, MachineInfo, PoolInfo, SourceKind
+from appliance.services.restore.errors import NameInvalid, NoPlaceForDisk, NotAMachine, PoolUnusable
 from imaging.manifest import DiskEntry, Manifest
 
 NVRAM = "nvram"
 _TPM = "tpm/"
 _WRITABLE_FORMATS = ("qcow2", "raw")
+_NAME_BYTES_MAX = 128  # libvirt makes names of files out of it, with more before and behind
+_POOLS_OF_FILES = ("dir", "fs", "netfs", "vstorage")
+
+VolumePath = Callable[[str, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +72,37 @@ def plan_new(manifest: Manifest, name: str, folder: str, accelerator: Accelerato
 
 def plan_in_place(
     manifest: Manifest,
-    existing: MachineInfo | None,
+    existing: MachineInfo | MachineDefinition | None,
     accelerator: Accelerator,
-    volume_path: Callable[[str, str], str],
+    volume_path: VolumePath,
     made_by: str,
 ) -> MachinePlan:
-    """The same machine where it was, its disks where they are now if it is still defined. NoPlaceForDisk."""
+    """The same machine where it was, its disks where they are now. NoPlaceForDisk.
+
+    `existing`: the machine, or the definition that an earlier attempt kept; None: the host knows nothing of it.
+    """
     definition = _definition(manifest)
     disks = tuple(_where_it_was(entry, definition, existing, volume_path) for entry in manifest.disks)
     files = tuple(
         PlannedFile(file.name, file.path) for file in manifest.files if file.name == NVRAM or file.name.startswith(_TPM)
     )
     return _finish(manifest, definition.name, definition.uuid, None, disks, files, accelerator, made_by)
+
+
+def check_name(name: str) -> None:
+    """NameInvalid: it names a folder here and files of libvirt's."""
+    plain = name.strip() and "/" not in name and all(character.isprintable() for character in name)
+    if not plain or name in (".", "..") or len(name.encode("utf-8", "replace")) > _NAME_BYTES_MAX:
+        raise NameInvalid(name)
+
+
+def folder_in(host: str, pool: PoolInfo, name: str) -> str:
+    """Where a machine's disks go in a pool. PoolUnusable."""
+    if pool.path is None or pool.kind not in _POOLS_OF_FILES:
+        raise PoolUnusable(host, pool.name, f"it is {pool.kind or 'something'}, no folder")
+    if not pool.active:
+        raise PoolUnusable(host, pool.name, "it is not active, so its folder may not be mounted")
+    return str(PurePosixPath(pool.path) / name)
 
 
 def _definition(manifest: Manifest) -> MachineDefinition:
@@ -91,19 +114,31 @@ def _definition(manifest: Manifest) -> MachineDefinition:
 def _where_it_was(
     entry: DiskEntry,
     definition: MachineDefinition,
-    existing: MachineInfo | None,
-    volume_path: Callable[[str, str], str],
+    existing: MachineInfo | MachineDefinition | None,
+    volume_path: VolumePath,
 ) -> PlannedDisk:
-    now = None if existing is None else existing.disk(entry.name)
-    if now is not None and now.source.path is not None and now.format in _WRITABLE_FORMATS:
-        return PlannedDisk(entry, now.source.path, now.format, now.source.kind is SourceKind.BLOCK)
-    before = next((disk for disk in definition.disks if disk.target == entry.name), None)
-    if before is None or before.format not in _WRITABLE_FORMATS:
+    now = _in_machine(entry, existing) if isinstance(existing, MachineInfo) else None
+    if isinstance(existing, MachineDefinition):
+        now = _in_definition(entry, existing, volume_path)
+    found = now or _in_definition(entry, definition, volume_path)
+    if found is None:
         raise NoPlaceForDisk(entry.name, entry.source)
-    path = volume_path(*before.volume) if before.volume is not None else before.source.path
-    if path is None:
-        raise NoPlaceForDisk(entry.name, entry.source)
-    return PlannedDisk(entry, path, before.format, before.source.kind is SourceKind.BLOCK)
+    return found
+
+
+def _in_machine(entry: DiskEntry, machine: MachineInfo) -> PlannedDisk | None:
+    disk = machine.disk(entry.name)
+    if disk is None or disk.source.path is None or disk.format not in _WRITABLE_FORMATS:
+        return None
+    return PlannedDisk(entry, disk.source.path, disk.format, disk.source.kind is SourceKind.BLOCK)
+
+
+def _in_definition(entry: DiskEntry, definition: MachineDefinition, volume_path: VolumePath) -> PlannedDisk | None:
+    disk = next((disk for disk in definition.disks if disk.target == entry.name), None)
+    if disk is None or disk.format not in _WRITABLE_FORMATS:
+        return None
+    path = volume_path(*disk.volume) if disk.volume is not None else disk.source.path
+    return None if path is None else PlannedDisk(entry, path, disk.format, disk.source.kind is SourceKind.BLOCK)
 
 
 def _finish(

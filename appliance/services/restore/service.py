@@ -1,9 +1,7 @@
 """Restore a disk to a file, or a whole machine to a host.
 
-The rule: everything that can be refused is refused before anything is touched; a machine is never switched off; what a
-new machine needs is recorded before it is made, so that a killed restore leaves nothing; a machine that is restored in
-place is undefined while its disks are half old and half new, so that nobody starts it then, and doing it again
-finishes it.
+The rule: everything that can be refused is refused before anything is touched; what a new machine needs is recorded
+before it is made, so that a killed restore leaves nothing. `in_place` has the rule for a machine that is written over.
 """
 
 from __future__ import annotations
@@ -16,19 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.hypervisor.errors import MachineNotFound
-from appliance.hypervisor.protocol import Hypervisor, MachineInfo
+from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.progress import SILENT, Progress
 from appliance.services.cleaning import CleaningService
 from appliance.services.points import PointService, choose_disk
 from appliance.services.restore.disks import DiskRestorer
-from appliance.services.restore.errors import HostIsRemote, MachineRuns, NameTaken, NotAMachine, WouldOverwrite
-from appliance.services.restore.planning import MachinePlan, PlannedDisk, plan_in_place, plan_new
-from imaging import images
-from imaging.errors import HoldNotFound, TargetRefused
-from imaging.reader import DiskReader
-from imaging.restoring import Restored
+from appliance.services.restore.errors import HostIsRemote, NameTaken, NotAMachine, WouldOverwrite
+from appliance.services.restore.in_place import InPlace
+from appliance.services.restore.parts import MachineParts, RestoredDisk
+from appliance.services.restore.planning import MachinePlan, check_name, folder_in, plan_new
+from imaging.errors import HoldNotFound
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -43,18 +39,6 @@ class DiskRestored:
     size_bytes: int
     written_bytes: int
     duration_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class RestoredDisk:
-    """`kept_bytes` were right already and not written."""
-
-    target: str
-    path: str
-    format: str
-    size_bytes: int
-    written_bytes: int
-    kept_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +94,28 @@ class RestoreService:
         """A whole machine: under `new_name`, its disks in `storage` (a folder or pool); or, without, in place.
 
         In place needs `force` where something would be overwritten, and the machine has to be off. NotAMachine,
-        HostIsRemote, NameTaken, MachineRuns, WouldOverwrite, NoPlaceForDisk, TargetRefused, HypervisorError.
+        HostIsRemote, NameInvalid, NameTaken, PoolUnusable, WouldOverwrite, NoPlaceForDisk, TargetRefused,
+        HypervisorError; in place what `InPlace.restore` raises.
         """
         begun_s = self._appliance.clock.monotonic_s()
         found = PointService(self._appliance).resolve(point, name)
         if found.manifest.machine.kind != "vm":
             raise NotAMachine(found.manifest.machine.name)
+        if new_name is not None:
+            check_name(new_name)
         owner = f"restore-{new_id()}"
         with self._appliance.connect(host) as hypervisor:
             if not hypervisor.files.local:
                 raise HostIsRemote(host)
             restorer = DiskRestorer(self._appliance, progress)
-            with self._appliance.own(owner, f"restore {owner}"), self._held(found, owner):
+            with self._owning(owner, owner), self._held(found, owner):
                 if new_name is not None:
                     plan, disks = self._new(hypervisor, found, new_name, storage, owner, restorer)
+                    notes = plan.notes
                 else:
-                    plan, disks = self._in_place(hypervisor, found, force, owner, restorer)
-        self._forget_lock(owner)
-        return MachineRestored(host, plan.name, plan.uuid, disks, plan.notes, self._since(begun_s))
+                    done = InPlace(self._appliance, hypervisor, found, restorer, progress).restore(force, owner)
+                    plan, disks, notes = done.plan, done.disks, done.notes
+        return MachineRestored(host, plan.name, plan.uuid, disks, notes, self._since(begun_s))
 
     def _new(self, hypervisor: Hypervisor, found: Point, name: str, storage: str | None, owner: str,
              restorer: DiskRestorer) -> tuple[MachinePlan, tuple[RestoredDisk, ...]]:  # fmt: skip
@@ -142,8 +130,9 @@ class RestoreService:
         self._record_cleanups(hypervisor, plan, owner, made_folder)
         try:
             hypervisor.files.prepare_folder(folder)
-            disks = tuple(self._new_disk(hypervisor, found, disk, restorer) for disk in plan.disks)
-            self._put_files(hypervisor, found, plan)
+            parts = MachineParts(hypervisor, self._appliance.repository, found, restorer)
+            disks = tuple(parts.put_new_disk(disk) for disk in plan.disks)
+            parts.put_files(plan)
             hypervisor.machines.define(plan.xml)
         except BaseException:
             # The first error is what the caller has to see; what could not be undone stays recorded and is tried again.
@@ -153,105 +142,12 @@ class RestoreService:
         self._appliance.catalog.cleanups.drop_owner(owner)
         return plan, disks
 
-    def _new_disk(
-        self,
-        hypervisor: Hypervisor,
-        found: Point,
-        disk: PlannedDisk,
-        restorer: DiskRestorer,
-        *,
-        force: bool = False,
-    ) -> RestoredDisk:
-        restored = restorer.to(found, disk.entry, Path(disk.path), disk.format, force=force)
-        hypervisor.files.give_to_qemu(disk.path)
-        return _told(disk, restored)
-
-    def _in_place(self, hypervisor: Hypervisor, found: Point, force: bool, owner: str,
-                  restorer: DiskRestorer) -> tuple[MachinePlan, tuple[RestoredDisk, ...]]:  # fmt: skip
-        existing = self._existing(hypervisor, found)
-        plan = plan_in_place(
-            found.manifest, existing, hypervisor.facts().accelerator, hypervisor.storage.volume_path, owner
-        )
-        there = [disk.path for disk in plan.disks if os.path.lexists(disk.path)]
-        if not force and (existing is not None or there):
-            raise WouldOverwrite(there[0] if existing is None else f"machine {existing.name}")
-        resized = {disk.path for disk in plan.disks if disk.path in there and self._has_another_size(disk)}
-        for disk in plan.disks:
-            if disk.path in there:
-                restorer.refuse_if_in_use(Path(disk.path), disk.format)
-        autostart = existing is not None and existing.autostart
-        if existing is not None:
-            hypervisor.machines.undefine(existing.uuid, keep_nvram=True)
-        kept = set(there) - resized
-        disks = tuple(self._old_disk(hypervisor, found, disk, disk.path in kept, restorer) for disk in plan.disks)
-        self._put_files(hypervisor, found, plan)
-        uuid = hypervisor.machines.define(plan.xml)
-        if autostart:
-            hypervisor.machines.set_autostart(uuid, True)
-        return plan, disks
-
-    def _existing(self, hypervisor: Hypervisor, found: Point) -> MachineInfo | None:
-        """The machine that the point was made of, if the host still has it. MachineRuns, NameTaken."""
-        machine = found.manifest.machine
-        try:
-            existing = hypervisor.machines.get(machine.uuid or machine.name)
-        except MachineNotFound:
-            if hypervisor.machines.exists(machine.name):
-                raise NameTaken(hypervisor.host.name, machine.name) from None
-            return None
-        if existing.running:
-            raise MachineRuns(hypervisor.host.name, existing.name)
-        return existing
-
-    def _has_another_size(self, disk: PlannedDisk) -> bool:
-        """Whether the file that is there has to be replaced, as the disk was resized since.
-
-        TargetRefused, ImageRefused. A larger block device stays as it is: what lies behind the disk's end is not the
-        disk's.
-        """
-        path, wanted = Path(disk.path), disk.entry.size_bytes
-        found = images.check_chain(path, disk.format).size_bytes
-        if not path.is_block_device():
-            return found != wanted
-        if found < wanted:
-            raise TargetRefused(
-                disk.path, f"it holds {found} bytes, and the disk has {wanted}", hint="enlarge it first"
-            )
-        return False
-
-    def _old_disk(self, hypervisor: Hypervisor, found: Point, disk: PlannedDisk, kept: bool,
-                  restorer: DiskRestorer) -> RestoredDisk:  # fmt: skip
-        if not kept:
-            if not Path(disk.path).parent.exists():
-                hypervisor.files.prepare_folder(os.path.dirname(disk.path))
-            return self._new_disk(hypervisor, found, disk, restorer, force=True)
-        if disk.format == "qcow2":
-            # What its bitmaps recorded is not what is going to be written: the next backup reads the disk in full.
-            for bitmap in hypervisor.bitmaps.list(disk.path):
-                hypervisor.bitmaps.remove(disk.path, bitmap.name)
-        return _told(disk, restorer.over(disk.entry, Path(disk.path), disk.format))
-
-    def _put_files(self, hypervisor: Hypervisor, found: Point, plan: MachinePlan) -> None:
-        """NVRAM and TPM state."""
-        for planned in plan.files:
-            file = next(each for each in found.manifest.files if each.name == planned.name)
-            reader = DiskReader(self._appliance.repository.blobs, file.root, file.size_bytes)
-            folder = os.path.dirname(planned.path)
-            if not os.path.isdir(folder):
-                hypervisor.files.prepare_folder(folder)
-            hypervisor.files.write(planned.path, reader.pread(0, file.size_bytes))
-
     def _folder(self, hypervisor: Hypervisor, name: str, storage: str | None) -> str:
-        if "/" in name or name in (".", "..", ""):
-            raise NameTaken(hypervisor.host.name, name)
         if storage is None:
             return str(self._appliance.settings.machines_directory / name)
         if storage.startswith("/"):
             return str(Path(storage) / name)
-        pool = hypervisor.storage.pool(storage)
-        if pool.path is None:
-            raise WouldOverwrite(f"pool {storage} (it is no folder)")
-        return str(Path(pool.path) / name)
+        return folder_in(hypervisor.host.name, hypervisor.storage.pool(storage), name)
 
     def _record_cleanups(self, hypervisor: Hypervisor, plan: MachinePlan, owner: str, made_folder: bool) -> None:
         """What a killed restore would leave, before it is made."""
@@ -274,7 +170,7 @@ class RestoreService:
     def _held(self, point: Point, owner: str) -> Iterator[None]:
         """The point is kept meanwhile; should this process die, the recorded clean-up lets go of it."""
         holder = f"{owner}-hold"
-        with self._appliance.own(holder, f"restore {owner}"):
+        with self._owning(holder, owner):
             hold = self._appliance.repository.hold(point, "restore", owner)
             now = self._appliance.clock.now_utc()
             record = CleanupRecord(new_id(), holder, CleanupAction.RELEASE_HOLD, now, subject=hold.id)
@@ -285,15 +181,15 @@ class RestoreService:
                 with contextlib.suppress(HoldNotFound):
                     self._appliance.repository.release(hold.id)
                 self._appliance.catalog.cleanups.drop(record.id)
-        self._forget_lock(holder)
 
-    def _forget_lock(self, owner: str) -> None:
-        (self._appliance.settings.run_directory / f"{owner}.lock").unlink(missing_ok=True)
+    @contextmanager
+    def _owning(self, owner: str, restore: str) -> Iterator[None]:
+        """At work as `owner`, whose lock is of no use to anybody afterwards, however it ended."""
+        try:
+            with self._appliance.own(owner, f"restore {restore}"):
+                yield
+        finally:
+            (self._appliance.settings.run_directory / f"{owner}.lock").unlink(missing_ok=True)
 
     def _since(self, begun_s: float) -> int:
         return round((self._appliance.clock.monotonic_s() - begun_s) * 1000)
-
-
-def _told(disk: PlannedDisk, restored: Restored) -> RestoredDisk:
-    written = restored.written_bytes + restored.zeroed_bytes
-    return RestoredDisk(disk.entry.name, disk.path, disk.format, disk.entry.size_bytes, written, restored.kept_bytes)

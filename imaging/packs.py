@@ -1,6 +1,6 @@
 """The pack: many blobs in one immutable object named by the hash of its bytes (docs/format.md, section 7).
 
-Rule: a pack is built in memory, and its table is decoded again before it leaves.
+Rule: a pack is built in memory, and its frame and table are read again, as any reader will, before it leaves.
 """
 
 from __future__ import annotations
@@ -77,22 +77,40 @@ class PackBuilder:
         return len(sealed)
 
     def finish(self) -> tuple[list[Buffer], PackRows]:
-        """The object's bytes, in parts, and what the index needs to know. The builder must not be used after."""
+        """The object's bytes, in parts, and what the index needs to know. The builder must not be used after. Damaged
+        where what was built does not read back."""
         sealed_bytes = len(self._rows) + TAG_BYTES
         trailer = _TRAILER.pack(self.size_bytes, sealed_bytes, self.rows, MAGIC_END)
         header = bytes(self._parts[0])
-        cipher = AESGCMSIV(self._keys.pack_table)
-        table = cipher.encrypt(self._salt[:12], bytes(self._rows), header + trailer)
-        if cipher.decrypt(self._salt[:12], table, header + trailer) != self._rows:
-            raise Damaged(
-                "a new pack", "its table does not read back as it was written; this machine's memory may be bad"
-            )
+        table = AESGCMSIV(self._keys.pack_table).encrypt(self._salt[:12], bytes(self._rows), header + trailer)
         self._parts += [table, trailer]
         hasher = blake3()
+        size = 0
         for part in self._parts:
             hasher.update(part)
-        size = self.size_bytes + len(table) + TRAILER_BYTES
-        return self._parts, PackRows(hasher.digest(), self._salt, size, self._type, bytes(self._rows))
+            size += len(part)
+        made = PackRows(hasher.digest(), self._salt, size, self._type, bytes(self._rows))
+        self._check(made, header, table, trailer)
+        return self._parts, made
+
+    def _check(self, made: PackRows, header: bytes, table: bytes, trailer: bytes) -> None:
+        """Reads the frame and the table as any reader will, before they leave."""
+        name = pack_name(made.pack)
+        try:
+            frame = parse_frame(name, header, trailer, made.size_bytes, self._keys.repository_id)
+            rows = open_table(name, self._keys, frame, table)
+        except (Damaged, WrongVersion) as error:
+            raise _misbuilt(name, str(error)) from error
+        if (frame.blob_type, frame.salt, rows) != (made.blob_type, made.salt, made.rows):
+            raise _misbuilt(name, "its table does not read back as it was written")
+
+
+def _misbuilt(name: str, detail: str) -> Damaged:
+    return Damaged(
+        name,
+        f"it was not stored, as what was built does not read back ({detail})",
+        hint="run the backup again; if this repeats, test this machine's memory",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +194,9 @@ def iter_rows(rows: bytes) -> list[tuple[bytes, int]]:
     if len(rows) % ROW_BYTES:
         raise ValueError(f"{len(rows)} bytes are no whole rows of {ID_BYTES} + 8")
     return list(_ROW.iter_unpack(rows))
+
+
+def listed_packs(store: Store) -> dict[bytes, int]:
+    """Hash → size in bytes of every pack in the store."""
+    found = ((digest_of_name(listed.name), listed.size_bytes) for listed in store.list("packs/"))
+    return {digest: size for digest, size in found if digest is not None}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import zstandard
 
+from imaging import packs
 from imaging.chunking import Record
 from imaging.diskmap import Leaf, decode_leaf, encode_leaf
 from imaging.errors import ChunkMissing, Damaged, ImagingError, NoSpace, NotAuthentic, StoreUnavailable, WrongVersion
@@ -186,15 +187,35 @@ def test_a_full_store_ends_the_run_with_the_first_error() -> None:
     assert not store.objects
 
 
-def test_rows_must_lie_back_to_back() -> None:
+def test_rows_must_lie_back_to_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table is hostile until checked, even an authentic one."""
     builder = PackBuilder(KEYS, CHUNK)
     builder.add(bytes(32), b"abc", 3, compressed=False)
     builder._rows[32] ^= 1
+    monkeypatch.setattr(builder, "_check", lambda *_: None)
     parts, rows = builder.finish()
     with pytest.raises(Damaged, match="places a blob"):
         parse_pack(pack_name(rows.pack), KEYS, b"".join(parts))
     assert isinstance(rows, PackRows)
+
+
+@pytest.mark.parametrize("what", ["rows", "table", "size", "header"])
+def test_a_pack_that_was_built_wrongly_is_never_put(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit that flips in this machine's memory: every reader would refuse the pack, so the writer does."""
+    builder = PackBuilder(KEYS, CHUNK)
+    builder.add(bytes(32), b"abc", 3, compressed=False)
+    if what == "rows":
+        builder._rows[32] ^= 1
+    elif what == "size":
+        builder.size_bytes += 1
+    elif what == "header":
+        builder._parts[0] = flip(bytes(builder._parts[0]), 20)
+    else:
+        real = packs.open_table
+        monkeypatch.setattr(packs, "open_table", lambda *arguments: flip(real(*arguments), 3))
+    with pytest.raises(Damaged, match="was not stored") as caught:
+        builder.finish()
+    assert "memory" in caught.value.hint
 
 
 def test_a_leaf_with_impossible_records_is_refused() -> None:

@@ -27,6 +27,8 @@ def crash_at(place: str, when: str, nth: int) -> None:
         place, state = _UPDATE, place.removeprefix("state:")
     when, _, name_of_signal = when.partition("-")
     number = signal.Signals[name_of_signal or "SIGKILL"]
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)  # tests may be run by what ignores it
     module_name, path = place.split(":")
     owner: Any = importlib.import_module(module_name)
     *outer, name = path.split(".")

@@ -17,6 +17,7 @@ from imaging.images import FORMATS, check_alone, check_chain, serve
 from imaging.ingest import Ingested, ParentDisk, ingest_disk
 from imaging.reader import DiskReader
 from imaging.source import NbdSource
+from tests.integration.encrypted import make_encrypted
 from tests.unit.memory import KEYS, DictIndex, MemoryStore, reader, writer
 
 MIB = 1 << 20
@@ -194,9 +195,7 @@ def test_what_is_neither_file_nor_block_device_reaches_no_tool(
 
 
 def test_an_encrypted_image_is_refused_with_the_reason(tmp_path: Path) -> None:
-    path = tmp_path / "luks.qcow2"
-    qemu("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=k,data=key", "-o",
-         "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10", str(path), "1M")  # fmt: skip
+    path = make_encrypted(tmp_path / "luks.qcow2", MIB)
     top = tmp_path / "top.qcow2"
     qemu("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(path), str(top), "1M")
     for check, image_path in ((check_alone, path), (check_chain, path), (check_chain, top)):

@@ -100,7 +100,7 @@ class Appliance:
             return self._connector(config)
         from appliance.hypervisor.libvirt_driver import connect
 
-        return connect(config)
+        return connect(config, runtime=self.settings.run_directory)
 
     @contextmanager
     def own(self, owner: str, what: str) -> Iterator[None]:

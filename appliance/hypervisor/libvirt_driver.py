@@ -41,7 +41,7 @@ from appliance.hypervisor.uri import check_host, libvirt_uri
 def connect(config: HostConfig, *, runtime: Path | None = None, handle: type[Handle] = Handle) -> LibvirtHypervisor:
     """A connected host, to be closed by the caller (`with`). HostUnreachable when it does not answer in time.
 
-    `runtime`: a private folder with a short path, for sockets carried from a host over SSH. `handle`: how libvirt
+    `runtime`: a folder with a short path, for sockets carried from a host over SSH. `handle`: how libvirt
     objects are called; tests pass one that fails calls.
     """
     hypervisor = LibvirtHypervisor(config, runtime=runtime, handle=handle)

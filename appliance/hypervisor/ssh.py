@@ -11,20 +11,21 @@ import contextlib
 import itertools
 import os
 import shlex
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from appliance.hypervisor.errors import HostFieldRefused, HostUnreachable, HypervisorError
 from appliance.hypervisor.protocol import HostConfig
+from appliance.hypervisor.ssh_folder import socket_folder
 from appliance.hypervisor.tools import limited, raise_for_tool
 from appliance.hypervisor.uri import libvirt_uri
+from imaging.images import dying_with_parent
 
 LIBVIRT_SOCKET = "/run/libvirt/libvirt-sock"
 _POLL_S = 0.05
@@ -38,15 +39,19 @@ Done = subprocess.CompletedProcess[bytes]
 class SshHost:
     """Owns one SSH master and the folder of its sockets. Thread-safe.
 
-    `runtime`: a folder, reachable by this user only, to make the sockets in; short, as a socket's path has at most 107
-    bytes. Without it, one in the system's folder for temporary files.
+    `runtime`: where that folder is made; short, as a socket's path has at most 107 bytes. Without it, in the system's
+    folder for temporary files.
     """
 
     def __init__(self, config: HostConfig, runtime: Path | None = None) -> None:
         if config.session:
             raise HostFieldRefused("session", "true", "a host over SSH is reached by its system instance only")
         self.config = config
-        self._folder = Path(tempfile.mkdtemp(prefix="ssh-", dir=runtime))
+        self._closing = contextlib.ExitStack()
+        self._folder = self._closing.enter_context(socket_folder(runtime))
+        # The kernel ends the master with the thread that started it: one that lives as long as this host is used.
+        self._starter = self._closing.enter_context(ThreadPoolExecutor(1, f"ssh-{config.name}"))
+        self._closing.callback(self._end_master)
         self._lock = threading.Lock()
         self._master: subprocess.Popen[bytes] | None = None
         self._libvirt: Path | None = None
@@ -59,8 +64,7 @@ class SshHost:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            self._end_master()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            self._closing.close()
 
     # --- the master ------------------------------------------------------------------------------------------------
 
@@ -73,6 +77,7 @@ class SshHost:
             "ServerAliveInterval": str(_ALIVE_S),
             "ServerAliveCountMax": "3",
             "StrictHostKeyChecking": "yes",
+            "UpdateHostKeys": "no",  # else a host may add keys to ~/.ssh/known_hosts
             "ExitOnForwardFailure": "yes",
             "StreamLocalBindMask": "0177",
             "StreamLocalBindUnlink": "yes",
@@ -98,10 +103,12 @@ class SshHost:
         self._end_master()
         errors = (self._folder / "errors").open("w+b")
         with errors:
-            self._master = subprocess.Popen(
-                [*self._options(), "-M", "-N", "-T", "--", self.config.hostname],
+            # In a session of its own, as it ends the connection in order after an interrupt that all of ours get.
+            self._master = self._starter.submit(
+                subprocess.Popen[bytes],
+                dying_with_parent([*self._options(), "-M", "-N", "-T", "--", self.config.hostname]),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-            )  # fmt: skip
+            ).result()  # fmt: skip
             deadline = time.monotonic() + self.config.timeout_s
             while not (self._folder / "ctl").exists():
                 ended = self._master.poll() is not None

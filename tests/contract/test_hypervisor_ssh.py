@@ -7,6 +7,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,9 +17,18 @@ from uuid import uuid4
 
 import pytest
 
-from appliance.hypervisor.errors import HostFieldRefused, HostFileError, HostUnreachable, ImageToolFailed
+from appliance.bootstrap import Appliance
+from appliance.hypervisor.errors import (
+    HostFieldRefused,
+    HostFileError,
+    HostUnreachable,
+    HypervisorError,
+    ImageToolFailed,
+)
 from appliance.hypervisor.libvirt_driver import connect
 from appliance.hypervisor.protocol import BackupRequest, DiskBackup, HostConfig, Hypervisor, Transport
+from appliance.hypervisor.ssh import SshHost
+from appliance.settings import load
 from tests.contract.hypervisor_waiting import wait_until
 from tests.lab import Lab
 
@@ -252,4 +262,92 @@ def test_nothing_is_left_behind(sshd: Sshd, folder: Path) -> None:
     with connect(sshd.config, runtime=folder) as hypervisor:
         assert [path.name for path in folder.iterdir()] != []
         assert hypervisor.files.local is False
+    assert list(folder.iterdir()) == []
+
+
+def masters(folder: Path) -> dict[int, str]:
+    """SSH masters whose sockets are below the folder, with their command lines."""
+    found: dict[int, str] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue  # it has just ended
+        if words[0] == "ssh" and "-M" in words and any(word.startswith(f"{folder}/") for word in words):
+            found[int(process.name)] = " ".join(words)
+    return found
+
+
+def test_known_hosts_are_never_written_to(sshd: Sshd, folder: Path) -> None:
+    """ssh adds keys that a host shows to the user's own file, unless it is told not to."""
+    with connect(sshd.config, runtime=folder):
+        (command,) = masters(folder).values()
+    assert "UpdateHostKeys=no" in command
+    assert "StrictHostKeyChecking=yes" in command
+
+
+def test_sockets_of_a_home_are_in_its_run_folder(sshd: Sshd, folder: Path) -> None:
+    with Appliance(load({"STRONGROOM_HOME": str(folder / "home")})) as appliance:
+        run = appliance.settings.run_directory
+        with appliance.connect_to(sshd.config) as hypervisor:
+            assert len(masters(run)) == 1
+            assert hypervisor.files.local is False
+            (made,) = [path for path in run.iterdir() if path.is_dir()]
+            assert stat.S_IMODE(made.stat().st_mode) == 0o700
+        assert list(run.iterdir()) == []
+
+
+def test_home_that_is_too_deep_for_sockets_says_so(sshd: Sshd, folder: Path) -> None:
+    deep = folder / ("d" * (74 - len(str(folder)) - 1))
+    deep.mkdir()
+    with pytest.raises(HypervisorError, match="is 1 bytes too long for the sockets of a host over SSH") as refused:
+        connect(sshd.config, runtime=deep)
+    assert "STRONGROOM_HOME" in refused.value.hint
+    assert list(deep.iterdir()) == []
+    fits = folder / ("d" * (73 - len(str(folder)) - 1))
+    fits.mkdir()
+    with connect(sshd.config, runtime=fits) as hypervisor:
+        assert hypervisor.facts().hypervisor == "QEMU"
+
+
+def test_master_outlives_the_thread_that_first_needed_it(sshd: Sshd, folder: Path) -> None:
+    with SshHost(sshd.config, folder) as host:
+        thread = threading.Thread(target=host.run, args=(["true"],))
+        thread.start()
+        thread.join()
+        first = masters(folder)
+        assert len(first) == 1
+        assert host.run(["true"]).returncode == 0
+        assert masters(folder) == first
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from appliance.hypervisor.libvirt_driver import connect
+from appliance.hypervisor.protocol import HostConfig, Transport
+runtime, port, keys = sys.argv[1:]
+config = HostConfig("far", Transport.SSH, hostname="127.0.0.1", user="root", port=int(port),
+                    keyfile=f"{keys}/key", known_hosts=f"{keys}/known_hosts")
+with connect(config, runtime=Path(runtime)):
+    print("connected", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_killed_process_leaves_no_master_and_the_next_removes_its_sockets(sshd: Sshd, folder: Path) -> None:
+    with connect(sshd.config, runtime=folder) as living:
+        mine = set(folder.iterdir())
+        command = [sys.executable, "-c", KILLED, str(folder), str(sshd.port), str(sshd.folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "connected\n"
+            assert len(masters(folder)) == 2
+            process.kill()
+        wait_until(lambda: len(masters(folder)) == 1)
+        assert len(set(folder.iterdir()) - mine) == 2, "its folder and its lock"
+        with connect(sshd.config, runtime=folder):
+            assert len(list(folder.iterdir())) == 2 * len(mine)
+        assert set(folder.iterdir()) == mine
+        assert living.facts().hypervisor == "QEMU"
     assert list(folder.iterdir()) == []

@@ -8,8 +8,10 @@ Deleting writes a tombstone and nothing else.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,9 +36,14 @@ from imaging.leases import LeaseListing, Leases, Standing
 from imaging.manifest import Manifest, ManifestName, tombstone_name
 from imaging.objects import SealedObjects
 
+_log = logging.getLogger(__name__)
+
 PURPOSES: Final = ("recovery", "export", "mount", "restore", "verification", "protected")
 _PREFIX: Final = re.compile(r"[0-9a-f]{1,32}")
 _HOLD: Final = re.compile(r"holds/([0-9a-f]{32})")
+_TRACE: Final = re.compile(
+    r"(?:manifests|tombstones)/[0-9a-f]{32}/([0-9]{10})-[0-9a-f]{32}|claims/[0-9a-f]{32}/([0-9]{10})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,7 @@ class Points:
         self._leases = leases
         self._clock = clock
         self._read: dict[str, Point] = {}
+        self._reading = threading.Lock()
 
     def survey(self, series: str | None = None) -> Survey:
         """Every point of the series, or of all."""
@@ -111,13 +119,14 @@ class Points:
         names = self._manifests(below)
         tombstones = self._tombstones(below) if names else set()
         listing = self._leases.list()
+        read: dict[str, Point] = {}
         points: list[Point] = []
         damaged: list[DamagedPoint] = []
         for name in names:
             if tombstone_name(name) in tombstones:
                 continue
             try:
-                point = self._point(name)
+                point = read[name] = self._point(name)
                 if self._counts(point, listing):
                     points.append(point)
             except ObjectMissing:
@@ -125,8 +134,9 @@ class Points:
             except (Damaged, StoreUnavailable, WrongVersion) as error:
                 damaged.append(DamagedPoint(name, error))
         if series is None:
-            damaged.extend(self._lost(set(names), {point.manifest.lease for point in self._read.values()}, listing))
-            self._read = {name: self._read[name] for name in names if name in self._read}
+            damaged.extend(self._lost(set(names), {point.manifest.lease for point in read.values()}, listing))
+            with self._reading:
+                self._read = {name: found for name in names if (found := read.get(name) or self._read.get(name))}
         return Survey(tuple(_oldest_first(points)), tuple(sorted(damaged, key=lambda each: each.name)))
 
     def _manifests(self, below: str) -> list[str]:
@@ -140,10 +150,13 @@ class Points:
         return {listed.name for listed in self._store.list("tombstones/" + below)}
 
     def _point(self, name: str) -> Point:
-        found = self._read.get(name)
+        with self._reading:
+            found = self._read.get(name)
         if found is None:
             opened = self._objects.read_kept(ObjectType.MANIFEST, name)
-            found = self._read[name] = Point(name, opened.hash, manifest.decode(opened.body, name))
+            found = Point(name, opened.hash, manifest.decode(opened.body, name))
+            with self._reading:
+                self._read[name] = found
         return found
 
     def _counts(self, point: Point, listing: LeaseListing | None) -> bool:
@@ -172,23 +185,16 @@ class Points:
                 continue  # it may have ended without a point: verify names it
             if end is None or end.manifest is None or end.manifest in present:
                 continue
-            if ManifestName.parse(end.manifest) is not None and not self._exists(tombstone_name(end.manifest)):
+            if ManifestName.parse(end.manifest) is not None and not self._store.exists(tombstone_name(end.manifest)):
                 yield DamagedPoint(end.manifest, ObjectMissing(end.manifest))
-
-    def _exists(self, name: str) -> bool:
-        try:
-            self._store.get(name, 0, 0)
-        except ObjectMissing:
-            return False
-        return True
 
     def is_there(self, name: str) -> bool:
         """Whether the manifest is in the store, and no tombstone of it: asked of the store itself."""
-        return self._exists(name) and not self._exists(tombstone_name(name))
+        return self._store.exists(name) and not self._store.exists(tombstone_name(name))
 
     def is_buried(self, name: str) -> bool:
         """Whether a manifest has a tombstone: asked of the store itself."""
-        return self._exists(tombstone_name(name))
+        return self._store.exists(tombstone_name(name))
 
     def present(self) -> list[Point]:
         """Every manifest that is in the store and can be read, whether it counts or not. Damaged, for the first that
@@ -209,9 +215,9 @@ class Points:
         """Every generation of the series that left a trace."""
         for prefix in ("manifests/", "tombstones/", "claims/"):
             for listed in self._store.list(f"{prefix}{series}/"):
-                digits = listed.name.rsplit("/", 1)[1][:10]
-                if len(digits) == 10 and digits.isdigit():
-                    yield int(digits)
+                found = _TRACE.fullmatch(listed.name)
+                if found is not None:
+                    yield int(found[1] or found[2])
 
     def find(self, wanted: str) -> Point:
         """The point of this id, or of the only id that begins so. PointNotFound, PointAmbiguous, Damaged."""
@@ -223,7 +229,7 @@ class Points:
         failures: list[ImagingError] = []
         for name in names:
             try:
-                if not self._exists(tombstone_name(name)):
+                if not self._store.exists(tombstone_name(name)):
                     point = self._point(name)
                     if self._counts(point, None):
                         found.append(point)
@@ -242,23 +248,35 @@ class Points:
     # Deleting and holding
 
     def delete(self, point: Point, by: str) -> str:
-        """Writes the tombstone; returns its name. PointHeld while a hold is on it; repeating it changes nothing."""
+        """Writes the tombstone; returns its name. PointHeld while a hold is on it; repeating it changes nothing.
+
+        Whatever is raised, the point is not deleted, or was before.
+        """
         self._check_unheld(point)
         name = tombstone_name(point.name)
+        if self._store.exists(name):
+            return name
         try:
             self._objects.create_json(
                 ObjectType.TOMBSTONE,
                 name,
                 {"by": by, "created_utc": canonical.utc_text(self._clock.now_utc()), "hash": point.hash.hex()},
             )
+            self._check_unheld(point)  # a hold placed meanwhile was visible before its owner looked for the tombstone
         except ObjectExists:
             return name
-        try:
-            self._check_unheld(point)  # a hold placed meanwhile was visible before its owner looked for the tombstone
-        except PointHeld:
-            self._store.delete(name)
+        except BaseException:
+            self._take_back(name, "the restore point counts as deleted until it is removed")
             raise
         return name
+
+    def _take_back(self, name: str, otherwise: str) -> None:
+        """Removes what this process has just written, or may have: what went wrong before is what the caller is
+        told."""
+        try:
+            self._store.delete_many([name])
+        except ImagingError as error:
+            _log.error("%s could not be taken back, so %s: %s", name, otherwise, error)
 
     def _check_unheld(self, point: Point) -> None:
         purposes = [hold.purpose for hold in self.holds() if hold.manifest == point.name]
@@ -272,20 +290,24 @@ class Points:
         made = Hold(
             secrets.token_hex(16), point.id, purpose, owner, self._clock.now_utc().replace(microsecond=0), point.name
         )
-        self._objects.create_json(
-            ObjectType.HOLD,
-            f"holds/{made.id}",
-            {
-                "created_utc": canonical.utc_text(made.created_utc),
-                "id": made.id,
-                "manifest": made.manifest,
-                "owner": made.owner,
-                "purpose": made.purpose,
-            },
-        )
-        if not self.is_there(point.name):
-            self.release(made.id)
-            raise PointNotFound(point.id)
+        name = f"holds/{made.id}"
+        try:
+            self._objects.create_json(
+                ObjectType.HOLD,
+                name,
+                {
+                    "created_utc": canonical.utc_text(made.created_utc),
+                    "id": made.id,
+                    "manifest": made.manifest,
+                    "owner": made.owner,
+                    "purpose": made.purpose,
+                },
+            )
+            if not self.is_there(point.name):
+                raise PointNotFound(point.id)
+        except BaseException:
+            self._take_back(name, f"restore point {point.id} stays held until that hold is released")
+            raise
         return made
 
     def release(self, hold_id: str) -> None:

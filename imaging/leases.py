@@ -8,9 +8,10 @@ clock, never by a time of day.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import Final
 from imaging.canonical import Fields
 from imaging.clock import Clock
 from imaging.envelope import ObjectType
-from imaging.errors import ObjectExists, ObjectMissing
+from imaging.errors import ObjectExists, ObjectMissing, StoreUnavailable
 from imaging.index_files import boot_id
 from imaging.objects import SealedObjects
 
+_log = logging.getLogger(__name__)
+
 DEAD_AFTER_S: Final = 15 * 60.0
+_ATTEMPTS: Final = 3
 _OUTCOMES: Final = ("committed", "collected", "fenced", "abandoned")
 _NAME: Final = re.compile(r"leases/([0-9a-f]{32})/(start|epoch|end|beat/\d{10})")
 
@@ -127,7 +131,7 @@ class Leases:
             end = self.end(lease)
             if end is not None:
                 return end.standing
-            if not any(True for _ in self._objects.store.list(f"leases/{lease}/")):
+            if not self._left_of(lease):
                 return Standing.TIDIED
         return Standing.OPEN
 
@@ -135,22 +139,33 @@ class Leases:
         """Whether its run may still commit. An end that is there has ended it, readable or not: nobody can create
         another."""
         for _ in range(2):
-            try:
-                self._objects.store.get(lease_object(lease, "end"), 0, 0)
-            except ObjectMissing:
-                if not any(True for _ in self._objects.store.list(f"leases/{lease}/")):
-                    return False
-            else:
+            if self._objects.store.exists(lease_object(lease, "end")) or not self._left_of(lease):
                 return False
         return True
 
+    def _left_of(self, lease: str) -> Sequence[str]:
+        """The lease's objects; what else somebody put beside them says nothing, and is nobody's to remove."""
+        return [listed.name for listed in self._objects.store.list(f"leases/{lease}/") if _NAME.fullmatch(listed.name)]
+
     def finish(self, lease: str, end: LeaseEnd) -> LeaseEnd:
-        """Ends the lease, unless it was ended already; returns the end that counts, whoever wrote it."""
+        """Ends the lease, unless it was ended already; returns the end that counts, whoever wrote it.
+
+        Repeated where the store fails in passing, as that may have been after the end was there: then it is found, is
+        durable by now, and says what was wanted. When it raises nevertheless, the lease may have ended or not.
+        """
         values: dict[str, object] = {"outcome": end.outcome}
         if end.outcome == "committed":
             values |= {"manifest": end.manifest, "hash": end.hash.hex() if end.hash else None}
         elif end.outcome == "fenced":
             values |= {"by": end.by}
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._finish(lease, end, values)
+            except StoreUnavailable as error:
+                _log.warning("the end of lease %s is written once more: %s", lease, error)
+        return self._finish(lease, end, values)
+
+    def _finish(self, lease: str, end: LeaseEnd, values: dict[str, object]) -> LeaseEnd:
         name = lease_object(lease, "end")
         try:
             self._objects.create_json(ObjectType.LEASE, name, values)
@@ -164,20 +179,13 @@ class Leases:
 
     def counter(self, lease: str) -> int:
         """The highest number that the lease's run has beaten; 0 before the first."""
-        prefix = lease_object(lease, "beat/")
-        numbers = (listed.name.removeprefix(prefix) for listed in self._objects.store.list(prefix))
-        return max((int(number) for number in numbers if number.isdigit()), default=0)
+        beats = (name.rpartition("/beat/")[2] for name in self._left_of(lease) if "/beat/" in name)
+        return max((int(number) for number in beats), default=0)
 
     def tidy(self, lease: str) -> None:
-        """Removes what a committed lease needs no more; its end stays, and goes last, or the point would not count."""
-        parts = [listed.name for listed in self._objects.store.list(f"leases/{lease}/")]
-        order = {"beat": 0, "epoch": 1, "start": 2}
-        for name in sorted(parts, key=lambda name: order.get(name.split("/")[2], 9)):
-            if name.split("/")[2] in order:
-                try:
-                    self._objects.store.delete(name)
-                except ObjectMissing:
-                    continue
+        """Removes what a lease that has ended needs no more; its end stays, and goes last, or it would seem tidied."""
+        end = lease_object(lease, "end")
+        self._objects.store.delete_many(name for name in self._left_of(lease) if name != end)
 
 
 def _end_of(fields: Fields) -> LeaseEnd:

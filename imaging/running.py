@@ -7,8 +7,8 @@ anywhere leaves nothing that counts; a failing clean-up never hides the first er
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from imaging import canonical, manifest
 from imaging.canonical import Fields
 from imaging.clock import Clock
 from imaging.envelope import ObjectType
-from imaging.errors import Damaged, Fenced, ImagingError, ObjectExists, ObjectMissing, SeriesBusy
+from imaging.errors import Damaged, Fenced, ImagingError, NoSpace, ObjectExists, ObjectMissing, SeriesBusy
 from imaging.index_objects import count_rows, encode_index
 from imaging.leases import LeaseEnd, Leases, LeaseWatcher, lease_object
 from imaging.manifest import Manifest, ManifestDraft
@@ -28,6 +28,7 @@ from imaging.objects import SealedObjects
 from imaging.places import PackRows
 from imaging.points import Point, Points
 from imaging.series_locks import SeriesLock, SeriesLocks
+from imaging.storage.contract import Store
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ BACKUP: Final = "backup"
 COLLECTION: Final = "collection"
 _ATTEMPTS: Final = 5
 _ROWS_PER_INDEX_OBJECT: Final = 500_000
+_ROOM_BYTES: Final = 256 << 10
+_CLAIM: Final = re.compile(r"claims/[0-9a-f]{32}/[0-9]{10}")
+_EPOCH: Final = re.compile(r"epochs/[0-9]{10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Run:
         self._publishing = threading.Lock()
         self._over = False
         self._fenced: LeaseEnd | None = None
+        self._wanted: LeaseEnd | None = None
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name=f"lease-{lease_id[:8]}", daemon=True)
         self._heart.start()
@@ -108,13 +113,7 @@ class Run:
         """Makes the index objects count, for a collection that moved blobs: no point comes of it. Fenced,
         StoreError."""
         self._check()
-        wanted = LeaseEnd("collected")
-        end = self._context.leases.finish(self.lease_id, wanted)
-        if end != wanted:
-            self._fenced = end
-            raise self._fenced_error(end)
-        self._close()
-        self._after_commit()
+        self._end(LeaseEnd("collected"))
 
     def check(self) -> None:
         """Raises Fenced if somebody else ended this lease, as the store says now: before what cannot be undone."""
@@ -125,7 +124,8 @@ class Run:
             raise self._fenced_error(end)
 
     def commit(self, draft: ManifestDraft) -> Point:
-        """Makes the point count, or raises and it does not. Fenced, StoreError, NoSpace."""
+        """Makes the point count, or raises: Fenced, StoreError, NoSpace. Then it does not, unless the store failed
+        again and again at the very last step: abandon() learns that, and it shows in what points there are."""
         self._check()
         context = self._context
         made = Manifest(
@@ -139,18 +139,21 @@ class Run:
         body = manifest.encode(made)
         made = manifest.decode(body, made.name)
         digest = context.objects.create(ObjectType.MANIFEST, made.name, body, keep=True)
-        wanted = LeaseEnd("committed", manifest=made.name, hash=digest)
-        end = context.leases.finish(self.lease_id, wanted)
+        self._end(LeaseEnd("committed", manifest=made.name, hash=digest))
+        return Point(made.name, digest, made)
+
+    def _end(self, wanted: LeaseEnd) -> None:
+        self._wanted = wanted
+        end = self._context.leases.finish(self.lease_id, wanted)
         if end != wanted:
             self._fenced = end
             raise self._fenced_error(end)
-        self._close()
-        self._after_commit()
-        return Point(made.name, digest, made)
+        self._counts()
 
-    def _after_commit(self) -> None:
-        """What makes later runs faster and the repository tidier; the point counts already, whatever fails here."""
+    def _counts(self) -> None:
+        """What makes later runs faster and the repository tidier: what was written counts, whatever fails here."""
         steps: tuple[Callable[[], None], ...] = (
+            self._close,
             lambda: self._context.committed(self._index_names),
             lambda: self._context.leases.tidy(self.lease_id),
             self._drop_older_claims,
@@ -159,14 +162,14 @@ class Run:
             try:
                 step()
             except ImagingError as error:
-                _log.warning("the restore point is committed, but: %s", error)
+                _log.warning("what run %s wrote counts, but: %s", self.lease_id, error)
+            except Exception:  # noqa: BLE001 - whatever it is, the run has succeeded
+                _log.exception("what run %s wrote counts, but then something failed", self.lease_id)
 
     def _drop_older_claims(self) -> None:
         store = self._context.objects.store
-        for listed in list(store.list(f"claims/{self.series}/")):
-            if listed.name < _claim(self.series, self.generation):
-                with contextlib.suppress(ObjectMissing):
-                    store.delete(listed.name)
+        mine = _claim(self.series, self.generation)
+        store.delete_many([name for name in _claims(store, self.series) if name < mine])
 
     def abandon(self) -> None:
         """Ends the lease without a point; harmless after a commit. What cannot be written now, the next run settles."""
@@ -174,9 +177,13 @@ class Run:
             return
         self._close()
         try:
-            self._context.leases.finish(self.lease_id, LeaseEnd("abandoned"))
+            end = self._context.leases.finish(self.lease_id, LeaseEnd("abandoned"))
         except ImagingError as error:
             _log.warning("lease %s could not be ended, the next run of this series will: %s", self.lease_id, error)
+            return
+        if end == self._wanted:
+            _log.warning("what run %s wrote counts, though it was told that the store failed", self.lease_id)
+            self._counts()
 
     def _close(self) -> None:
         self._over = True
@@ -221,6 +228,8 @@ class Run:
                 number += 1  # written last time, though the answer was lost
             except ImagingError as error:
                 _log.warning("lease %s could not be renewed: %s", self.lease_id, error)
+            except Exception:  # noqa: BLE001 - a heart that stops is taken for a dead run
+                _log.exception("lease %s could not be renewed", self.lease_id)
 
 
 def _parts(packs: Sequence[PackRows]) -> Iterator[list[PackRows]]:
@@ -236,6 +245,8 @@ def _parts(packs: Sequence[PackRows]) -> Iterator[list[PackRows]]:
 
 def begin(context: RunContext, series: str, host: str | None, purpose: str = BACKUP) -> Run:
     """The lease of a new run, in force. SeriesBusy; Damaged when the condemned list cannot be read; StoreError."""
+    if purpose == BACKUP:
+        _check_room(context.objects.store)
     lock = context.locks.take(series)
     if lock is None:
         raise SeriesBusy(series, "of another process", f"this appliance ({context.appliance.host})", 0)
@@ -248,6 +259,13 @@ def begin(context: RunContext, series: str, host: str | None, purpose: str = BAC
     except BaseException:
         lock.close()
         raise
+
+
+def _check_room(store: Store) -> None:
+    """A backup that begins in a full store would live off what is set aside for the collection that empties it."""
+    free = store.free_bytes()
+    if free is not None and free < _ROOM_BYTES:
+        raise NoSpace("begin a backup in", store.describe(), f"no space is left, but for {free >> 10} KiB")
 
 
 def _attempt(context: RunContext, lock: SeriesLock, series: str, host: str | None, purpose: str) -> Run | None:
@@ -325,7 +343,7 @@ def _settle(context: RunContext, lock: SeriesLock, series: str) -> None:
 
 def _claimant(objects: SealedObjects, series: str) -> str | None:
     """The lease of the highest claim: the only one that may be writing."""
-    claims = [listed.name for listed in objects.store.list(f"claims/{series}/")]
+    claims = _claims(objects.store, series)
     if not claims:
         return None
     return objects.read_json(ObjectType.CLAIM, claims[-1]).hex("lease", 16).hex()
@@ -348,13 +366,18 @@ def _claim(series: str, generation: int) -> str:
     return f"claims/{series}/{generation:010}"
 
 
+def _claims(store: Store, series: str) -> list[str]:
+    """Names of the series' claims, the highest last."""
+    return [listed.name for listed in store.list(f"claims/{series}/") if _CLAIM.fullmatch(listed.name)]
+
+
 def newest_epoch(objects: SealedObjects) -> tuple[int, frozenset[bytes]]:
     """The number of the newest epoch, and the packs that it condemns; 0 and none before the first collection."""
     while True:
-        numbers = [name for name in (listed.name for listed in objects.store.list("epochs/")) if name[7:].isdigit()]
-        if not numbers:
+        epochs = [listed.name for listed in objects.store.list("epochs/") if _EPOCH.fullmatch(listed.name)]
+        if not epochs:
             return 0, frozenset()
-        newest = max(numbers)
+        newest = max(epochs)
         try:
             read: Fields = objects.read_json(ObjectType.EPOCH, newest)
         except ObjectMissing:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from imaging.collecting import Options
 from imaging.errors import NoSpace
 from tests.faults.repositories import back_up, content, make, read_disk, reopen
 
@@ -68,6 +70,50 @@ def test_a_full_repository_refuses_cleanly_keeps_its_points_and_still_deletes(
             repository.store.delete(f"packs/00/{number:064x}")
         again = back_up(repository, "web", data)
         assert again.generation > first.generation
+        assert repository.verify(read_data=True).ok
+
+
+@pytest.fixture
+def roomy_store(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "store", "48m")
+
+
+class Silent:
+    def start(self, label: str, total_bytes: int | None) -> None: ...
+    def advance(self, count_bytes: int) -> None: ...
+    def finish(self) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def test_a_full_repository_is_emptied_by_deleting_and_collecting_though_backups_are_tried_all_the_while(
+    roomy_store: Path, tmp_path: Path
+) -> None:
+    with make(tmp_path) as repository:
+        doomed = back_up(repository, "web", {"disk": content(1, 2_000_000)})
+        kept = back_up(repository, "db", {"disk": content(2, 100_000)})
+
+    def fill() -> None:
+        with suppress(OSError), (roomy_store / "BALLAST").open("ab", buffering=0) as ballast:
+            while True:
+                ballast.write(b"x" * 4096)
+
+    fill()
+    reserve = roomy_store / "tmp" / "reserve"
+    held = reserve.stat().st_size
+    with reopen(tmp_path) as repository:
+        assert read_disk(repository, doomed) == content(1, 2_000_000)
+        repository.release(repository.hold(doomed, "restore", "as every restore does").id)
+        repository.delete_point(doomed, "admin")
+        for _ in range(50):
+            with pytest.raises(NoSpace):
+                repository.begin_run(doomed.series)
+        fill()
+        assert reserve.stat().st_size > held // 2, "backups that cannot succeed do not live off it"
+        done = repository.collect(Options(wait_s=0.0), Silent())
+        assert done.deleted_packs > 0
+        assert reserve.stat().st_size == held
+        (roomy_store / "BALLAST").unlink()
+        assert read_disk(repository, kept) == content(2, 100_000)
         assert repository.verify(read_data=True).ok
 
 

@@ -18,14 +18,12 @@ from imaging.envelope import ObjectType, seal
 from imaging.errors import (
     Damaged,
     Fenced,
-    HoldNotFound,
     NoSpace,
-    PointHeld,
-    PointNotFound,
     SeriesBusy,
     StoreError,
     StoreUnavailable,
 )
+from imaging.leases import Standing
 from imaging.places import PackState
 from imaging.repository import Repository
 from imaging.storage.local import LocalStore
@@ -61,8 +59,8 @@ def test_everything_happens_in_the_order_that_the_protocol_needs(tmp_path: Path)
                 ("create", f"claims/{run.series}/0000000002"),
                 ("list", "epochs/"),
                 ("create", f"{lease}/epoch"),
-                ("get", parent.name),
-                ("get", parent.name.replace("manifests", "tombstones")),
+                ("exists", parent.name),
+                ("exists", parent.name.replace("manifests", "tombstones")),
                 ("list", "index/"),
             ]
             calls = store.calls[store.calls.index(steps[0]) : begun]
@@ -350,8 +348,8 @@ WRITES = [
     ("put", "packs/", 2),
     ("create", "index/", 1),
     ("create", "manifests/", 1),
-    ("create", "leases/", 3),
 ]
+"""The last one, the end of the lease, is repeated where that may help: see test_repository_commits.py."""
 
 
 @pytest.mark.parametrize(("method", "prefix", "nth"), WRITES)
@@ -375,27 +373,38 @@ def test_a_write_that_fails_ends_the_run_cleanly_and_the_next_succeeds(
         assert repository.verify(read_data=True).ok
 
 
-def test_a_commit_whose_answer_is_lost_counts_and_the_next_run_sees_it(tmp_path: Path) -> None:
-    make(tmp_path).close()
-    with FaultyStore(LocalStore(tmp_path / "store")) as store, reopen(tmp_path, store=store) as repository:
-        store.fail("create", prefix="leases/", nth=3, after=True, error=StoreUnavailable("write", "x", "y"))
-        with pytest.raises(StoreUnavailable):
-            back_up(repository, "web", DATA)
-        (point,) = repository.points()
-        assert read_disk(repository, point) == DATA["disk"]
-        assert back_up(repository, "web", NEW).manifest.predecessor == point.hash
+STRAYS = [
+    "epochs/1234567890123",
+    "epochs/0000000009.old",
+    "claims/{series}/9999999999x",
+    "claims/{series}/zzzz",
+    "claims/{series}/00000000000001",
+    "claims/{series}/0000000000/what",
+    "claims/{series}/0.old",
+    "manifests/{series}/9999999998-what",
+    "tombstones/{series}/9999999998-what",
+    "leases/{lease}/what",
+    "leases/{lease}/beat/99999999999999",
+]
 
 
-def test_a_failing_abandonment_does_not_hide_why_the_run_failed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    make(tmp_path).close()
-    with FaultyStore(LocalStore(tmp_path / "store")) as store, reopen(tmp_path, store=store) as repository:
-        store.fail("create", prefix="leases/", nth=3, error=StoreUnavailable("write", "x", "y"))
-        with pytest.raises(KeyError, match="the first"), repository.begin_run(series(repository)):
-            raise KeyError("the first")
-        assert "could not be ended" in caplog.text
-        assert back_up(repository, "web", DATA).generation == 2
+@pytest.mark.parametrize("stray", STRAYS)
+def test_an_unknown_object_neither_stops_a_run_nor_is_deleted(tmp_path: Path, stray: str) -> None:
+    with make(tmp_path) as repository, reopen(tmp_path, "other", OTHER) as theirs:
+        back_up(theirs, "web", DATA)
+        run = repository.begin_run(series(repository))
+        name = stray.format(series=run.series, lease=run.lease_id)
+        repository.store.put(name, [b"of a later version"])
+        point = run.commit(draft("web", write_disks(repository, run, NEW), NOW))
+        assert repository._leases.counter(run.lease_id) == 0
+        assert not repository._leases.is_open(run.lease_id)
+        again = back_up(repository, "web", DATA)
+        assert (point.generation, again.generation) == (2, 3)
+        assert again.manifest.predecessor == point.hash
+        assert repository.store.get(name) == b"of a later version"
+        if "{lease}" in stray:
+            repository.store.delete(f"leases/{run.lease_id}/end")
+            assert theirs._leases.standing(run.lease_id) is Standing.TIDIED
 
 
 def test_what_is_condemned_is_read_but_never_relied_on_anew(tmp_path: Path) -> None:
@@ -439,74 +448,3 @@ def test_a_claim_that_cannot_be_read_does_not_stop_a_series_for_ever(tmp_path: P
             theirs.begin_run(series(theirs))
         run.abandon()
         assert back_up(theirs, "web", DATA).generation == 2
-
-
-# Holds and deletion
-
-
-def test_a_held_point_is_not_deleted_until_it_is_let_go(tmp_path: Path) -> None:
-    with make(tmp_path) as repository:
-        point = back_up(repository, "web", DATA)
-        held = repository.hold(point, "recovery", "session 7")
-        with reopen(tmp_path, "other", OTHER) as theirs:
-            assert theirs.holds() == [held]
-            assert (held.point, held.purpose, held.owner) == (point.id, "recovery", "session 7")
-            with pytest.raises(PointHeld, match="recovery"):
-                theirs.delete_point(point, "admin")
-            assert theirs.points() == [point]
-        repository.release(held.id)
-        with pytest.raises(HoldNotFound):
-            repository.release(held.id)
-        for wrong in ("../config", "x", ""):
-            with pytest.raises(HoldNotFound):
-                repository.release(wrong)
-        repository.delete_point(point, "admin")
-        repository.delete_point(point, "admin")
-        assert repository.points() == []
-        with pytest.raises(PointNotFound):
-            repository.hold(point, "mount", "late")
-        assert repository.holds() == []
-        with pytest.raises(PointNotFound):
-            repository.point(point.id)
-        assert back_up(repository, "web", DATA).generation == 2
-        with pytest.raises(ValueError, match="no holds for"):
-            repository.hold(point, "fun", "x")
-
-
-def test_of_a_hold_and_a_deletion_at_once_the_hold_is_told_or_the_point_stays(tmp_path: Path) -> None:
-    make(tmp_path).close()
-    store = FaultyStore(LocalStore(tmp_path / "store"))
-    with reopen(tmp_path, store=store) as repository:
-        point = back_up(repository, "web", DATA)
-
-        def hold_now(method: str, name: str) -> None:
-            if method == "create" and name.startswith("tombstones/"):
-                store.before = None
-                repository.hold(point, "export", "quick")
-
-        store.before = hold_now
-        with pytest.raises(PointHeld):
-            repository.delete_point(point, "admin")
-        assert repository.points() == [point]
-        repository.release(repository.holds()[0].id)
-
-        def delete_now(method: str, name: str) -> None:
-            if method == "create" and name.startswith("holds/"):
-                store.before = None
-                repository.delete_point(point, "admin")
-
-        store.before = delete_now
-        with pytest.raises(PointNotFound):
-            repository.hold(point, "export", "late")
-        assert (repository.points(), repository.holds()) == ([], [])
-
-
-def test_a_hold_that_cannot_be_read_stops_deletion(tmp_path: Path) -> None:
-    with make(tmp_path) as repository:
-        point = back_up(repository, "web", DATA)
-        repository.hold(point, "mount", "x")
-        (path,) = (tmp_path / "store" / "holds").iterdir()
-        path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(Damaged, match="holds/"):
-            repository.delete_point(point, "admin")
-        assert repository.points() == [point]

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from imaging.ids import CHUNK, NODE, blob_id
 from imaging.keys import Keys
-from imaging.packs import FRAME_BYTES, PackBuilder, pack_name
+from imaging.packs import FRAME_BYTES, HEADER_BYTES, PACK_BYTES_MAX, PackBuilder, pack_name
 from imaging.places import ROW_BYTES, PackRows
-from imaging.sealing import Compressor
+from imaging.sealing import TAG_BYTES, Compressor
 from imaging.storage.contract import Buffer, Store
 
 PACK_BYTES = 16 << 20
@@ -140,6 +140,9 @@ class PackWriter:
                 if mine or identity in held:
                     continue  # another thread met the same content meanwhile
                 builder = self._open.get(blob_type)
+                if builder is not None and _bytes_with(builder, payload) > PACK_BYTES_MAX:
+                    self._finish(blob_type)
+                    held, builder = self._open_ids[blob_type], None
                 if builder is None:
                     builder = self._open[blob_type] = PackBuilder(self._keys, blob_type)
                 self.stored.bytes += builder.add(identity, payload, plain_bytes, compressed)
@@ -193,3 +196,9 @@ class PackWriter:
         if found is None:
             found = self._local.compressor = Compressor(self._level)
         return found
+
+
+def _bytes_with(builder: PackBuilder, payload: Buffer) -> int:
+    """Length of the pack if it were finished with one blob more: what readers refuse above a limit."""
+    blobs = builder.size_bytes - HEADER_BYTES + len(payload) + TAG_BYTES
+    return FRAME_BYTES + blobs + (builder.rows + 1) * ROW_BYTES

@@ -12,6 +12,7 @@ import pytest
 from imaging.errors import IndexUnavailable, NoSpace
 from imaging.ids import CHUNK, blob_id
 from imaging.packing import PackWriter
+from imaging.packs import PACK_BYTES_MAX, parse_pack
 from imaging.places import PackRows
 from imaging.storage.contract import Buffer
 from tests.unit.memory import KEYS, DictIndex, MemoryStore, reader
@@ -100,6 +101,21 @@ def test_what_was_flushed_is_there_and_published_after_it_was_durable() -> None:
     assert {pack.pack for pack in published} == {bytes.fromhex(name[9:]) for name in store.objects}
     assert packs.stored.packs == len(store.objects)
     assert packs.stored.bytes == sum(map(len, store.objects.values()))
+
+
+@pytest.mark.parametrize("below", [0, 100, 64 << 10])
+def test_no_pack_is_longer_than_a_pack_may_be(below: int) -> None:
+    store, pending = MemoryStore(), DictIndex()
+    content = chunks(5, 600)
+    with PackWriter(store, KEYS, Shared(), pending, lambda packs: None, compression_level=1,
+                    pack_bytes=PACK_BYTES_MAX - below) as packs:  # fmt: skip
+        packs.store_chunks(content)
+        packs.flush()
+    longest = max(map(len, store.objects.values()))
+    assert longest <= PACK_BYTES_MAX
+    for name, data in store.objects.items():
+        parse_pack(name, KEYS, data)
+    assert reader(store, pending).chunks([identity for identity, _ in content]) == [plain for _, plain in content]
 
 
 @pytest.mark.parametrize("nth", [1, 3])

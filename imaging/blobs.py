@@ -1,7 +1,8 @@
 """Read blobs by id: wherever the index says, until one place gives the right bytes.
 
 Rules: a blob is returned authenticated and with its id checked, or an error names it; nothing is ever made up. A
-place that fails although the index is fresh is reported, so that nothing more comes to rely on it.
+place that fails twice, the second time although the index is fresh, is reported, so that nothing more comes to rely on
+it; one that was taken for gone and serves is reported too.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, S
 from imaging.ids import CHUNK, NODE
 from imaging.keys import Keys
 from imaging.packs import pack_name
-from imaging.places import Location
+from imaging.places import Location, PackState
 from imaging.sealing import Sealer, open_blob
 from imaging.storage.contract import Store
 
 LocateMany = Callable[[Sequence[bytes]], list[list[Location]]]
-Lost = Callable[[Location, ImagingError], None]
+Lost = Callable[[bytes, Location, ImagingError], None]
+Back = Callable[[Location], None]
 
 _ELSEWHERE = (ObjectMissing, Damaged, StoreUnavailable)  # what another place may still make good
 _GAP_BYTES = 64 << 10  # reading over a gap this wide costs less than a request of its own
@@ -33,15 +35,17 @@ class BlobReader:
         keys: Keys,
         locate: LocateMany,
         refresh: Callable[[], None],
-        lost: Lost = lambda place, error: None,
+        lost: Lost = lambda identity, place, error: None,
+        back: Back = lambda place: None,
     ) -> None:
         """`refresh` brings the index up to date: a pack may have been moved by a collection since it was read. `lost`
-        is told of each place that fails even then."""
+        is told of each id and place that fails even then, `back` of a place that was taken for gone and is not."""
         self._store = store
         self._keys = keys
         self._locate = locate
         self._refresh = refresh
         self._lost = lost
+        self._back = back
 
     def chunk(self, identity: bytes) -> bytes:
         """One chunk's plaintext. Raises Damaged, ChunkMissing, StoreError."""
@@ -87,6 +91,8 @@ class BlobReader:
             data = memoryview(self._store.get(pack_name(run[0][1].pack), start, stop - start))
         except _ELSEWHERE:
             return
+        if run[0][1].state is PackState.GONE:
+            self._back(run[0][1])
         for identity, place in run:
             at = place.offset_bytes - start
             sealed = data[at : at + place.stored_bytes]
@@ -104,19 +110,21 @@ class BlobReader:
         places: Sequence[Location],
         found: dict[bytes, bytes],
         failures: dict[bytes, ImagingError],
-        lost: Lost = lambda place, error: None,
+        lost: Lost = lambda identity, place, error: None,
     ) -> None:
         """Read from the first place that gives the right bytes; the last failure is kept."""
         for place in places:
             try:
                 sealed = self._store.get(pack_name(place.pack), place.offset_bytes, place.stored_bytes)
+                if place.state is PackState.GONE:
+                    self._back(place)
                 sealer = Sealer(self._keys, blob_type, place.salt)
                 found[identity] = open_blob(
                     self._keys, sealer, blob_type, identity, sealed, place.plain_bytes, place.compressed
                 )
             except _ELSEWHERE as err:
                 failures[identity] = err
-                lost(place, err)
+                lost(identity, place, err)
             else:
                 return
 

@@ -6,24 +6,24 @@ read, is missing, or is less than what was there before refuses the collection, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from imaging import running
 from imaging.blobs import BlobReader
+from imaging.clock import Clock
 from imaging.envelope import ObjectType
 from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, WrongVersion
 from imaging.holdings import Flags, Holdings, Trust, gather
-from imaging.index import ChunkIndex
 from imaging.index_objects import decode_index
 from imaging.leases import Leases, Standing
 from imaging.marking import Marker, Unresolvable
 from imaging.objects import SealedObjects
-from imaging.places import ROW_BYTES, PackRows, PackState
+from imaging.packs import listed_packs
+from imaging.places import ROW_BYTES, PackRows
 from imaging.points import Point, Points
 from imaging.rollcalls import RollCall, RolledBack
-from imaging.scrub_packs import listed_packs
 
 _UNREADABLE: Final = (Damaged, WrongVersion)
 
@@ -59,12 +59,14 @@ class Inspector:
     """Changes nothing. Borrows everything."""
 
     def __init__(
-        self, objects: SealedObjects, leases: Leases, points: Points, index: ChunkIndex, blobs: BlobReader
+        self, objects: SealedObjects, clock: Clock, damaged: Callable[[], frozenset[bytes]], blobs: BlobReader
     ) -> None:
-        self._objects = objects
-        self._leases = leases
-        self._points = points
-        self._index = index
+        """`damaged` tells which packs are known to be. Manifests and the ends of leases are read from the store itself:
+        what is remembered of them may be lost there."""
+        self._objects = objects.uncached()
+        self._leases = Leases(self._objects)
+        self._points = Points(self._objects, self._leases, clock)
+        self._damaged = damaged
         self._blobs = blobs
 
     def condemned(self) -> tuple[int, frozenset[bytes]]:
@@ -97,7 +99,7 @@ class Inspector:
 
     def census(self, condemned: frozenset[bytes]) -> Census:
         """CollectionRefused, StoreError."""
-        damaged = {pack for pack, each in self._index.packs().items() if each.state is PackState.DAMAGED}
+        damaged = self._damaged()
         objects: dict[str, tuple[bytes, ...]] = {}
         rows: dict[str, int] = {}
         lease_of: dict[bytes, str] = {}
@@ -110,7 +112,7 @@ class Inspector:
             if standing is Standing.OPEN:
                 return Trust.OPEN
             if pack in condemned:
-                return Trust.CONDEMNED
+                return Trust.DOOMED if pack in damaged else Trust.CONDEMNED
             return Trust.DAMAGED if pack in damaged else Trust.WELL
 
         def listed() -> Iterator[tuple[PackRows, Trust]]:

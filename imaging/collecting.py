@@ -23,12 +23,11 @@ from imaging.holdings import Flags, Holdings
 from imaging.leases import LeaseEnd
 from imaging.marking import Unresolvable
 from imaging.moving import move
-from imaging.packs import pack_name
+from imaging.packs import listed_packs, pack_name
 from imaging.places import PackRows
 from imaging.points import Point
 from imaging.rollcalls import RollCall, RollCalls, RolledBack
 from imaging.running import Run, RunContext
-from imaging.scrub_packs import listed_packs
 from imaging.tidying import Tidying
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Collection:
         self._progress = progress
         self._sleep = sleep
         self._tidying = Tidying(context.objects, context.leases, context.points)
-        self._inspector = Inspector(context.objects, context.leases, context.points, repository.index, repository.blobs)
+        self._inspector = Inspector(context.objects, context.clock, repository.damaged_packs, repository.blobs)
 
     def forecast(self) -> CollectionPlan:
         """What collect() would do now; changes nothing. CollectionRefused, RolledBack, Unresolvable."""
@@ -254,7 +253,7 @@ class Collection:
         self._objects.create_json(ObjectType.EPOCH, name, {"condemned": sorted(pack.hex() for pack in condemned)})
         for listed in list(self._objects.store.list("epochs/")):
             if listed.name[7:].isdigit() and listed.name < name:
-                self._remove(listed.name)
+                self._tidying.delete(listed.name)
 
     def _copy(
         self, run: Run, holdings: Holdings, needed: Flags, groups: Sequence[Sequence[bytes]], done: Collected
@@ -275,7 +274,9 @@ class Collection:
         if moved.packs:
             run.put_index(moved.packs)
         done.copied_bytes += moved.copied_bytes
-        done.problems += [str(error) for error in moved.failed.values()]
+        for pack, error in moved.failed.items():
+            done.problems.append(str(error))
+            self._repository.found_damaged(pack, error)
         return set(moved.emptied)
 
     def _delete(self, packs: Sequence[bytes], sizes: dict[bytes, int], known: RollCall, done: Collected) -> None:
@@ -285,7 +286,7 @@ class Collection:
             for number, pack in enumerate(packs):
                 if number % _DELETIONS_UNCHECKED == 0:
                     run.check()
-                if self._remove(pack_name(pack)):
+                if self._tidying.delete(pack_name(pack)):
                     done.deleted_packs += 1
                     done.freed_bytes += sizes.get(pack, 0)
                 self._progress.advance(sizes.get(pack, 0))
@@ -294,6 +295,7 @@ class Collection:
     def _rewrite_index(self, known: RollCall, done: Collected) -> None:
         """Index objects that list packs which are gone are replaced, and many small ones merged."""
         with self._begin(known) as run:
+            verdicts = self._repository.verdicts.packs()  # before the packs: each was on one that was there
             census = self._census(self._inspector.condemned()[1])
             stale = {
                 name for name, packs in census.objects.items() if any(pack not in census.present for pack in packs)
@@ -304,8 +306,10 @@ class Collection:
                 run.put_index(part)
             run.conclude()
         for name in stale:
-            self._remove(name)
+            self._tidying.delete(name)
         done.rewritten_objects = len(stale)
+        for pack in verdicts.difference(census.present):
+            self._repository.verdicts.take_back(pack)
 
     def _packs_of(self, names: Iterable[str], census: Census) -> Iterator[PackRows]:
         """Each pack that is there, once."""
@@ -315,13 +319,6 @@ class Collection:
                 if pack.pack in census.present and pack.pack not in written:
                     written.add(pack.pack)
                     yield pack
-
-    def _remove(self, name: str) -> bool:
-        try:
-            self._objects.store.delete(name)
-        except ObjectMissing:
-            return False
-        return True
 
     # Waiting
 

@@ -61,7 +61,7 @@ def plan_collection(
     owners = series or {}
     for pack, (used, rows) in zip(holdings.packs, holdings.usage(needed), strict=True):
         each = _Used(pack, used, rows, owners.get(pack.pack, ""))
-        if pack.trust in (Trust.CONDEMNED, Trust.MISSING):
+        if pack.trust in (Trust.CONDEMNED, Trust.DOOMED, Trust.MISSING):
             continue
         if pack.trust is Trust.OPEN:
             kept += pack.size_bytes

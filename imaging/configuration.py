@@ -175,9 +175,9 @@ def read_slots(store: Store, losses: list[ImagingError] | None = None) -> list[S
     return sorted(found.values(), key=lambda slot: (slot.created_utc, slot.id))
 
 
-def own_slots(store: Store, repository_id: bytes) -> list[Slot]:
-    """The repository's slots, oldest first, each once."""
-    own = [slot for slot in read_slots(store) if slot.envelope.repository_id == repository_id]
+def own_slots(store: Store, repository_id: bytes, losses: list[ImagingError] | None = None) -> list[Slot]:
+    """The repository's slots, oldest first, each once; `losses` gets what cannot be read."""
+    own = [slot for slot in read_slots(store, losses) if slot.envelope.repository_id == repository_id]
     named = sorted(own, key=lambda slot: slot.envelope.name in (slot_name(slot.id), copy_name(slot.id)))
     return sorted({slot.id: slot for slot in named}.values(), key=lambda slot: (slot.created_utc, slot.id))
 

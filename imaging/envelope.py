@@ -48,6 +48,7 @@ class ObjectType(IntEnum):
     HOLD = 8
     EPOCH = 9
     ROLL_CALL = 10
+    VERDICT = 11
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Rules: an id is found by its first 8 bytes, which keeps 16 bytes a row in memory; where two ids share them (their next
 4 bytes tell) both rows are kept for ever, so that a clash costs space and never data. Of several places of one id the
-best is the one that is needed.
+best is the one that is needed; where even that is in a pack known to be damaged, all are kept, as any of them may be
+the one that still opens.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ Flags = NDArray[np.bool_]
 
 
 class Trust(IntEnum):
-    """How good a place a pack is, best first. OPEN: of a run that has not ended, and may yet come to nothing."""
+    """How good a place a pack is, best first. DOOMED: condemned, and damaged as well. OPEN: of a run that has not
+    ended, and may yet come to nothing."""
 
     WELL = 0
     CONDEMNED = 1
     DAMAGED = 2
-    OPEN = 3
-    MISSING = 4
+    DOOMED = 3
+    OPEN = 4
+    MISSING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +161,19 @@ def _sorted(prefixes: Prefixes) -> tuple[Prefixes, NDArray[np.uint32]]:
 def _settle_equals(
     ordered: Prefixes, rows: NDArray[np.uint32], checks: NDArray[np.uint32], trust: NDArray[np.uint8]
 ) -> Flags:
-    """Puts the best row of each id first among its equals, in place; returns the rows of ids that only seem equal."""
+    """Puts the best row of each id first among its equals, in place; returns the rows to be kept whatever is needed: of
+    ids that only seem equal, and of those that are nowhere but in doubtful packs."""
     clashing = np.zeros(len(rows), np.bool_)
     same = ordered[1:] == ordered[:-1]
     places = np.flatnonzero(np.concatenate((same, [False])) | np.concatenate(([False], same)))
     if not len(places):
         return clashing
     mine, prefixes = rows[places], ordered[places]
-    rows[places] = mine[np.lexsort((mine, trust[mine], prefixes))]
+    rows[places] = best_first = mine[np.lexsort((mine, trust[mine], prefixes))]
+    begins = np.concatenate(([True], prefixes[1:] != prefixes[:-1]))
+    best = trust[best_first][begins][np.cumsum(begins) - 1]
+    doubtful = (best == Trust.DAMAGED) | (best == Trust.DOOMED)
+    clashing[best_first[doubtful & (trust[best_first] != Trust.MISSING)]] = True
     by_check = mine[np.lexsort((checks[mine], prefixes))]  # the prefixes are in order already, and stay where they are
     differs = (prefixes[1:] == prefixes[:-1]) & (checks[by_check][1:] != checks[by_check][:-1])
     if differs.any():

@@ -17,6 +17,8 @@ from typing import Final
 
 _MARK: Final = "open"
 _GUARD: Final = "guard"
+_WRITER: Final = "writer"
+_TEMPORARY: Final = "sorting-*"
 
 
 def boot_id() -> str:
@@ -38,7 +40,7 @@ class IndexFolder:
     def enter(self) -> None:
         """Makes the folder, and empties it unless its content can be believed. Raises OSError."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._guard():
+        with self._locked(_GUARD):
             mark = os.open(self.folder / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(mark, fcntl.LOCK_SH)
@@ -57,7 +59,7 @@ class IndexFolder:
 
     def discard(self) -> None:
         """Throws the content away. Others that have it open keep reading the files that are now nameless."""
-        with self._guard():
+        with self._locked(_GUARD):
             self._discard()
             self.database.mkdir(mode=0o700, exist_ok=True)
 
@@ -71,7 +73,7 @@ class IndexFolder:
             return
         mark, self._mark = self._mark, None
         try:
-            with self._guard():
+            with self._locked(_GUARD):
                 if synced:
                     fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.ftruncate(mark, 0)
@@ -81,8 +83,19 @@ class IndexFolder:
             os.close(mark)
 
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        descriptor = os.open(self.folder / _GUARD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def writing(self) -> Iterator[None]:
+        """For one writer at a time, of all processes and threads that hold the folder. Raises OSError."""
+        with self._locked(_WRITER):
+            yield
+
+    def clear_temporary(self) -> None:
+        """Removes what a writer that died left; under writing()."""
+        for folder in self.folder.glob(_TEMPORARY):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

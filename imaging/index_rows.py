@@ -94,7 +94,7 @@ class Sorter:
 
     def _spill(self) -> None:
         if self._spilled is None:
-            self._spilled = tempfile.TemporaryDirectory(dir=self._folder, prefix="sorting-")
+            self._spilled = tempfile.TemporaryDirectory(dir=self._folder, prefix="sorting-", ignore_cleanup_errors=True)
         entries = _joined(self._parts)
         partition = (entries["high"].astype("=u8") >> np.uint64(58)).astype(np.uint8)
         order = np.argsort(partition, kind="stable")

@@ -26,20 +26,28 @@ class Opened:
 
 
 class SealedObjects:
-    """Borrows the store and the cache."""
+    """Borrows the store and the cache, if there is one."""
 
-    def __init__(self, store: Store, keys: Keys, cache: ObjectCache) -> None:
+    def __init__(self, store: Store, keys: Keys, cache: ObjectCache | None) -> None:
         self.store = store
         self.keys = keys
         self._cache = cache
+
+    def uncached(self) -> SealedObjects:
+        """The same objects, for whoever must believe nothing but the store."""
+        return SealedObjects(self.store, self.keys, None)
 
     def create(self, kind: ObjectType, name: str, body: bytes, clear: bytes = b"", keep: bool = False) -> bytes:
         """Seals and creates; returns the hash of the object's bytes. `keep`: it will be read again. ObjectExists."""
         data = seal(kind, name, self.key_of(kind), self.keys.repository_id, body, clear)
         self.store.create(name, [data])
-        if keep:
+        if keep and self._cache is not None:
             self._cache.put(name, data)
         return hash_of(data)
+
+    def replace(self, kind: ObjectType, name: str, body: bytes) -> None:
+        """As create, for the few objects that a later finding may replace, whole and at once."""
+        self.store.put(name, [seal(kind, name, self.key_of(kind), self.keys.repository_id, body)])
 
     def create_json(self, kind: ObjectType, name: str, values: dict[str, object]) -> bytes:
         return self.create(kind, name, canonical.encode(values))
@@ -50,6 +58,8 @@ class SealedObjects:
 
     def read_kept(self, kind: ObjectType, name: str) -> Opened:
         """From the cache, if there are good bytes of it, else from the store; for objects that never change."""
+        if self._cache is None:
+            return self.read(kind, name)
         kept = self._cache.get(name)
         if kept is not None:
             try:

@@ -58,7 +58,9 @@ class PendingIndex:
     def _spill(self) -> None:
         try:
             if self._environment is None:
-                self._spilled = tempfile.TemporaryDirectory(dir=self._folder, prefix=PENDING_FOLDER_PREFIX)
+                self._spilled = tempfile.TemporaryDirectory(
+                    dir=self._folder, prefix=PENDING_FOLDER_PREFIX, ignore_cleanup_errors=True
+                )
                 self._environment = lmdb.open(
                     self._spilled.name, map_size=_MAP_BYTES, sync=False, metasync=False, lock=False, readahead=False
                 )

@@ -23,10 +23,11 @@ LENGTH_MAX: Final = (1 << _LENGTH_BITS) - 1
 
 
 class PackState(IntEnum):
-    """What may be done with a pack: only LIVE deduplicates; all but GONE are tried by readers, in this order.
+    """What may be done with a pack: only LIVE deduplicates; readers try all, in this order.
 
     UNLISTED: found in the store and in no index object that counts: good for reading, but nothing may come to rely on
-    it. CONDEMNED: a collector may delete it at any moment, and never changes its mind.
+    it. CONDEMNED: a collector may delete it at any moment, and never changes its mind. GONE: it was not there when it
+    was looked for, and may be there again.
     """
 
     LIVE = 0

@@ -23,27 +23,22 @@ from imaging.blobs import BlobReader
 from imaging.clock import Clock, SystemClock
 from imaging.configuration import RepositoryConfig, Unlocked, unlock
 from imaging.envelope import CLEAR_BYTES_MAX
-from imaging.errors import (
-    Damaged,
-    ImagingError,
-    IndexUnavailable,
-    NoSpace,
-    ObjectMissing,
-)
+from imaging.errors import Damaged, ImagingError, StoreUnavailable
 from imaging.founding import found
 from imaging.index import ChunkIndex
+from imaging.indexing import IndexKeeper
 from imaging.keys import KeyBundle, Keys
 from imaging.leases import DEAD_AFTER_S, Leases, LeaseWatcher
 from imaging.object_cache import ObjectCache
 from imaging.objects import SealedObjects
 from imaging.pending import PendingIndex
-from imaging.places import Location, PackState
 from imaging.points import DamagedPoint, Hold, Point, Points, Survey
-from imaging.reconciling import Reconciled, read_unlisted_packs, reconcile
+from imaging.reconciling import Reconciled
 from imaging.running import BEAT_S, Appliance, Run, RunContext
 from imaging.series_locks import SeriesLocks
 from imaging.slots import Argon2Cost, RecoveryKey, Secret, Slot, make_slot
 from imaging.storage.contract import Store
+from imaging.verdicts import DAMAGED, Verdict, Verdicts
 
 if TYPE_CHECKING:
     from imaging.collecting import Collected, Collection, Exclusive, Options
@@ -62,7 +57,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_TABLES_EVERY_S: Final = 60.0
+_SLOT_ATTEMPTS: Final = 3
 
 
 class Repository:
@@ -88,7 +83,7 @@ class Repository:
         self._bundle = unlocked.bundle
         self._clock = clock or SystemClock()
         usable = _usable(cache)
-        self._cache = usable or self._temporary_folder()
+        self._cache = usable or Path(self._closing.enter_context(_temporary_folder()))
         objects = SealedObjects(store, self.keys, ObjectCache(self._cache / "objects"))
         self._objects = objects
         self._leases = Leases(objects)
@@ -105,11 +100,10 @@ class Repository:
             committed=self._take_in,
             beat_s=beat_s,
         )
-        self._lock = threading.RLock()
-        self._index: ChunkIndex | None = None
+        self._keeper = IndexKeeper(objects, self._leases, self._clock, self._cache / "index")
+        self._lock = threading.Lock()
         self._blobs: BlobReader | None = None
         self._carried_slot: bytes | None = None
-        self._tables_read_s = float("-inf")
 
     # Making, opening, closing
 
@@ -167,11 +161,8 @@ class Repository:
         )
 
     def close(self) -> None:
-        with self._lock:
-            if self._index is not None:
-                self._index.close()
-                self._index = None
-            self._closing.close()
+        self._keeper.close()
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -195,90 +186,46 @@ class Repository:
     @property
     def index(self) -> ChunkIndex:
         """Opened, and brought up to date, when it is first asked for."""
-        with self._lock:
-            if self._index is None:
-                self.refresh_index()
-            if self._index is None:
-                raise RuntimeError("refreshing opens the index")
-            return self._index
+        return self._keeper.index
 
     def refresh_index(self) -> Reconciled:
-        """Brings the index up to date with the store. One that turns out to be broken is made again, and one that
-        cannot be kept in the cache folder (full, or open elsewhere in this process) in a temporary one."""
-        with self._lock:
-            failure: ImagingError | None = None
-            for folder in (self._cache / "index", self._cache / "index", None):
-                try:
-                    if self._index is None:
-                        self._index = ChunkIndex.open(folder or self._temporary_folder(), self.id)
-                    return self._reconcile(self._index)
-                except (IndexUnavailable, NoSpace) as error:
-                    _log.warning("making the index cache again: %s", error)
-                    failure = error
-                    if self._index is not None:
-                        self._index.discard()
-                        self._index = None
-            raise failure or IndexUnavailable(str(self._cache), "it cannot be opened")
-
-    def _temporary_folder(self) -> Path:
-        return Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="strongroom-index-")))
-
-    def _reconcile(self, index: ChunkIndex) -> Reconciled:
-        condemned: frozenset[bytes] = frozenset()
-        try:
-            _, condemned = running.newest_epoch(self._objects)
-        except Damaged as error:  # readers go on; a run reads the list itself, under its lease, and does not
-            _log.warning("no new run can begin: %s", error)
-        done = reconcile(index, self._objects, self._leases, condemned)
-        for loss in done.damaged:
-            _log.warning("%s; its packs are read by their own tables where a chunk is missing", loss)
-        return done
+        """Brings the index up to date with the store."""
+        return self._keeper.refresh()
 
     def index_has_losses(self) -> bool:
         """Whether packs that points may refer to are known to be damaged or gone: then an incremental run looks
         closer."""
-        packs = self.index.counts().packs
-        return any(packs[state] for state in (PackState.DAMAGED, PackState.GONE))
+        return self._keeper.has_losses()
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """What the repository says of packs that are damaged or missing."""
+        return self._keeper.verdicts
+
+    def damaged_packs(self) -> frozenset[bytes]:
+        """Those on which there is a verdict, and those that only this cache knows of."""
+        return self._keeper.damaged()
+
+    def found_damaged(self, pack: bytes, error: ImagingError) -> None:
+        """Somebody who read the pack could not open something in it: nothing comes to rely on it any more. Errors that
+        say nothing of the pack are passed over."""
+        if isinstance(error, Damaged):
+            self._keeper.found_bad(Verdict(pack, DAMAGED, error.detail, None))
 
     def _take_in(self, names: Sequence[str]) -> None:
         """A committed run's index objects."""
-        with self._lock:
-            if self._index is not None:
-                self.refresh_index()
+        if self._keeper.is_open:
+            self._keeper.refresh()
 
     @property
     def blobs(self) -> BlobReader:
         with self._lock:
             if self._blobs is None:
-                self._blobs = BlobReader(self.store, self.keys, self._locate_many, self._look_again, self._lost)
+                keeper = self._keeper
+                self._blobs = BlobReader(
+                    self.store, self.keys, keeper.locate_many, keeper.look_again, keeper.lost, keeper.back
+                )
             return self._blobs
-
-    def _locate_many(self, ids: Sequence[bytes]) -> list[list[Location]]:
-        return self.index.locate_many(ids)  # asked each time, as a broken index is replaced
-
-    def _look_again(self) -> None:
-        """A blob is missing or damaged wherever it was thought to be: it may have been stored or moved a moment ago.
-
-        Only what index objects cannot say is looked for in the packs' tables, and, as a guest may ask for a lost chunk
-        a thousand times a second, not more often than once a minute while they say the same.
-        """
-        with self._lock:
-            done = self.refresh_index()
-            now = self._clock.monotonic_s()
-            if done.added or done.dropped or now - self._tables_read_s >= _TABLES_EVERY_S:
-                self._tables_read_s = now
-                read_unlisted_packs(self.index, self.store, self.keys)
-
-    def _lost(self, place: Location, error: ImagingError) -> None:
-        """A reader could not have a blob where it should be: from now on runs store anew what its pack held, as after
-        verify() has found it."""
-        state = PackState.GONE if isinstance(error, ObjectMissing) else PackState.DAMAGED
-        if place.state in (state, PackState.UNLISTED):
-            return
-        try:
-            self.index.set_states({place.pack: state})
-        except ImagingError as failure:
-            _log.warning("pack %s cannot be marked in the index: %s", place.pack.hex(), failure)
 
     def pending(self) -> PendingIndex:
         """For what one run stores, until it commits. Owned by the caller."""
@@ -325,7 +272,7 @@ class Repository:
         """The lease of a new run, with the index brought up to date under it. SeriesBusy, Damaged, StoreError."""
         run = running.begin(self._context, series, host)
         try:
-            self.refresh_index()
+            self._keeper.refresh(run.condemned)
         except BaseException:
             run.abandon()
             raise
@@ -349,11 +296,28 @@ class Repository:
         self._carried_slot = None
 
     def _recovery_slot(self) -> bytes:
-        """What index objects carry in the clear, should every copy of the slots be lost: the newest recovery slot."""
-        if self._carried_slot is None:
-            kept = [slot.data for slot in self.slots() if slot.kind == RecoveryKey.kind]
-            self._carried_slot = next((data for data in reversed(kept) if len(data) <= CLEAR_BYTES_MAX), b"")
-        return self._carried_slot
+        """What index objects carry in the clear, should every copy of the slots be lost: the newest recovery slot. One
+        that cannot be read just now is asked for again, and never taken for one that is not there."""
+        if self._carried_slot is not None:
+            return self._carried_slot
+        found = b""
+        for _ in range(_SLOT_ATTEMPTS):
+            losses: list[ImagingError] = []
+            slots = configuration.own_slots(self.store, self.id, losses)
+            kept = [slot.data for slot in slots if slot.kind == RecoveryKey.kind and len(slot.data) <= CLEAR_BYTES_MAX]
+            found = kept[-1] if kept else found
+            read = {slot.id for slot in slots}  # from its copy, where one of both fails
+            passing = [
+                loss
+                for loss in losses
+                if isinstance(loss, StoreUnavailable) and loss.name.rpartition("/")[2] not in read
+            ]
+            if not passing:
+                self._carried_slot = found or None
+                return found
+        if not found:
+            _log.warning("this index object carries no recovery slot, as none can be read: %s", passing[0])
+        return found
 
     # Collecting
 
@@ -389,7 +353,11 @@ class Repository:
         """Checks every object; with `read_data` every chunk. Marks damaged packs, so that runs store them anew."""
         from imaging.scrub import verify
 
-        return verify(self, self._objects, self._leases, read_data=read_data, progress=progress)
+        return verify(self, self._objects, self._keeper, self._clock, read_data=read_data, progress=progress)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="strongroom-cache-", ignore_cleanup_errors=True)
 
 
 def _usable(cache: Path | None) -> Path | None:

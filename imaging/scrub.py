@@ -1,50 +1,37 @@
 """Verifying a repository: every object, and which restore points what is wrong reaches.
 
-Rules: what is checked comes from the store, never from a cache; one problem never hides another; nothing is deleted.
-Packs found damaged or missing are marked in the index, so that the next run stores anew what it finds again at its
-source.
+Rules: what is checked comes from the store, never from a cache; one problem never hides another; nothing is deleted
+but verdicts that hold no more. Packs found damaged or missing get one, so that the next run, of whichever appliance,
+stores anew what it finds again at its source. What may pass (a store that cannot be reached) is reported, and is no
+verdict.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from imaging import manifest
-from imaging.configuration import CONFIG_NAMES, open_configuration
-from imaging.envelope import ObjectType, parse
+from imaging import running
+from imaging.clock import Clock
+from imaging.envelope import ObjectType
 from imaging.errors import Damaged, ImagingError, ObjectMissing, StoreUnavailable, WrongVersion
 from imaging.index_objects import decode_index
-from imaging.leases import Leases, Standing, lease_object
+from imaging.indexing import IndexKeeper
+from imaging.leases import Leases
 from imaging.manifest import DiskEntry, FileEntry
 from imaging.objects import SealedObjects
-from imaging.packs import digest_of_name, iter_rows, pack_name
+from imaging.packs import iter_rows, listed_packs, pack_name
 from imaging.places import PackRows, PackState
-from imaging.points import Point
+from imaging.points import Point, Points
 from imaging.reconciling import read_unlisted_packs
 from imaging.scrub_maps import MapWalk
+from imaging.scrub_objects import Findings, check_ends, check_object, check_pairs
 from imaging.scrub_packs import PackVerdict, check_packs
-from imaging.slots import copy_name, parse_slot, slot_name
-from imaging.storage.contract import Listed
+from imaging.verdicts import DAMAGED, MISSING, Verdict
 
 if TYPE_CHECKING:
     from imaging.repository import Repository
-
-_ID: Final = "[0-9a-f]{32}"
-_TYPES: Final = (
-    (re.compile(rf"index/{_ID}-\d{{6}}"), ObjectType.INDEX),
-    (re.compile(rf"manifests/{_ID}/\d{{10}}-{_ID}"), ObjectType.MANIFEST),
-    (re.compile(rf"tombstones/{_ID}/\d{{10}}-{_ID}"), ObjectType.TOMBSTONE),
-    (re.compile(rf"leases/{_ID}/(?:start|epoch|end|beat/\d{{10}})"), ObjectType.LEASE),
-    (re.compile(rf"claims/{_ID}/\d{{10}}"), ObjectType.CLAIM),
-    (re.compile(rf"holds/{_ID}"), ObjectType.HOLD),
-    (re.compile(r"epochs/\d{10}"), ObjectType.EPOCH),
-    (re.compile(r"rollcalls/\d{10}"), ObjectType.ROLL_CALL),
-)
-_SLOT: Final = re.compile(rf"(keys|keys\.copy)/({_ID})")
-_COMES_AND_GOES: Final = (ObjectType.LEASE, ObjectType.CLAIM, ObjectType.HOLD)
 
 
 class VerifyProgress(Protocol):
@@ -94,53 +81,44 @@ class VerifyReport:
         return not self.problems and not self.affected
 
 
-@dataclass(slots=True)
-class _Findings:
-    objects: int = 0
-    size_bytes: int = 0
-    problems: dict[str, ImagingError] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    packs: dict[bytes, int] = field(default_factory=dict)
-    indexes: list[str] = field(default_factory=list)
-
-    def add(self, name: str, error: ImagingError) -> None:
-        self.problems.setdefault(name, error)
-
-
 def verify(
     repository: Repository,
     objects: SealedObjects,
-    leases: Leases,
+    keeper: IndexKeeper,
+    clock: Clock,
     *,
     read_data: bool,
     progress: VerifyProgress | None = None,
 ) -> VerifyReport:
     """Without `read_data` the packs' tables are read, and not what is in them. StoreError."""
     watcher = progress or _Silent()
-    findings = _Findings()
-    repository.refresh_index()
+    findings = Findings()
+    objects = objects.uncached()
+    leases = Leases(objects)
+    keeper.refresh()
     watcher.start("objects", None)
     for listed in objects.store.list(""):
-        _check_object(repository, objects, listed, findings)
-        if digest_of_name(listed.name) is None:
+        packs = len(findings.packs)
+        check_object(objects, listed, findings)
+        if len(findings.packs) == packs:
             watcher.advance(listed.size_bytes)
-    _check_pairs(repository, findings)
-    _check_ends(objects, leases, findings)
-    listed_rows = _Index(objects, leases, findings)
-    bad = _check_packs(repository, findings, listed_rows, read_data, watcher)
-    read_unlisted_packs(repository.index, repository.store, repository.keys)
-    survey = repository.survey()
+    check_pairs(objects, findings)
+    check_ends(objects, leases, findings)
+    bad = _Packs(objects, keeper, findings, _Index(objects, leases, findings), read_data).check(watcher)
+    read_unlisted_packs(keeper.index, objects.store, objects.keys)
+    survey = Points(objects, leases, clock).survey()
     for damaged in survey.damaged:
         findings.add(damaged.name, damaged.error)
+    points = [point for point in survey.points if point.name in findings.manifests]  # not those that came meanwhile
     watcher.start("disk maps", None)
-    affected = list(_affected(repository, survey.points, findings, bad, watcher))
+    affected = list(_affected(repository, points, findings, bad, watcher))
     affected += [AffectedPoint(each.id, each.name, None, (), str(each.error)) for each in survey.damaged]
     watcher.finish()
     return VerifyReport(
         objects=findings.objects,
         size_bytes=findings.size_bytes,
         packs=len(findings.packs),
-        points=len(survey.points) + len(survey.damaged),
+        points=len(points) + len(survey.damaged),
         read_data=read_data,
         problems=tuple(Problem(name, error) for name, error in sorted(findings.problems.items())),
         affected=tuple(sorted(affected, key=lambda point: point.name)),
@@ -155,83 +133,13 @@ class _Silent:
     def finish(self) -> None: ...
 
 
-# Small objects
-
-
-def _check_object(repository: Repository, objects: SealedObjects, listed: Listed, findings: _Findings) -> None:
-    name = listed.name
-    digest = digest_of_name(name)
-    if digest is not None:
-        findings.packs[digest] = listed.size_bytes
-        findings.objects += 1
-        findings.size_bytes += listed.size_bytes
-        return
-    kind = next((kind for pattern, kind in _TYPES if pattern.fullmatch(name)), None)
-    slot = _SLOT.fullmatch(name)
-    if kind is None and slot is None and name not in CONFIG_NAMES:
-        findings.unknown.append(name)
-        return
-    findings.objects += 1
-    findings.size_bytes += listed.size_bytes
-    if kind == ObjectType.INDEX:
-        findings.indexes.append(name)
-    try:
-        data = objects.store.get(name)
-        if slot is not None:
-            found = parse_slot(data, name)
-            if found.id != slot[2] or found.envelope.repository_id != repository.id:
-                raise Damaged(name, "another key slot is stored under this name")
-        elif kind is None:
-            open_configuration(parse(data, name, ObjectType.CONFIG), repository.keys)
-        else:
-            body = objects.open(kind, name, data).body
-            if kind == ObjectType.MANIFEST:
-                manifest.decode(body, name)
-    except ObjectMissing as error:
-        if kind not in _COMES_AND_GOES:
-            findings.add(name, error)
-    except (Damaged, WrongVersion, StoreUnavailable) as error:
-        findings.add(name, error)
-
-
-def _check_pairs(repository: Repository, findings: _Findings) -> None:
-    """Configuration and slots are stored twice; one that is missing is damage, though the other serves."""
-    store = repository.store
-    slots = [slot.id for slot in repository.slots()]
-    names = [*CONFIG_NAMES, *(each(slot) for slot in slots for each in (slot_name, copy_name))]
-    for name in names:
-        try:
-            store.get(name, 0, 0)
-        except (ObjectMissing, StoreUnavailable) as error:
-            findings.add(name, error)
-
-
-def _check_ends(objects: SealedObjects, leases: Leases, findings: _Findings) -> None:
-    """A lease below a later claim of its series was ended before that claim was made: if its end is not there, it was
-    lost."""
-    highest: dict[str, str] = {}
-    for listed in objects.store.list("claims/"):
-        series, _, generation = listed.name.removeprefix("claims/").partition("/")
-        highest[series] = generation
-    for lease in leases.list().unended():
-        try:
-            if leases.standing(lease) != Standing.OPEN:
-                continue
-            start = leases.start(lease)
-        except ImagingError:
-            continue  # damaged: it is among the problems already
-        if f"{start.generation:010}" < highest.get(start.series, ""):
-            name = lease_object(lease, "end")
-            findings.add(name, ObjectMissing(name))
-
-
 # Packs and the index
 
 
 class _Index:
     """What the index objects that count say of packs, read again when asked: rarely, and for few."""
 
-    def __init__(self, objects: SealedObjects, leases: Leases, findings: _Findings) -> None:
+    def __init__(self, objects: SealedObjects, leases: Leases, findings: Findings) -> None:
         self._objects = objects
         self._leases = leases
         self._findings = findings
@@ -251,9 +159,15 @@ class _Index:
             return []  # the lease's end is what is damaged, and is named
         try:
             return decode_index(self._objects.read(ObjectType.INDEX, name).body, name)
-        except (Damaged, WrongVersion, ObjectMissing, StoreUnavailable) as error:
+        except ObjectMissing:
+            return []  # a collection has put another in its place
+        except (Damaged, WrongVersion, StoreUnavailable) as error:
             self._findings.add(name, error)
             return []
+
+    def lists(self, pack: bytes) -> bool:
+        """After packs() has been gone through."""
+        return pack in self._where
 
     def rows_of(self, pack: bytes) -> PackRows | None:
         """After packs() has been gone through."""
@@ -261,45 +175,110 @@ class _Index:
         return next((entry for entry in self._entries(name) if entry.pack == pack), None) if name else None
 
 
-def _check_packs(
-    repository: Repository, findings: _Findings, index: _Index, read_data: bool, progress: VerifyProgress
-) -> dict[bytes, frozenset[bytes] | None]:
-    """The packs that are not whole, each with the ids in it that cannot be read (None: any of them)."""
-    bad: dict[bytes, frozenset[bytes] | None] = {}
-    states: dict[bytes, PackState] = {}
-    for entry in index.packs():
-        name = pack_name(entry.pack)
-        found = findings.packs.get(entry.pack)
-        if found is None:
-            findings.add(name, ObjectMissing(name))
-            bad[entry.pack] = None
-            states[entry.pack] = PackState.GONE
-        elif found != entry.size_bytes:
-            findings.add(name, Damaged(name, f"it has {found} bytes and should have {entry.size_bytes}"))
-    progress.start("packs", sum(findings.packs.values()) if read_data else None)
-    known = repository.index.packs()
-    verdicts = check_packs(repository.store, repository.keys, findings.packs, read_data, index.rows_of)
-    for verdict in verdicts:
-        progress.advance(verdict.size_bytes if read_data else 0)
-        if verdict.problem is not None:
-            findings.add(pack_name(verdict.pack), verdict.problem)
-            bad[verdict.pack] = verdict.bad_ids
-            states[verdict.pack] = PackState.DAMAGED
-            progress.note(str(verdict.problem))
-        elif verdict.pack in known and known[verdict.pack].state in (PackState.DAMAGED, PackState.GONE) and read_data:
-            states[verdict.pack] = PackState.LIVE
-        _compare(repository, verdict, findings)
-    repository.index.set_states(states)
-    return bad
+Bad = Mapping[bytes, frozenset[bytes] | None]
+"""The packs that are not whole, each with the ids in it that cannot be read (None: any of them)."""
 
 
-def _compare(repository: Repository, verdict: PackVerdict, findings: _Findings) -> None:
+@dataclass(slots=True)
+class _Packs:
+    """The packs of one verification, judged."""
+
+    objects: SealedObjects
+    keeper: IndexKeeper
+    findings: Findings
+    index: _Index
+    read_data: bool
+    bad: dict[bytes, frozenset[bytes] | None] = field(default_factory=dict)
+
+    def check(self, progress: VerifyProgress) -> Bad:
+        findings = self.findings
+        missing: dict[bytes, ImagingError] = {}
+        for entry in self.index.packs():
+            name = pack_name(entry.pack)
+            found = findings.packs.get(entry.pack)
+            if found is None:
+                missing[entry.pack] = ObjectMissing(name)
+            elif found != entry.size_bytes:
+                findings.add(name, Damaged(name, f"it has {found} bytes and should have {entry.size_bytes}"))
+        progress.start("packs", sum(findings.packs.values()) if self.read_data else None)
+        objects = self.objects
+        states = {pack: each.state for pack, each in self.keeper.index.packs().items()}
+        for verdict in check_packs(objects.store, objects.keys, findings.packs, self.read_data, self.index.rows_of):
+            progress.advance(verdict.size_bytes if self.read_data else 0)
+            if isinstance(verdict.problem, ObjectMissing):
+                missing[verdict.pack] = verdict.problem
+            elif verdict.problem is not None:
+                self._is_bad(verdict, verdict.problem)
+                progress.note(str(verdict.problem))
+            else:
+                self._opens(verdict.pack, states.get(verdict.pack))
+                _compare(self.keeper, verdict, findings)
+        self._are_missing(missing)
+        for pack in findings.verdicts:
+            if pack not in findings.packs and not self.index.lists(pack):
+                self.keeper.verdicts.take_back(pack)  # collected since; nobody will ask for it again
+        return self.bad
+
+    def _is_bad(self, verdict: PackVerdict, problem: ImagingError) -> None:
+        self.findings.add(pack_name(verdict.pack), problem)
+        self.bad[verdict.pack] = verdict.bad_ids
+        if isinstance(problem, Damaged):
+            self._pass_on(Verdict(verdict.pack, DAMAGED, problem.detail, verdict.bad_ids))
+
+    def _are_missing(self, missing: Mapping[bytes, ImagingError]) -> None:
+        """Packs that a collection has condemned may go at any time; what was needed of them is in new ones."""
+        if not missing:
+            return
+        try:
+            condemned = running.newest_epoch(self.objects)[1]
+        except (Damaged, WrongVersion, StoreUnavailable):
+            condemned = frozenset()
+        for pack, error in missing.items():
+            self.bad[pack] = None
+            if pack not in condemned:
+                self.findings.add(pack_name(pack), error)
+                self._pass_on(Verdict(pack, MISSING, "it is listed, and not there", None))
+        if not condemned.isdisjoint(missing):
+            self.keeper.refresh()
+            self.findings.packs |= listed_packs(self.objects.store)
+
+    def _pass_on(self, verdict: Verdict) -> None:
+        """What is known already is not written again, but for what this looked at more closely."""
+        known = self.findings.verdicts.get(verdict.pack)
+        same = known is not None and (known.found, known.unreadable) == (verdict.found, verdict.unreadable)
+        self.keeper.found_bad(verdict, replace=verdict.pack in self.findings.verdicts and not same)
+
+    def _opens(self, pack: bytes, state: PackState | None) -> None:
+        """Nothing was found wrong with it: a verdict holds until the pack was read whole, or if it was but missing,
+        until it is there."""
+        judged = pack in self.findings.verdicts
+        verdict = self.findings.verdicts.get(pack)
+        if self.read_data or (verdict is not None and verdict.found == MISSING):
+            if judged or state in (PackState.DAMAGED, PackState.GONE):
+                self.keeper.found_good(pack)
+        elif judged:
+            name = pack_name(pack)
+            self.bad[pack] = verdict.unreadable if verdict is not None else None
+            self.findings.add(name, verdict.as_error() if verdict is not None else _unread_verdict(name))
+        elif state is PackState.GONE:
+            self.keeper.index.returned([pack])
+
+
+def _unread_verdict(name: str) -> Damaged:
+    return Damaged(
+        name,
+        "so it was found once, and the verdict that says of what cannot be read",
+        hint="run 'strongroom repository verify --read-data' to see whether it still is",
+    )
+
+
+def _compare(keeper: IndexKeeper, verdict: PackVerdict, findings: Findings) -> None:
     """Whether the index places the pack's blobs where its own table does; packs that no object lists are passed
     over."""
-    if verdict.problem is not None or verdict.rows is None:
+    if verdict.rows is None:
         return
     rows = iter_rows(verdict.rows.rows)
-    located = repository.index.locate_many([identity for identity, _ in rows])
+    located = keeper.locate_many([identity for identity, _ in rows])
     for (identity, place), places in zip(rows, located, strict=True):
         mine = [each for each in places if each.pack == verdict.pack]
         if mine and all(each.offset_bytes != place & 0x1FFFFFF for each in mine):
@@ -309,11 +288,7 @@ def _compare(repository: Repository, verdict: PackVerdict, findings: _Findings) 
 
 
 def _affected(
-    repository: Repository,
-    points: Sequence[Point],
-    findings: _Findings,
-    bad: dict[bytes, frozenset[bytes] | None],
-    progress: VerifyProgress,
+    repository: Repository, points: Sequence[Point], findings: Findings, bad: Bad, progress: VerifyProgress
 ) -> Iterator[AffectedPoint]:
     def is_good(pack: bytes, identity: bytes) -> bool:
         if pack not in findings.packs:

@@ -14,7 +14,7 @@ from typing import Final
 
 from imaging.errors import Damaged, ImagingError, NotAuthentic, ObjectMissing, StoreUnavailable, WrongVersion
 from imaging.keys import Keys
-from imaging.packs import digest_of_name, iter_rows, pack_name, parse_pack, read_table
+from imaging.packs import iter_rows, pack_name, parse_pack, read_table
 from imaging.places import PackRows, unpack_place
 from imaging.sealing import Sealer, open_blob
 from imaging.storage.contract import Store
@@ -59,8 +59,10 @@ def _check_table(
     try:
         rows = read_table(store, keys, pack_name(pack), size_bytes)
     except (Damaged, ObjectMissing, StoreUnavailable, WrongVersion) as error:
-        # The blobs may be well: the index knows their places. Whether they are, only reading them says.
-        return _check_data(store, keys, pack, size_bytes, known_rows, problem=error)
+        # The blobs may be well: the index knows their places. Whether they are, only reading them says; and what may
+        # pass is nothing to go by, if it has passed by then.
+        problem = None if isinstance(error, StoreUnavailable) else error
+        return _check_data(store, keys, pack, size_bytes, known_rows, problem)
     return PackVerdict(pack, size_bytes, None, frozenset(), rows)
 
 
@@ -105,9 +107,3 @@ def _bad_blobs(keys: Keys, rows: PackRows, data: bytes) -> Iterator[bytes]:
             open_blob(keys, sealer, rows.blob_type, identity, sealed, plain_bytes, compressed)
         except Damaged:
             yield identity
-
-
-def listed_packs(store: Store) -> dict[bytes, int]:
-    """Hash → size of every pack in the store."""
-    found = ((digest_of_name(listed.name), listed.size_bytes) for listed in store.list("packs/"))
-    return {digest: size for digest, size in found if digest is not None}

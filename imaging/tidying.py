@@ -81,9 +81,9 @@ class Tidying:
             return  # the deletion was taken back
         if lease is not None:
             self._leases.tidy(lease)
-            self._delete(lease_object(lease, "end"))
-        self._delete(name)
-        self._delete(tombstone)
+            self.delete(lease_object(lease, "end"))
+        self.delete(name)
+        self.delete(tombstone)
 
     def _remove_void(self, listing: LeaseListing) -> int:
         """Index objects and manifests of leases that ended without a point; of abandoned ones, the leases too."""
@@ -94,17 +94,18 @@ class Tidying:
                 void[lease] = end.outcome
         removed = 0
         for listed in list(self._store.list("index/")):
-            removed += listed.name[6:38] in void and self._delete(listed.name)
+            removed += listed.name[6:38] in void and self.delete(listed.name)
         for name, lease in self._points.inert(set(void)):
             if lease in void:
-                removed += self._delete(name)
+                removed += self.delete(name)
         for lease, outcome in void.items():
             self._leases.tidy(lease)
             if outcome == "abandoned":
-                self._delete(lease_object(lease, "end"))
+                self.delete(lease_object(lease, "end"))
         return removed
 
-    def _delete(self, name: str) -> bool:
+    def delete(self, name: str) -> bool:
+        """Whether it was there."""
         try:
             self._store.delete(name)
         except ObjectMissing:

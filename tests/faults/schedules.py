@@ -22,8 +22,8 @@ from imaging.census import CollectionRefused
 from imaging.collecting import Options
 from imaging.errors import Fenced, ImagingError, PointHeld, PointNotFound, SeriesBusy
 from imaging.manifest import Machine, ManifestDraft, Statistics
+from imaging.packs import listed_packs
 from imaging.repository import Appliance, Repository
-from imaging.scrub_packs import listed_packs
 from imaging.storage.contract import Store
 from imaging.storage.local import LocalStore
 from tests.faults.repositories import MACHINE, ME, OTHER, content, make, read_disk, write_disks

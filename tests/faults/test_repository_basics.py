@@ -359,8 +359,7 @@ def test_an_index_that_breaks_while_it_is_used_is_made_again(tmp_path: Path) -> 
     with make(tmp_path) as repository:
         point = back_up(repository, "web", {"disk": data})
         assert read_disk(repository, point) == data
-        with repository.index._environment.begin(write=True) as transaction:
-            transaction.drop(repository.index._table, delete=False)
-            transaction.put(b"change", b"\0" * 7 + b"\xff", db=repository.index._meta)
+        with repository.index._access.writing() as transaction:
+            transaction.drop(repository.index._tables.packs, delete=False)
         second = back_up(repository, "web", {"disk": data})
         assert read_disk(repository, second) == data

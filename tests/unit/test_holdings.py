@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,12 @@ def test_the_best_place_of_each_id_is_found(packs: list[tuple[list[int], Trust]]
     wanted = list(range(32))
     for number, row in zip(wanted, find(holdings, [identity(n) for n in wanted]), strict=True):
         assert (None if row is None else trust_of[row]) == best.get(number)
-    assert not holdings.clashing.any()
+    every = [(each, trust) for ids, trust in packs for each in ids]
+    copies = Counter(each for each, _ in every)
+    assert holdings.clashing.tolist() == [
+        copies[each] > 1 and best[each] in (Trust.DAMAGED, Trust.DOOMED) and trust != Trust.MISSING
+        for each, trust in every
+    ], "where the best place is doubtful, every one that is there is kept"
 
 
 def test_ids_that_share_their_first_bytes_are_both_kept_for_ever() -> None:
@@ -61,6 +67,18 @@ def test_ids_that_share_their_first_bytes_are_both_kept_for_ever() -> None:
     marker = Marker(lambda ids: [], holdings)
     plan = plan_collection(holdings, marker.needed, pack_bytes=16 * MIB, repack_below=0)
     assert plan.dead == ()
+
+
+def test_of_copies_in_damaged_packs_none_is_collected_for_another() -> None:
+    """Which of them still opens is not known; once there is a copy that is surely good, they go."""
+    one = [pack(1, [identity(1)]), pack(2, [identity(1)]), pack(3, [identity(1)])]
+    holdings = gather([(one[0], Trust.DOOMED), (one[1], Trust.DAMAGED), (one[2], Trust.DAMAGED)])
+    plan = plan_collection(holdings, Marker(lambda ids: [], holdings).needed, pack_bytes=16 * MIB)
+    assert plan.condemned == ()
+    holdings = gather([(one[0], Trust.DAMAGED), (one[1], Trust.DAMAGED), (one[2], Trust.WELL)])
+    marker = Marker(lambda ids: [], holdings)
+    marker.needed[holdings.find(prefixes_of(identity(1))).rows] = True
+    assert plan_collection(holdings, marker.needed, pack_bytes=16 * MIB).dead == (one[0].pack, one[1].pack)
 
 
 def test_an_empty_repository_holds_nothing() -> None:

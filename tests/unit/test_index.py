@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -26,7 +27,7 @@ from hypothesis.stateful import (
 )
 
 from imaging import index_rows
-from imaging.errors import Damaged, IndexUnavailable
+from imaging.errors import Damaged, IndexUnavailable, NoSpace
 from imaging.index import ChunkIndex, PackRows, PackState, PendingIndex, decode_index, encode_index
 from imaging.places import LENGTH_MAX, OFFSET_MAX, pack_place, unpack_place
 
@@ -119,16 +120,18 @@ def test_blobs_are_known_and_located_once_their_object_is_in(index: ChunkIndex) 
     assert index.objects() == {"index/a-000000"}
 
 
-def test_only_live_packs_deduplicate_and_all_but_gone_ones_are_read(index: ChunkIndex) -> None:
+def test_only_live_packs_deduplicate_and_all_are_read_gone_ones_last(index: ChunkIndex) -> None:
     index.add_object("index/a-000000", [pack_of(1, [1]), pack_of(2, [1, 2])])
     for state in (PackState.CONDEMNED, PackState.DAMAGED):
         index.set_states({pack_hash(1): state})
         assert index.known([identity(1), identity(2)]) == [True, True]
         assert [place.state for place in index.locate(identity(1))] == [PackState.LIVE, state]
-    index.set_states({pack_hash(2): PackState.GONE, pack_hash(77): PackState.DAMAGED})
+    index.set_states({pack_hash(2): PackState.GONE})
     assert index.known([identity(1), identity(2)]) == [False, False]
-    assert [place.pack for place in index.locate(identity(1))] == [pack_hash(1)]
-    assert index.locate(identity(2)) == []
+    assert [place.pack for place in index.locate(identity(1))] == [pack_hash(1), pack_hash(2)]
+    assert [place.state for place in index.locate(identity(2))] == [PackState.GONE]
+    index.returned([pack_hash(1), pack_hash(2)])
+    assert index.known([identity(1), identity(2)]) == [True, True]
     index.set_states({pack_hash(1): PackState.LIVE, pack_hash(2): PackState.LIVE})
     assert index.known([identity(2)]) == [True]
     assert index.packs()[pack_hash(1)].state == PackState.CONDEMNED, "nothing takes back condemned"
@@ -185,8 +188,168 @@ def test_building_equals_adding_also_when_it_spills(tmp_path: Path, monkeypatch:
 
 def test_building_into_an_index_that_is_not_empty_is_refused(index: ChunkIndex) -> None:
     index.add_object("index/a-000000", [pack_of(1, list(range(50)))])
-    with pytest.raises(IndexUnavailable, match="not empty"):
-        index.build([("index/b-000000", [pack_of(2, list(range(50, 100)))])])
+    assert not index.build([("index/b-000000", [pack_of(2, list(range(50, 100)))])])
+    assert index.objects() == {"index/a-000000"}
+    assert index.known([identity(0), identity(50)]) == [True, False]
+
+
+def test_what_is_said_of_a_pack_holds_before_the_pack_is_there(tmp_path: Path) -> None:
+    """A pack that was condemned, or found damaged, is never live between its arrival and its mark."""
+    objects = [("index/a-000000", [pack_of(1, [1]), pack_of(2, [2]), pack_of(3, [3])])]
+    with ChunkIndex.open(tmp_path / "a", REPOSITORY) as built, ChunkIndex.open(tmp_path / "b", REPOSITORY) as added:
+        for index in (built, added):
+            assert index.judge([pack_hash(1)], [pack_hash(2)])
+            assert not index.judge([pack_hash(1)], [pack_hash(2)])
+        assert built.build(objects)
+        added.add_object(*objects[0])
+        for index in (built, added):
+            states = {pack: each.state for pack, each in index.packs().items()}
+            assert states == {
+                pack_hash(1): PackState.CONDEMNED,
+                pack_hash(2): PackState.DAMAGED,
+                pack_hash(3): PackState.LIVE,
+            }
+            assert index.known([identity(1), identity(2), identity(3)]) == [False, False, True]
+            assert index.judge([], [])
+            assert index.known([identity(1), identity(2), identity(3)]) == [False, True, True], "condemned is for ever"
+
+
+def test_packs_that_are_not_there_when_it_is_built_are_gone(index: ChunkIndex) -> None:
+    assert index.build([("index/a-000000", [pack_of(1, [1]), pack_of(2, [2])])], present={pack_hash(1)})
+    assert index.known([identity(1), identity(2)]) == [True, False]
+    assert index.has_losses()
+
+
+def test_packs_that_nothing_needs_any_more_are_forgotten(index: ChunkIndex) -> None:
+    for number in range(8):
+        index.add_object(f"index/{number}-000000", [pack_of(number, [number, 100])])
+    index.judge([pack_hash(0), pack_hash(1), pack_hash(2)], [])
+    for number in (0, 1):
+        index.drop_object(f"index/{number}-000000")
+    assert index.forget_outlived([]) == 0, "a quarter of them is no reason yet"
+    index.drop_object("index/2-000000")
+    assert index.forget_outlived([pack_hash(0)]) == 3
+    assert index.packs().keys() == {pack_hash(number) for number in range(3, 8)}
+    assert index.counts().blobs == 10
+    assert [len(index.locate(identity(number))) for number in (0, 1, 2, 3, 100)] == [0, 0, 0, 1, 5]
+    index.check()
+    index.add_object("index/8-000000", [pack_of(8, [8]), pack_of(0, [0]), pack_of(1, [1])])
+    assert [each.pack for each in index.locate(identity(8))] == [pack_hash(8)], "no number is given twice"
+    assert index.known([identity(0), identity(1), identity(7)]) == [False, True, True]
+
+
+def test_forgetting_walks_all_rows_in_short_reads(index: ChunkIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imaging.index._SCANNED_AT_ONCE", 7)
+    for number in range(4):
+        index.add_object(f"index/{number}-000000", [pack_of(number, list(range(number * 30, number * 30 + 60)))])
+    index.judge([pack_hash(1), pack_hash(3)], [])
+    for number in (1, 3):
+        index.drop_object(f"index/{number}-000000")
+    assert index.forget_outlived([]) == 2
+    left = [{each.pack for each in places} for places in index.locate_many([identity(n) for n in range(150)])]
+    for number, packs in enumerate(left):
+        assert packs == {pack_hash(each) for each in (0, 2) if each * 30 <= number < each * 30 + 60}
+
+
+def test_what_was_collected_is_no_loss(index: ChunkIndex) -> None:
+    index.add_object("index/a-000000", [pack_of(number, [number]) for number in range(9)])
+    index.judge([pack_hash(0)], [])
+    index.set_states({pack_hash(0): PackState.GONE})
+    assert not index.has_losses(), "condemned, and deleted since"
+    index.set_states({pack_hash(1): PackState.GONE})
+    assert index.has_losses()
+    index.returned([pack_hash(1)])
+    assert not index.has_losses()
+    index.judge([], [pack_hash(2)])
+    assert index.has_losses()
+    index.set_states({pack_hash(2): PackState.LIVE})
+    assert not index.has_losses()
+
+
+def test_a_failing_file_system_is_an_unusable_cache_and_not_a_bare_error(
+    index: ChunkIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_rows, "_SPILL_ENTRIES", 10)
+    for number, kind in ((errno.EIO, IndexUnavailable), (errno.ENOSPC, NoSpace)):
+
+        def fail(*_: object, number: int = number, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("imaging.index_rows.tempfile.TemporaryDirectory", fail)
+        with pytest.raises(kind) as caught:
+            index.build([("index/a-000000", [pack_of(1, list(range(50)))])])
+        assert caught.value.hint
+    monkeypatch.setattr("imaging.index_files.shutil.rmtree", fail)
+    with pytest.raises(NoSpace):
+        index.discard()
+
+
+def test_of_two_processes_that_build_at_once_one_does_and_the_other_goes_on_with_that(tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        sys.path[:0] = [".", "tests/unit"]
+        from test_index import ChunkIndex, REPOSITORY, pack_of
+
+        def objects():
+            print("building", flush=True)
+            sys.stdin.readline()
+            yield "index/a-000000", [pack_of(1, [1]), pack_of(2, [2])]
+
+        with ChunkIndex.open(Path(sys.argv[1]), REPOSITORY) as opened:
+            assert opened.build(objects())
+        """
+    )
+    folder = tmp_path / "index"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child,
+        ChunkIndex.open(folder, REPOSITORY) as index,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"building\n"
+        built: list[bool] = []
+        other = threading.Thread(
+            target=lambda: built.append(index.build([("index/b-000000", [pack_of(2, [2]), pack_of(3, [3])])]))
+        )
+        other.start()
+        other.join(0.2)
+        assert other.is_alive(), "it waits for the one that builds"
+        child.stdin.write(b"\n")
+        child.stdin.close()
+        other.join()
+        assert child.wait() == 0
+        assert built == [False]
+        index.add_object("index/b-000000", [pack_of(2, [2]), pack_of(3, [3])])
+        assert index.known([identity(number) for number in (1, 2, 3)]) == [True, True, True]
+        assert index.objects() == {"index/a-000000", "index/b-000000"}
+
+
+def test_it_is_closed_when_everybody_has_left_and_lets_nobody_in_after(tmp_path: Path) -> None:
+    index = ChunkIndex.open(tmp_path, REPOSITORY)
+    index.add_object("index/a-000000", [pack_of(1, [1])])
+    inside, leave = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with index._access.reading() as snapshot:
+            inside.set()
+            leave.wait()
+            assert snapshot.entries(index._tables.packs) == 1
+
+    reader, closer = threading.Thread(target=read), threading.Thread(target=index.close)
+    reader.start()
+    inside.wait()
+    closer.start()
+    closer.join(0.1)
+    assert closer.is_alive()
+    with pytest.raises(IndexUnavailable, match="closed"):
+        index.known([identity(1)])
+    leave.set()
+    closer.join()
+    reader.join()
 
 
 def test_it_keeps_its_content_and_loses_it_for_another_repository(tmp_path: Path) -> None:
@@ -323,8 +486,12 @@ class IndexMachine(RuleBasedStateMachine):
         self.index = ChunkIndex.open(Path(self.folder.name), REPOSITORY)
         self.content: dict[int, list[int]] = {}
         self.listed: dict[str, set[int]] = {}
-        self.condemned: set[int] = set()
-        self.bad: dict[int, PackState] = {}
+        self.marks: dict[PackState, set[int]] = {
+            PackState.CONDEMNED: set(),
+            PackState.DAMAGED: set(),
+            PackState.GONE: set(),
+        }
+        self.judged: set[int] = set()
         self.seen: set[int] = set()
 
     @initialize(target=packs, contents=st.lists(st.lists(st.integers(0, 25), max_size=6), min_size=3, max_size=6))
@@ -356,14 +523,38 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(chosen=packs, state=st.sampled_from(PackState))
     def mark(self, chosen: int, state: PackState) -> None:
         self.index.set_states({pack_hash(chosen): state})
-        if chosen not in self.seen or state == PackState.UNLISTED:
-            return
-        if state == PackState.CONDEMNED:
-            self.condemned.add(chosen)
-        elif state == PackState.LIVE:
-            self.bad.pop(chosen, None)
-        else:
-            self.bad[chosen] = max(state, self.bad.get(chosen, state))
+        if state == PackState.LIVE:
+            for bad in (self.marks[PackState.DAMAGED], self.marks[PackState.GONE], self.judged):
+                bad.discard(chosen)
+        elif state in self.marks:
+            self.marks[state].add(chosen)
+
+    @rule(chosen=packs)
+    def returns(self, chosen: int) -> None:
+        self.index.returned([pack_hash(chosen)])
+        self.marks[PackState.GONE].discard(chosen)
+
+    @rule(condemned=st.lists(packs, max_size=2), damaged=st.lists(packs, max_size=2))
+    def judge(self, condemned: list[int], damaged: list[int]) -> None:
+        news = self.index.judge([pack_hash(each) for each in condemned], [pack_hash(each) for each in damaged])
+        assert news == (not self.marks[PackState.CONDEMNED].issuperset(condemned) or self.judged != set(damaged))
+        self.marks[PackState.CONDEMNED].update(condemned)
+        self.judged = set(damaged)
+
+    @rule()
+    def forget(self) -> None:
+        outlived = {
+            number
+            for number in self.seen
+            if not any(number in listed for listed in self.listed.values())
+            and (number in self.marks[PackState.CONDEMNED] or number in self.marks[PackState.GONE])
+        }
+        if len(outlived) * 4 <= len(self.seen):
+            outlived = set()
+        assert self.index.forget_outlived([]) == len(outlived)
+        self.seen -= outlived
+        for marked in (*self.marks.values(), self.judged):
+            marked -= outlived
 
     @rule()
     def reopen(self) -> None:
@@ -371,9 +562,11 @@ class IndexMachine(RuleBasedStateMachine):
         self.index = ChunkIndex.open(Path(self.folder.name), REPOSITORY)
 
     def state(self, number: int) -> PackState:
-        if number in self.bad:
-            return self.bad[number]
-        if number in self.condemned:
+        if number in self.marks[PackState.GONE]:
+            return PackState.GONE
+        if number in self.marks[PackState.DAMAGED] or number in self.judged:
+            return PackState.DAMAGED
+        if number in self.marks[PackState.CONDEMNED]:
             return PackState.CONDEMNED
         return PackState.LIVE if any(number in listed for listed in self.listed.values()) else PackState.UNLISTED
 
@@ -381,9 +574,7 @@ class IndexMachine(RuleBasedStateMachine):
     def agrees(self) -> None:
         expected = {
             blob: sorted(
-                (self.state(number), pack_hash(number))
-                for number in self.seen
-                if blob in self.content[number] and self.state(number) != PackState.GONE
+                (self.state(number), pack_hash(number)) for number in self.seen if blob in self.content[number]
             )
             for blob in range(27)
         }
@@ -393,6 +584,9 @@ class IndexMachine(RuleBasedStateMachine):
         assert [sorted((place.state, place.pack) for place in places) for places in found] == list(expected.values())
         assert all([p.state for p in places] == sorted(p.state for p in places) for places in found)
         assert self.index.objects() == set(self.listed)
+        assert {pack: each.state for pack, each in self.index.packs().items()} == {
+            pack_hash(number): self.state(number) for number in self.seen
+        }
 
     def teardown(self) -> None:
         self.index.close()

@@ -169,7 +169,7 @@ class IndependentReader:
         return {"outcome": None} if self._names(f"leases/{lease}") else None
 
     def _read_index(self, name: str) -> None:  # section 8
-        if (self._end(name[6:38]) or {"outcome": "committed"})["outcome"] != "committed":
+        if (self._end(name[6:38]) or {"outcome": "committed"})["outcome"] not in ("committed", "collected"):
             return
         rows, at = self._body(name, INDEX, "index"), 4
         for _ in range(struct.unpack_from("<I", rows)[0]):

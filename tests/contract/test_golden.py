@@ -20,6 +20,7 @@ from blake3 import blake3
 from imaging import canonical, envelope, packs, slots
 from imaging.canonical import Fields
 from imaging.chunking import PageHash, cut_region, zero_pages
+from imaging.collecting import Options
 from imaging.diskmap import Leaf, MapWriter, encode_leaf
 from imaging.envelope import ObjectType, open_sealed, parse, seal
 from imaging.ids import CHUNK, NODE, blob_id
@@ -132,6 +133,35 @@ def test_the_present_code_restores_what_version_1_wrote(kind: str, tmp_path: Pat
                 ]
                 assert (data == []) == (disk.pieces == ())
     assert {path: path.read_bytes() for path in before} == before, "reading changes nothing"
+
+
+class Unwatched:
+    def start(self, label: str, total_bytes: int | None) -> None: ...
+    def advance(self, count_bytes: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def finish(self) -> None: ...
+
+
+@pytest.mark.parametrize("tables_only", [False, True])
+def test_the_independent_reader_restores_what_a_collection_left_of_it(tables_only: bool, tmp_path: Path) -> None:
+    """Every pack is emptied into new ones, so that all that is read was published by a collection's lease."""
+    folder = tmp_path / "repository"
+    shutil.copytree(GOLDEN, folder)
+    before = {path.name for path in folder.glob("packs/*/*")}
+    with Repository.open(
+        LocalStore(folder), secret("machine"), cache=tmp_path / "cache", appliance=make.APPLIANCE
+    ) as repository:
+        done = repository.collect(Options(wait_s=0, repack_below=2), Unwatched())
+        assert done.removed_points == 1
+        again = repository.collect(Options(wait_s=0, repack_below=0), Unwatched())
+        assert again.problems == done.problems == []
+        assert repository.verify(read_data=True).ok
+    assert not before & {path.name for path in folder.glob("packs/*/*")}
+    assert not (folder / SECRETS["deleted"]).exists()
+    assert list(folder.glob("rollcalls/*"))
+    assert list(folder.glob("epochs/*"))
+    reader = IndependentReader(folder, "recovery", secret_bytes("recovery"), tables_only=tables_only)
+    restore_all(reader, SECRETS["points"], tmp_path)
 
 
 @pytest.mark.parametrize("tables_only", [False, True])

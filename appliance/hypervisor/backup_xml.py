@@ -9,9 +9,12 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 
-from appliance.hypervisor.domain_xml import MAX_XML_BYTES
+from appliance.hypervisor.domain_xml import MAX_XML_BYTES, text_of
 from appliance.hypervisor.errors import HypervisorError
-from appliance.hypervisor.protocol import BackupRequest, RunningBackup
+from appliance.hypervisor.protocol import BackupRequest, CheckpointInfo, RunningBackup
+
+# libvirt keeps a checkpoint's description: other tools name theirs by UUIDs too.
+_MARK = "made by Strongroom"
 
 
 def backup_xml(request: BackupRequest, all_targets: Iterable[str]) -> str:
@@ -47,31 +50,31 @@ def dirty_context(target: str) -> str:
 
 def checkpoint_xml(name: str, disks: Mapping[str, bool]) -> str:
     """A new checkpoint: for each target, whether a bitmap is to record there."""
-    root = ET.Element("domaincheckpoint")
-    ET.SubElement(root, "name").text = name
-    _add_disks(root, disks)
-    return ET.tostring(root, encoding="unicode")
+    return ET.tostring(_ours(name, disks), encoding="unicode")
 
 
 def redefinition_xml(name: str, disks: Mapping[str, bool]) -> str:
     """The least that makes libvirt know a checkpoint again; creationTime is required, its value is not used."""
-    root = ET.Element("domaincheckpoint")
-    ET.SubElement(root, "name").text = name
+    root = _ours(name, disks)
     ET.SubElement(root, "creationTime").text = "1"
-    _add_disks(root, disks)
     return ET.tostring(root, encoding="unicode")
 
 
-def _add_disks(root: ET.Element, disks: Mapping[str, bool]) -> None:
+def _ours(name: str, disks: Mapping[str, bool]) -> ET.Element:
+    root = ET.Element("domaincheckpoint")
+    ET.SubElement(root, "name").text = name
+    ET.SubElement(root, "description").text = _MARK
     parent = ET.SubElement(root, "disks")
     for target, bitmap in disks.items():
         ET.SubElement(parent, "disk", name=target, checkpoint="bitmap" if bitmap else "no")
+    return root
 
 
-def checkpoint_disks(xml: str) -> tuple[str, ...]:
-    """Targets that have a bitmap, of a checkpoint's own description."""
-    disks = _parse(xml, "domaincheckpoint").findall("disks/disk")
-    return tuple(disk.get("name", "") for disk in disks if disk.get("checkpoint") == "bitmap")
+def checkpoint_info(xml: str) -> CheckpointInfo:
+    """Of what libvirt says of a checkpoint."""
+    root = _parse(xml, "domaincheckpoint")
+    disks = tuple(disk.get("name", "") for disk in root.findall("disks/disk") if disk.get("checkpoint") == "bitmap")
+    return CheckpointInfo(text_of(root, "name") or "", disks, ours=text_of(root, "description") == _MARK)
 
 
 def running_backup(xml: str) -> RunningBackup:

@@ -3,16 +3,17 @@
 The rule: all that must be kept is a checkpoint's name. libvirt forgets its side (transient and undefined machines, a
 lost state folder) while the bitmap in the qcow2 file goes on recording, so a checkpoint is defined anew and validated
 before each use; and deleting one ends with the bitmap gone, whatever libvirt still knew and whatever state it was in.
+What other tools made is not touched: a checkpoint of ours carries a mark, and a bitmap is known by its recorded name.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import libvirt
 
-from appliance.hypervisor.backup_xml import checkpoint_disks, redefinition_xml
+from appliance.hypervisor.backup_xml import checkpoint_info, redefinition_xml
 from appliance.hypervisor.bitmaps import Qcow2Bitmaps
 from appliance.hypervisor.calls import Domain, Refused
 from appliance.hypervisor.connection import Connection, is_uuid
@@ -36,10 +37,7 @@ class LibvirtCheckpoints:
     def list(self, machine: str) -> tuple[CheckpointInfo, ...]:
         found = self._connection.domain(machine).checkpoints()
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
-        return tuple(
-            CheckpointInfo(str(handle.call("getName")), checkpoint_disks(handle.call("getXMLDesc", flags)))
-            for handle in found
-        )
+        return tuple(checkpoint_info(handle.call("getXMLDesc", flags)) for handle in found)
 
     def redefine(self, machine: str, name: str, disks: Iterable[str]) -> None:
         domain = self._connection.domain(machine)
@@ -94,7 +92,7 @@ class LibvirtCheckpoints:
             if error.code == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
                 return ()
             raise
-        return checkpoint_disks(xml)
+        return checkpoint_info(xml).disks
 
     def _delete_known(self, domain: Domain, name: str, flags: int) -> bool:
         """False: libvirt does not know it, or knows it without being able to delete it with its bitmaps."""
@@ -138,20 +136,24 @@ class LibvirtCheckpoints:
     def _local_qcow2(self, machine: str) -> builtins.list[DiskInfo]:
         return [disk for disk in self._machines.get(machine).disks if disk.can_hold_bitmap and disk.source.path]
 
-    def forget(self, machine: str) -> tuple[str, ...]:
-        known = {checkpoint.name: set(checkpoint.disks) for checkpoint in self.list(machine)}
+    def forget(self, machine: str, names: Collection[str] = (), *, others: bool = False) -> tuple[str, ...]:
+        chosen = {
+            checkpoint.name: set(checkpoint.disks)
+            for checkpoint in self.list(machine)
+            if others or checkpoint.ours or checkpoint.name in names
+        }
         for bitmap in self.bitmaps(machine):
-            if is_uuid(bitmap.name):
-                known.setdefault(bitmap.name, set()).add(bitmap.disk)
-        for name, disks in known.items():
+            if bitmap.name in chosen or bitmap.name in names or (others and is_uuid(bitmap.name)):
+                chosen.setdefault(bitmap.name, set()).add(bitmap.disk)
+        for name, disks in chosen.items():
             self.delete(machine, name, sorted(disks))
-        left = [checkpoint.name for checkpoint in self.list(machine)]
+        left = [checkpoint.name for checkpoint in self.list(machine) if checkpoint.name in chosen]
         if left:
             raise HypervisorError(
                 f"{machine} still has checkpoints {', '.join(left)}",
                 hint=f"virsh checkpoint-delete {machine} NAME --metadata drops libvirt's side of one.",
             )
-        return tuple(sorted(known))
+        return tuple(sorted(chosen))
 
 
 def _targets(domain: Domain) -> tuple[str, ...]:

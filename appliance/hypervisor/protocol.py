@@ -23,7 +23,7 @@ A backup of a running machine, in short:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -171,10 +171,12 @@ class Checkpoints(Protocol):
     def bitmaps(self, machine: str) -> tuple[BitmapInfo, ...]:
         """Persistent bitmaps in the machine's local qcow2 files, known as checkpoints or leaked."""
 
-    def forget(self, machine: str) -> tuple[str, ...]:
-        """Delete every checkpoint and every leaked bitmap whose name is a UUID; returns the names.
+    def forget(self, machine: str, names: Collection[str] = (), *, others: bool = False) -> tuple[str, ...]:
+        """Delete our checkpoints and bitmaps, so that internal snapshots can be reverted again; returns the names.
 
-        So that internal snapshots can be reverted again. The next backup reads everything.
+        Ours are checkpoints with our mark, and whatever has one of these `names`: a bitmap that libvirt has no
+        checkpoint for tells nothing but its name. With `others`, every checkpoint, and every bitmap named by a UUID:
+        the tools that made them then read everything too.
         """
 
 

@@ -159,6 +159,7 @@ class Screenshot:
 class CheckpointInfo:
     name: str
     disks: tuple[str, ...]  # targets with a bitmap
+    ours: bool  # it carries our mark; one that was made before there was a mark does not
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,18 +206,55 @@ def test_forgotten_checkpoint_is_told_again_and_removed(lab: Lab, hypervisor: Hy
     assert name not in bitmap_names(disk.path)
 
 
-def test_forget_drops_known_and_leaked(lab: Lab, hypervisor: Hypervisor) -> None:
+def foreign_checkpoint(guest: LabGuest, target: str) -> str:
+    """As oVirt makes them: named by a UUID, too."""
+    name = str(uuid4())
+    guest.domain.checkpointCreateXML(
+        f"<domaincheckpoint><name>{name}</name><disks><disk name='{target}' checkpoint='bitmap'/></disks>"
+        "</domaincheckpoint>",
+        0,
+    )
+    return name
+
+
+def test_forget_drops_what_is_ours_and_nothing_else(lab: Lab, hypervisor: Hypervisor) -> None:
     disk = lab.blank_disk("vda", MIB)
     guest = lab.machine("forget", disks=[disk])
-    leaked, known = str(uuid4()), str(uuid4())
-    hypervisor.bitmaps.add(str(disk.path), leaked)
-    hypervisor.bitmaps.add(str(disk.path), "the-admins-own")
+    leaked, foreign_leaked = str(uuid4()), str(uuid4())
+    for name in (leaked, foreign_leaked, "the-admins-own"):
+        hypervisor.bitmaps.add(str(disk.path), name)
     hypervisor.machines.start(guest.name, paused=True)
-    job = hypervisor.backups.begin(request_for(lab, guest.name, known, vda=None))
-    hypervisor.backups.end(guest.name, job.socket)
-    assert set(hypervisor.checkpoints.forget(guest.name)) == {leaked, known}
-    guest.kill()
+    made: list[str] = []
+    for checkpoint in (str(uuid4()), str(uuid4())):
+        job = hypervisor.backups.begin(request_for(lab, guest.name, checkpoint, vda=None))
+        hypervisor.backups.end(guest.name, job.socket)
+        made.append(checkpoint)
+    foreign = foreign_checkpoint(guest, "vda")
+    marked = {checkpoint.name: checkpoint.ours for checkpoint in hypervisor.checkpoints.list(guest.name)}
+    assert marked == {made[0]: True, made[1]: True, foreign: False}
+    # One that libvirt forgot, or that an older version made, is marked when it is told again.
+    guest.domain.checkpointLookupByName(made[1]).delete(2)
+    hypervisor.checkpoints.redefine(guest.name, made[1], ["vda"])
+
+    assert set(hypervisor.checkpoints.forget(guest.name, [leaked])) == {leaked, *made}
+    assert [checkpoint.name for checkpoint in hypervisor.checkpoints.list(guest.name)] == [foreign]
+    hypervisor.machines.destroy(guest.name)
+    left = {bitmap.name for bitmap in hypervisor.checkpoints.bitmaps(guest.name)}
+    assert left == {foreign, foreign_leaked, "the-admins-own"}
+    assert hypervisor.checkpoints.forget(guest.name) == ()
+    assert set(hypervisor.checkpoints.forget(guest.name, others=True)) == {foreign, foreign_leaked}
     assert [bitmap.name for bitmap in hypervisor.checkpoints.bitmaps(guest.name)] == ["the-admins-own"]
+    assert hypervisor.checkpoints.list(guest.name) == ()
+
+
+def test_checkpoint_made_before_there_was_a_mark_is_known_by_its_name(lab: Lab, hypervisor: Hypervisor) -> None:
+    guest = lab.machine("unmarked", disks=[lab.blank_disk("vda", MIB)])
+    hypervisor.machines.start(guest.name, paused=True)
+    ours, foreign = foreign_checkpoint(guest, "vda"), foreign_checkpoint(guest, "vda")
+    assert hypervisor.checkpoints.forget(guest.name, [ours, str(uuid4())]) == (ours,)
+    assert [checkpoint.name for checkpoint in hypervisor.checkpoints.list(guest.name)] == [foreign]
+    hypervisor.checkpoints.redefine(guest.name, foreign, ["vda"])
+    assert [checkpoint.ours for checkpoint in hypervisor.checkpoints.list(guest.name)] == [True]
 
 
 def test_powered_off_machine_keeps_a_chain_of_bitmaps(lab: Lab, hypervisor: Hypervisor) -> None:

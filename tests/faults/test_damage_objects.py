@@ -163,6 +163,7 @@ def test_the_recovery_key_opens_when_every_slot_is_lost(tmp_path: Path) -> None:
         point = back_up(made, "web", DB)
     shutil.rmtree(tmp_path / "store" / "keys")
     shutil.rmtree(tmp_path / "store" / "keys.copy")
+    store = LocalStore(tmp_path / "store")
     with Repository.open(store, recovery, cache=tmp_path / "new", appliance=ME) as repository:
         assert read_all(repository, point) == DB
     with pytest.raises(WrongKey, match="no passphrase slot"):

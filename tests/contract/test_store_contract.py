@@ -1,19 +1,45 @@
-"""What every store must do. A new store joins by adding a factory to STORES."""
+"""What every store must do. A new store joins by adding a factory to STORES; "over failures" is one in which every
+other call fails, before or after it was carried out."""
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from imaging.errors import Damaged, InvalidName, ObjectExists, ObjectMissing
+from imaging.clock import SystemClock
+from imaging.errors import Damaged, InvalidName, ObjectExists, ObjectMissing, StoreUnavailable
 from imaging.storage.contract import Listed, Store
 from imaging.storage.local import LocalStore
+from imaging.storage.retrying import RetryingStore
+from tests.faults.faulty_store import FaultyStore
+
+PASSING = StoreUnavailable("reach", "an object", "Connection reset by peer")
+
+
+def local(folder: Path) -> LocalStore:
+    return LocalStore.make(folder / "store")
+
+
+def retrying(inner: Store) -> RetryingStore:
+    return RetryingStore(inner, SystemClock(), lambda seconds: None, random.random)
+
+
+def failing(folder: Path) -> FaultyStore:
+    store = FaultyStore(local(folder))
+    for method in ("put", "create", "get", "exists", "list"):  # a delete that fails cannot tell what was not there
+        store.fail(method, nth=2, every=True, error=PASSING)
+        store.fail(method, nth=2, every=True, error=PASSING, after=True)
+    return store
+
 
 STORES: dict[str, Callable[[Path], Store]] = {
-    "local": lambda folder: LocalStore.make(folder / "store"),
+    "local": local,
+    "retrying": lambda folder: retrying(local(folder)),
+    "retrying over failures": lambda folder: retrying(failing(folder)),
 }
 
 

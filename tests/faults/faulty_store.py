@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from imaging.errors import ImagingError, ObjectMissing
-from imaging.storage.contract import Buffer, Listed, Store
+from imaging.storage.contract import Buffer, Listed, Store, check_name
 
 METHODS = ("put", "create", "get", "exists", "list", "delete", "free_bytes")
 
@@ -135,7 +135,10 @@ class FaultyStore:
 
     def delete_many(self, names: Iterable[str]) -> None:
         """One by one, so that each can fail, and a process can die before each."""
-        for name in names:
+        wanted = list(names)
+        for name in wanted:
+            check_name(name)
+        for name in wanted:
             with suppress(ObjectMissing):
                 self.delete(name)
 

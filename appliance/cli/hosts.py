@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from appliance.cli.output import confirm, emit_json, facts, moment, say, table, tell, warn
-from appliance.cli.session import Session, json_option, pass_session, yes_option
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
 
 if TYPE_CHECKING:
     from appliance.hypervisor.protocol import HostConfig
@@ -221,22 +221,31 @@ def remove(session: Session, name: str, force: bool, yes: bool) -> None:
 @host.command("forget-checkpoints")
 @click.argument("vm", metavar="VM")
 @click.option("--host", "host_name", metavar="HOST", help="The host that runs it, if several have one of that name.")
+@click.option("--others", is_flag=True, help="Also those of other backup tools, which then read everything too.")
 @yes_option
 @pass_session
-def forget_checkpoints(session: Session, vm: str, host_name: str | None, yes: bool) -> None:
+def forget_checkpoints(session: Session, vm: str, host_name: str | None, others: bool, yes: bool) -> None:
     """Delete the change tracking of a machine, so that its internal snapshots can be reverted.
 
     libvirt cannot revert an internal snapshot while a dirty bitmap exists, and leaves the machine off. The next backup
-    reads the machine in full; what is in the repository already is not stored again.
+    reads the machine in full; what is in the repository already is not stored again. What other backup tools made
+    stays, unless --others is given.
 
     \b
-    Example:
+    Examples:
       strongroom host forget-checkpoints web-1
+      strongroom host forget-checkpoints web-1 --others
     """
     from appliance.services.inventory import InventoryService
 
-    confirm(f"Delete the change tracking of {vm}? Its next backup reads everything.", yes)
-    names = InventoryService(session.appliance).forget_checkpoints(vm, host_name)
-    say(f"{vm}: {len(names)} checkpoint{'' if len(names) == 1 else 's'} deleted.")
-    for name in names:
+    whose = "everybody's change tracking" if others else "the change tracking"
+    confirm(f"Delete {whose} of {vm}? Its next backup reads everything.", yes)
+    done = InventoryService(session.appliance).forget_checkpoints(vm, host_name, others=others)
+    say(f"{vm}: {len(done.deleted)} checkpoint{'' if len(done.deleted) == 1 else 's'} deleted.")
+    for name in done.deleted:
         tell(f"  {name}")
+    if done.left:
+        warn(
+            f"other tools still track {vm}, so that its snapshots cannot be reverted: {', '.join(done.left)} (--others)"
+        )
+        exit_with(EXIT_PARTLY)

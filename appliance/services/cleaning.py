@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self
 
 from appliance.errors import StrongroomError
+from appliance.hypervisor import ssh_folder
 from appliance.hypervisor.errors import MachineNotFound
 from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, OwedThaw, RunRecord, RunState
@@ -92,6 +93,7 @@ class CleaningService:
             *attempted("interrupted runs", self._mark_interrupted),
             *attempted("sockets of dead servers", self._remove_stale_sockets),
             *attempted("caches of dead runs", self._remove_stale_caches),
+            *attempted("connections of dead processes", self._remove_stale_connections),
         )
 
     def settle_owner(self, owner: str, hypervisor: Hypervisor | None) -> tuple[str, ...]:
@@ -111,6 +113,12 @@ class CleaningService:
             with suppress(FileNotFoundError):  # its owner has just removed it
                 if not listening and time.time() - folder.stat().st_mtime > _STARTING_S:
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_stale_connections(self) -> None:
+        run_directory = self._appliance.settings.run_directory
+        ssh_folder.remove_left(run_directory)
+        for lock in run_directory.glob("restore-*.lock"):
+            remove_unowned(lock)
 
     def _remove_stale_caches(self) -> None:
         """What large runs that were killed had set aside: nobody uses it once no run is alive."""

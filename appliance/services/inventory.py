@@ -12,7 +12,7 @@ from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import HypervisorError, MachineNotFound
 from appliance.hypervisor.protocol import HostConfig, HostFacts, MachineInfo
 from appliance.hypervisor.uri import check_host
-from appliance.models import CleanupRecord, HostRecord, MachineRecord
+from appliance.models import CleanupAction, CleanupRecord, HostRecord, MachineRecord
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -89,6 +89,15 @@ class HostReport:
     facts: HostFacts
     answered_s: float
     machines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Names of checkpoints and bitmaps: what was deleted, and what other tools have and still keeps snapshots from
+    being reverted."""
+
+    deleted: tuple[str, ...]
+    left: tuple[str, ...]
 
 
 class InventoryService:
@@ -197,11 +206,24 @@ class InventoryService:
             raise failures[0]
         raise MachineNotFound(host or " or ".join(record.name for record in asked), name)
 
-    def forget_checkpoints(self, name: str, host: str | None = None) -> tuple[str, ...]:
-        """Delete our checkpoints and bitmaps of a machine, so that its internal snapshots can be reverted again."""
+    def forget_checkpoints(self, name: str, host: str | None = None, *, others: bool = False) -> Forgotten:
+        """Delete our checkpoints and bitmaps of a machine, so that its internal snapshots can be reverted again; with
+        `others`, those of other tools too, which then read everything as well."""
         found = self.find(name, host)
+        uuid = found.machine.uuid
+        repository = self._appliance.repository
+        points = repository.points(repository.series_of("vm", uuid))
+        names = {point.manifest.checkpoint for point in points if point.manifest.checkpoint}
+        names |= {
+            record.subject
+            for record in self._appliance.catalog.cleanups.list()
+            if record.action is CleanupAction.DELETE_CHECKPOINT and record.machine_uuid == uuid and record.subject
+        }
         with self._appliance.connect(found.host) as hypervisor:
-            return hypervisor.checkpoints.forget(found.machine.uuid)
+            deleted = hypervisor.checkpoints.forget(uuid, names, others=others)
+            left = {each.name for each in hypervisor.checkpoints.list(uuid)}
+            left |= {each.name for each in hypervisor.checkpoints.bitmaps(uuid)}
+        return Forgotten(deleted, tuple(sorted(left)))
 
     def _chosen(self, host: str | None) -> tuple[HostRecord, ...]:
         if host is not None:

@@ -22,6 +22,7 @@ from appliance.models import (
     RunState,
 )
 from appliance.services.points import PointService
+from appliance.services.restore.kept import kept_files
 from imaging.errors import ImagingError
 
 if TYPE_CHECKING:
@@ -94,6 +95,10 @@ class StatusService:
         problems: list[str] = []
         repository, holds = self._repository(problems)
         runs = catalog.runs.list(state=RunState.RUNNING)
+        problems += [
+            f"a restore in place has not come to its end: the machine's definition is kept in {path}; restore it again"
+            for path in kept_files(appliance.settings)
+        ]
         return Status(
             home=str(appliance.settings.home),
             repository=repository,

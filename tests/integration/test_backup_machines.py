@@ -371,7 +371,8 @@ def test_forgetting_checkpoints_makes_an_internal_snapshot_revertible_again(lab:
     if not guest.running:
         guest.start(wait=False)
     forgotten = InventoryService(strongroom.appliance).forget_checkpoints(guest.name)
-    assert forgotten == (made.point.manifest.checkpoint,)
+    assert forgotten.deleted == (made.point.manifest.checkpoint,)
+    assert forgotten.left == ()
     assert bitmaps(guest) == set()
     guest.domain.revertToSnapshot(guest.domain.snapshotLookupByName("before"))
     disk.truth[:] = then
@@ -381,6 +382,28 @@ def test_forgetting_checkpoints_makes_an_internal_snapshot_revertible_again(lab:
     assert strongroom.content(result.point) == disk.truth
     assert reads(strongroom.backup(guest)) == {"vda": ("incremental", None)}
     strongroom.assert_nothing_left(guest)
+
+
+def test_forgetting_takes_ours_of_a_machine_that_was_backed_up_while_off_and_leaves_those_of_others(
+    lab: Lab, strongroom: Rig
+) -> None:
+    from appliance.services.inventory import InventoryService
+
+    _, guest = written(lab, "theirs")
+    theirs = (
+        "<domaincheckpoint><name>theirs</name><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>"
+    )
+    guest.domain.checkpointCreateXML(theirs, 0)
+    guest.domain.destroy()
+    made = strongroom.backup(guest)  # its bitmap is one that libvirt has no checkpoint for
+    assert bitmaps(guest) == {"theirs", made.point.manifest.checkpoint}
+    service = InventoryService(strongroom.appliance)
+    forgotten = service.forget_checkpoints(guest.name)
+    assert forgotten.deleted == (made.point.manifest.checkpoint,)
+    assert forgotten.left == ("theirs",)
+    assert bitmaps(guest) == {"theirs"}
+    assert service.forget_checkpoints(guest.name, others=True).left == ()
+    assert bitmaps(guest) == set()
 
 
 def test_a_deleted_newest_point_leaves_no_checkpoint_behind(lab: Lab, strongroom: Rig) -> None:

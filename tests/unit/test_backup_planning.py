@@ -87,3 +87,11 @@ def test_skipped_disks_are_listed_and_only_data_needs_eyes() -> None:
     plan = plan_disks(machine(VDA, cdrom, lun), None, full=False)
     assert plan.needs_eyes
     assert [(s.name, s.reason) for s in plan.skipped] == [("sda", "a CD-ROM"), ("sdb", "a LUN passed through")]
+
+
+def test_persistent_memory_is_told_as_left_out() -> None:
+    plan = plan_disks(replace(machine(VDA), memory_files=("/srv/nvdimm",)), None, full=False)
+    assert [(each.name, each.reason) for each in plan.skipped] == [
+        ("memory0", "it is persistent memory in /srv/nvdimm, which is not read")
+    ]
+    assert plan.needs_eyes

@@ -66,9 +66,16 @@ def dead_export(appliance: Appliance) -> None:
     appliance.catalog.exports.save(record)
 
 
+def half_restored(appliance: Appliance) -> None:
+    folder = appliance.settings.machines_directory
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "here-uuid-1.before-restore.xml").write_text("<domain/>")
+
+
 @pytest.mark.parametrize(
     ("debt", "key", "says"),
     [
+        (half_restored, "problems", "here-uuid-1.before-restore.xml"),
         (dead_run, "runs", "web-1 died"),
         (owed_thaw, "owed_thaws", "thaw of web-1"),
         (cleanup, "cleanups", "delete checkpoint cp-1 of web-1"),

@@ -98,3 +98,16 @@ def test_what_a_restore_made_is_left_alone_when_it_ends_well_at_that_moment(
     monkeypatch.setattr(appliance, "alive", ends_just_now)
     assert CleaningService(appliance).settle() == (), "the host, which nobody knows, is not even asked for"
     assert not appliance.catalog.cleanups.list()
+
+
+def test_locks_and_connections_of_dead_processes_go_and_those_of_the_living_stay(appliance: Appliance) -> None:
+    run_directory = appliance.settings.run_directory
+    dead = [run_directory / "restore-1.lock", run_directory / "ssh-0badcafe.lock"]
+    for path in dead:
+        path.touch()
+    (run_directory / "ssh-0badcafe").mkdir()
+    with appliance.own("restore-2", "a restore"):
+        assert CleaningService(appliance).settle() == ()
+        assert not any(path.exists() for path in dead)
+        assert not (run_directory / "ssh-0badcafe").exists()
+        assert (run_directory / "restore-2.lock").exists()

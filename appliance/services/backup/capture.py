@@ -80,7 +80,7 @@ def _capturing(hypervisor: Hypervisor, machine: MachineInfo, plan: Plan, guard: 
     checkpoint = str(uuid4())
     folder = PurePosixPath(settings.scratch.directory) / guard.owner[:16]  # the path of a socket is 107 bytes at most
     request_socket = str(folder / "nbd")
-    scratches = {disk.target: str(folder / disk.target) for disk in plan.disks}
+    scratches = {disk.target: str(folder / str(number)) for number, disk in enumerate(plan.disks)}
     guard.record_checkpoints(plan, plan.checkpoint, checkpoint)
     guard.record(CleanupAction.REMOVE_FILES, paths=[str(folder)])
     guard.record(CleanupAction.END_BACKUP_JOB, request_socket, paths=[request_socket, *scratches.values()])

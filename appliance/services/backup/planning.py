@@ -62,6 +62,11 @@ def plan_disks(machine: MachineInfo, parent: Manifest | None, *, full: bool) -> 
     needs_eyes = any(
         disk.skip_reason is not None and disk.device not in _EXPECTED_WITHOUT_DATA for disk in machine.disks
     )
+    skipped += tuple(
+        Skipped(f"memory{number}", f"it is persistent memory in {path}, which is not read")
+        for number, path in enumerate(machine.memory_files)
+    )
+    needs_eyes |= bool(machine.memory_files)
     disks = tuple(_plan_disk(disk, parent, full) for disk in machine.disks if disk.skip_reason is None)
     return Plan(disks, skipped, None if parent is None else parent.checkpoint, needs_eyes)
 

@@ -28,6 +28,11 @@ class Kept:
     autostart: bool
 
 
+def kept_files(settings: Settings) -> list[Path]:
+    """Of restores that did not come to their end."""
+    return sorted(settings.machines_directory.glob(f"*{_SUFFIX}"))
+
+
 class KeptDefinition:
     """Of one machine on one host."""
 

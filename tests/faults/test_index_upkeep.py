@@ -180,13 +180,16 @@ def test_a_broken_cache_takes_back_no_commit(
 def test_a_verification_believes_no_remembered_end_of_a_lease(tmp_path: Path) -> None:
     with make(tmp_path) as repository:
         point = back_up(repository, "web", {"disk": DATA})
+    with reopen(tmp_path) as repository:
+        assert repository.points() == [point]  # from now on its cache has the end
+    end = tmp_path / "store" / "leases" / point.manifest.lease / "end"
+    data = bytearray(end.read_bytes())
+    data[60] ^= 1
+    end.write_bytes(data)
+    with reopen(tmp_path, "new", OTHER) as fresh:
+        assert fresh.points() == []
+    with reopen(tmp_path) as repository:
         assert repository.points() == [point]
-        end = tmp_path / "store" / "leases" / point.manifest.lease / "end"
-        data = bytearray(end.read_bytes())
-        data[60] ^= 1
-        end.write_bytes(data)
-        with reopen(tmp_path, "new", OTHER) as fresh:
-            assert fresh.points() == []
         report = repository.verify()
         assert [each.id for each in report.affected] == [point.id]
         assert {problem.name for problem in report.problems} == {f"leases/{point.manifest.lease}/end", point.name}

@@ -8,6 +8,7 @@ deletion → index. Whatever dies in between, the next one goes on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collected", "Collection", "CollectionRefused", "Options", "Progress"]
 
+_EPOCH: Final = re.compile(r"epochs/\d{10}")
 WAIT_S: Final = 600.0
 _POLL_S: Final = 1.0
 _INDEX_OBJECTS_MAX: Final = 64
@@ -252,7 +254,7 @@ class Collection:
         name = f"epochs/{number:010}"
         self._objects.create_json(ObjectType.EPOCH, name, {"condemned": sorted(pack.hex() for pack in condemned)})
         for listed in list(self._objects.store.list("epochs/")):
-            if listed.name[7:].isdigit() and listed.name < name:
+            if _EPOCH.fullmatch(listed.name) and listed.name < name:
                 self._tidying.delete(listed.name)
 
     def _copy(

@@ -119,7 +119,7 @@ def open_configuration(envelope: Envelope, keys: Keys) -> RepositoryConfig:
     return RepositoryConfig(
         created_utc=canonical.utc_text(fields.utc("created_utc")),
         compression_level=fields.integer("compression_level", *COMPRESSION_LEVELS),
-        pack_bytes=fields.integer("pack_bytes", 1 << 16, 33_554_431),
+        pack_bytes=fields.integer("pack_bytes", 1 << 16, 28 << 20),  # what follows the blobs must fit too,
     )
 
 

@@ -53,6 +53,9 @@ def move(
                 continue
             advance(rows.size_bytes)
             for identity, payload, plain_bytes, compressed in payloads:
+                if builder is not None and builder.is_full_for(payload):
+                    moved.packs.append(_put(store, builder))
+                    builder = None
                 if builder is None:
                     builder = PackBuilder(keys, rows.blob_type)
                 moved.copied_bytes += builder.add(identity, payload, plain_bytes, compressed)

@@ -15,13 +15,12 @@ from typing import Protocol
 
 from imaging.ids import CHUNK, NODE, blob_id
 from imaging.keys import Keys
-from imaging.packs import FRAME_BYTES, HEADER_BYTES, PACK_BYTES_MAX, PackBuilder, pack_name
+from imaging.packs import FRAME_BYTES, PACK_ROWS_MAX, PackBuilder, pack_name
 from imaging.places import ROW_BYTES, PackRows
-from imaging.sealing import TAG_BYTES, Compressor
+from imaging.sealing import Compressor
 from imaging.storage.contract import Buffer, Store
 
 PACK_BYTES = 16 << 20
-_PACK_ROWS_MAX = 65_536  # all-small blobs: keeps the table, and what a damaged pack takes along, small
 _INDEX_ROWS = 65_536
 _UPLOADS = 2
 _BLOBS_UNDER_LOCK = 16
@@ -140,7 +139,7 @@ class PackWriter:
                 if mine or identity in held:
                     continue  # another thread met the same content meanwhile
                 builder = self._open.get(blob_type)
-                if builder is not None and _bytes_with(builder, payload) > PACK_BYTES_MAX:
+                if builder is not None and builder.is_full_for(payload):
                     self._finish(blob_type)
                     held, builder = self._open_ids[blob_type], None
                 if builder is None:
@@ -148,7 +147,7 @@ class PackWriter:
                 self.stored.bytes += builder.add(identity, payload, plain_bytes, compressed)
                 self.stored.chunks += blob_type == CHUNK
                 held.add(identity)
-                if builder.size_bytes >= self._pack_bytes or builder.rows >= _PACK_ROWS_MAX:
+                if builder.size_bytes >= self._pack_bytes or builder.rows >= PACK_ROWS_MAX:
                     self._finish(blob_type)
                     held = self._open_ids[blob_type]
 
@@ -196,9 +195,3 @@ class PackWriter:
         if found is None:
             found = self._local.compressor = Compressor(self._level)
         return found
-
-
-def _bytes_with(builder: PackBuilder, payload: Buffer) -> int:
-    """Length of the pack if it were finished with one blob more: what readers refuse above a limit."""
-    blobs = builder.size_bytes - HEADER_BYTES + len(payload) + TAG_BYTES
-    return FRAME_BYTES + blobs + (builder.rows + 1) * ROW_BYTES

@@ -31,6 +31,8 @@ FRAME_BYTES: Final = HEADER_BYTES + TAG_BYTES + TRAILER_BYTES
 """What a pack holds besides blobs and the rows of its table."""
 _ROW: Final = struct.Struct("<32sQ")
 PACK_BYTES_MAX: Final = 33_554_431
+PACK_ROWS_MAX: Final = 65_536
+"""Of all-small blobs: keeps the table, and what a damaged pack takes along, small."""
 
 
 def pack_name(digest: bytes) -> str:
@@ -67,6 +69,11 @@ class PackBuilder:
     def rows(self) -> int:
         """Blobs so far."""
         return len(self._rows) // ROW_BYTES
+
+    def is_full_for(self, payload: Buffer) -> bool:
+        """Whether one blob more would make a pack that readers refuse."""
+        blobs = self.size_bytes - HEADER_BYTES + len(payload) + TAG_BYTES
+        return self.rows >= PACK_ROWS_MAX or FRAME_BYTES + blobs + (self.rows + 1) * ROW_BYTES > PACK_BYTES_MAX
 
     def add(self, identity: bytes, payload: Buffer, plain_bytes: int, compressed: bool) -> int:
         """Seal and append a blob; returns its stored length."""

@@ -105,8 +105,9 @@ def check_pairs(objects: SealedObjects, findings: Findings) -> None:
     names = [*CONFIG_NAMES, *(each(slot) for slot in slots for each in (slot_name, copy_name))]
     for name in names:
         try:
-            objects.store.get(name, 0, 0)
-        except (ObjectMissing, StoreUnavailable) as error:
+            if not objects.store.exists(name):
+                findings.add(name, ObjectMissing(name))
+        except StoreUnavailable as error:
             findings.add(name, error)
 
 

@@ -134,13 +134,11 @@ class S3Store:
         check_name(name)
         if offset_bytes < 0 or (length_bytes is not None and not 0 < length_bytes <= OBJECT_BYTES_MAX):
             return self._nothing(name, offset_bytes, length_bytes, self._size(name))
-        asked = {}
-        if offset_bytes or length_bytes is not None:
-            last = "" if length_bytes is None else offset_bytes + length_bytes - 1
-            asked["Range"] = f"bytes={offset_bytes}-{last}"
+        # Of a whole object too, as only the answer to a range tells the object's size beside its own.
+        wanted = f"bytes={offset_bytes}-{'' if length_bytes is None else offset_bytes + length_bytes - 1}"
         with self._slots:
             try:
-                answer = self._call(self._client.get_object, Key=self._key(name), **asked)
+                answer = self._call(self._client.get_object, Key=self._key(name), Range=wanted)
                 with answer["Body"] as body:
                     return self._read(name, answer, body, offset_bytes, length_bytes)
             except FAILURES as error:
@@ -199,8 +197,11 @@ class S3Store:
         with self._slots:
             try:
                 answer = self._call(self._client.get_object, Key=self._key(name), Range="bytes=0-0")
-                with answer["Body"]:
-                    return _extent(name, answer)[1]
+                with answer["Body"] as body:
+                    _, size, sent = _extent(name, answer)
+                    if sent <= 1:
+                        self._receive(name, body, sent)  # so that the connection can be used again
+                    return size
             except FAILURES as error:
                 if outside_range(error):
                     return 0
@@ -365,8 +366,15 @@ def _make_client(bucket: Bucket, credentials: Credentials, limits: Limits) -> An
     )
     # Some servers never answer "100 Continue", and each write then waits a second for it.
     client.meta.events.unregister("before-call.s3", add_expect_header)
+    client.meta.events.register("before-call.s3", _follow_nobody)
     client.meta.events.register("before-call.s3.DeleteObjects", _digest_of_body)
     return client
+
+
+def _follow_nobody(params: dict[str, Any], **_: object) -> None:
+    """A bucket that is said to be in another region is not looked for there: the client takes this for the second
+    time."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _digest_of_body(params: dict[str, Any], **_: object) -> None:

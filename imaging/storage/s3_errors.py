@@ -25,6 +25,10 @@ CREATE: Final = "create"
 """The operation that a refused condition means "taken" for."""
 
 _AGAIN: Final = "try again; if it stays so, look at the object store and the way to it"
+_SIGN_OF_S3: Final = "x-amz-request-id"
+"""An object store that sends this also says what is wrong; where that is not to be found, the answer was cut short."""
+
+_TOLD_BY_STATUS: Final = frozenset({412, 507})
 _SAID_CHARACTERS: Final = 200
 _RANGE_STATUS: Final = 416
 
@@ -111,11 +115,14 @@ def of_one_key(operation: str, name: str, code: str, message: str) -> ImagingErr
 
 def _answered(operation: str, name: str, error: ClientError) -> ImagingError:
     said = error.response.get("Error", {})
-    return _meaning(operation, name, str(said.get("Code", "")), _status(error), str(said.get("Message", "")))
+    code, status = str(said.get("Code", "")), _status(error)
+    if code == str(status) and status not in _TOLD_BY_STATUS and header_of(error, _SIGN_OF_S3):
+        return StoreUnavailable(operation, name, f"the object store says {status}, and nothing else", hint=_AGAIN)
+    return _meaning(operation, name, code, status, str(said.get("Message", "")))
 
 
 def _meaning(operation: str, name: str, code: str, status: int, message: str) -> ImagingError:
-    said = _shortened(" ".join(part for part in (str(status or ""), code, message) if part))
+    said = _shortened(" ".join(dict.fromkeys(part for part in (str(status or ""), code, message) if part)))
     detail = f"the object store says {said}"
     if code in _MISSING_OBJECT:
         return ObjectMissing(name)

@@ -1,0 +1,296 @@
+"""A loopback proxy in front of a real object store, which answers as a bad one does.
+
+    with BadObjectStore(server.url) as bad:
+        bad.fail("get", cut_short(), nth=2)
+        store = S3Store(server.bucket("x/", url=bad.url), server.credentials)
+
+What signs a request is passed on as it came, so the real server checks it. A fault that was queued and never fired
+fails the test when the block ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import ClassVar, Self, TypeAlias
+from urllib.parse import parse_qs, urlsplit
+
+OPERATIONS = ("put", "create", "get", "list", "delete", "delete_many")
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Exchange:
+    """One request, and the ways to answer it. The connection is used again only after reply()."""
+
+    def __init__(self, handler: BaseHTTPRequestHandler, body: bytes, upstream: tuple[str, int]) -> None:
+        self._handler = handler
+        self._body = body
+        self._upstream = upstream
+
+    def forward(self) -> Answer:
+        """What the real server makes of it."""
+        with contextlib.closing(http.client.HTTPConnection(*self._upstream, timeout=_PATIENCE_S)) as connection:
+            connection.putrequest(self._handler.command, self._handler.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self._handler.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(self._body)
+            answer = connection.getresponse()
+            kept = {name: value for name, value in answer.getheaders() if name.lower() != "transfer-encoding"}
+            return Answer(answer.status, kept, answer.read())
+
+    def reply(self, answer: Answer, *, length: int | None = None, byte_s: float = 0.0) -> None:
+        """With `length`, that is announced and not the body's; with `byte_s`, each byte takes so long."""
+        self._handler.send_response_only(answer.status)
+        for name, value in answer.headers.items():
+            if name.lower() != "content-length":
+                self._handler.send_header(name, value)
+        announced = len(answer.body) if length is None else length
+        self._handler.send_header("Content-Length", str(announced))
+        self._handler.end_headers()
+        if byte_s:
+            for at in range(len(answer.body)):
+                self._handler.wfile.write(answer.body[at : at + 1])
+                time.sleep(byte_s)
+        else:
+            self._handler.wfile.write(answer.body)
+        if announced != len(answer.body):
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        self._handler.close_connection = True
+        with contextlib.suppress(OSError):
+            self._handler.connection.shutdown(socket.SHUT_RDWR)
+
+    def stay_silent(self) -> None:
+        """Until the other side has enough of it."""
+        self._handler.close_connection = True
+        select.select([self._handler.connection], [], [], _PATIENCE_S)
+
+
+Reaction: TypeAlias = Callable[[Exchange], None]
+
+
+# Ways to be bad
+
+
+def refused(status: int, code: str, message: str = "as the test wants it", **headers: str) -> Reaction:
+    """Nothing is carried out."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    return lambda exchange: exchange.reply(
+        Answer(status, {"Content-Type": "application/xml", **headers}, body if code else b"")
+    )
+
+
+def silent() -> Reaction:
+    return lambda exchange: exchange.stay_silent()
+
+
+def silent_after_success() -> Reaction:
+    return then(lambda exchange, answer: exchange.stay_silent())
+
+
+def failed_after_success(status: int, code: str) -> Reaction:
+    return then(lambda exchange, answer: refused(status, code)(exchange))
+
+
+def broken() -> Reaction:
+    return lambda exchange: exchange.hang_up()
+
+
+def broken_after_success() -> Reaction:
+    return then(lambda exchange, answer: exchange.hang_up())
+
+
+def cut_short() -> Reaction:
+    """Half of the bytes that were announced, and the end."""
+    return then(
+        lambda exchange, answer: exchange.reply(
+            replace(answer, body=answer.body[: len(answer.body) // 2]), length=len(answer.body)
+        )
+    )
+
+
+def slow(byte_s: float) -> Reaction:
+    return then(lambda exchange, answer: exchange.reply(answer, byte_s=byte_s))
+
+
+def late(wait_s: float) -> Reaction:
+    def react(exchange: Exchange) -> None:
+        time.sleep(wait_s)
+        exchange.reply(exchange.forward())
+
+    return react
+
+
+def changed(change: Callable[[Answer], Answer]) -> Reaction:
+    """Another answer, whose announced length fits it."""
+    return then(lambda exchange, answer: exchange.reply(change(answer)))
+
+
+def then(react: Callable[[Exchange, Answer], None]) -> Reaction:
+    return lambda exchange: react(exchange, exchange.forward())
+
+
+@dataclass(slots=True)
+class Fault:
+    operation: str
+    nth: int
+    reaction: Reaction
+    within: str
+    forever: bool
+    every: bool
+    seen: int = 0
+    fired: int = 0
+
+    def due(self) -> bool:
+        if self.every:
+            return self.seen % self.nth == 0
+        return self.seen == self.nth or (self.forever and self.seen > self.nth)
+
+
+class BadObjectStore:
+    """Owns a server on loopback; borrows the one at `url`. Counts requests by operation in `calls`."""
+
+    def __init__(self, url: str) -> None:
+        host, port = urlsplit(url).hostname, urlsplit(url).port
+        assert host is not None
+        assert port is not None
+        self._upstream = host, port
+        self._lock = threading.Lock()
+        self.faults: list[Fault] = []
+        self.calls = dict.fromkeys(OPERATIONS, 0)
+        self.connections = 0
+        self.most_connections = 0
+        self.opened = 0
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def fail(
+        self,
+        operation: str,
+        reaction: Reaction,
+        *,
+        nth: int = 1,
+        within: str = "",
+        forever: bool = False,
+        every: bool = False,
+    ) -> None:
+        """The nth request of that kind, whose path or query has `within`, is met so; with `forever` later ones too;
+        with `every` each nth."""
+        if operation not in OPERATIONS:
+            raise ValueError(f"an object store has no operation {operation}")
+        self.faults.append(Fault(operation, nth, reaction, within, forever, every))
+
+    def begin(self) -> None:
+        """Counts from nought."""
+        self.calls = dict.fromkeys(OPERATIONS, 0)
+        self.opened = 0
+
+    def forgive(self) -> None:
+        """From now on all is well; what was queued must have fired."""
+        try:
+            self._check()
+        finally:
+            self.faults.clear()
+
+    def _check(self) -> None:
+        idle = [fault for fault in self.faults if not fault.fired]
+        if idle:
+            raise AssertionError(f"faults that never fired: {idle}")
+
+    def meet(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        operation = _operation(handler.command, handler.path, handler.headers)
+        exchange = Exchange(handler, body, self._upstream)
+        with self._lock:
+            self.calls[operation] += 1
+            concerned = [each for each in self.faults if each.operation == operation and each.within in handler.path]
+            for fault in concerned:
+                fault.seen += 1
+            due = next((fault for fault in concerned if fault.due()), None)
+            if due is not None:
+                due.fired += 1
+        if due is not None:
+            due.reaction(exchange)
+        else:
+            exchange.reply(exchange.forward())
+
+    def count(self, change: int) -> None:
+        with self._lock:
+            self.connections += change
+            self.opened += change > 0
+            self.most_connections = max(self.most_connections, self.connections)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        if error is None:
+            self._check()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is what many tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: ClassVar[BadObjectStore]
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.owner.count(1)
+
+    def finish(self) -> None:
+        self.owner.count(-1)
+        with contextlib.suppress(OSError):
+            super().finish()
+
+    def _meet(self) -> None:
+        self.owner.meet(self, self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _meet  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+def _operation(method: str, path: str, headers: Message) -> str:
+    query = parse_qs(urlsplit(path).query, keep_blank_values=True)
+    if method == "PUT":
+        return "create" if headers.get("If-None-Match") else "put"
+    if method == "POST":
+        return "delete_many"
+    if method == "DELETE":
+        return "delete"
+    return "list" if "list-type" in query else "get"

@@ -47,11 +47,10 @@ def content(seed: int, size_bytes: int) -> bytes:
     return random.Random(seed).randbytes(size_bytes)
 
 
-def make(folder: Path, clock: ManualClock | None = None) -> Repository:
-    """A new repository in folder/store with its cache in folder/cache."""
-    store = LocalStore.make(folder / "store")
+def make(folder: Path, clock: ManualClock | None = None, store: Store | None = None) -> Repository:
+    """A new repository in folder/store, unless it is to be in another, with its cache in folder/cache."""
     made, _ = Repository.create(
-        store,
+        store or LocalStore.make(folder / "store"),
         passphrase=PASSPHRASE,
         machine_key=MACHINE.secret,
         cache=folder / "cache",

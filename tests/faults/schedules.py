@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import signal
 import time
 import traceback
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from imaging.census import CollectionRefused
+from imaging.clock import SystemClock
 from imaging.collecting import Options
 from imaging.errors import Fenced, ImagingError, PointHeld, PointNotFound, SeriesBusy
 from imaging.manifest import Machine, ManifestDraft, Statistics
@@ -26,7 +28,10 @@ from imaging.packs import listed_packs
 from imaging.repository import Appliance, Repository
 from imaging.storage.contract import Store
 from imaging.storage.local import LocalStore
+from imaging.storage.retrying import RetryingStore
+from imaging.storage.s3 import S3Store
 from tests.faults.repositories import MACHINE, ME, OTHER, content, make, read_disk, write_disks
+from tests.lab.s3_server import running
 
 _NAMES = ("web", "db", "mail")
 _ACTIONS = ("backup", "delete", "collect", "verify")
@@ -66,7 +71,17 @@ class Report:
 
 
 def local_store(folder: Path) -> Store:
-    return LocalStore(folder / "store")
+    return LocalStore.make(folder / "store")
+
+
+def object_store() -> MakeStore:
+    """Below a new prefix of the lab's server, which is started here, so that it outlives every process of a schedule;
+    with patience, as a product uses it."""
+    server = running()
+    place = server.bucket(f"{secrets.token_hex(8)}/")
+    return lambda folder: RetryingStore(
+        S3Store(place, server.credentials), SystemClock(), time.sleep, random.SystemRandom().random
+    )
 
 
 def disk_content(pieces: list[int]) -> bytes:
@@ -119,7 +134,7 @@ class Schedule:
             self._strange.put(name, [b"not ours"])
 
     def _prepare(self, say: Callable[[dict[str, object]], None]) -> None:
-        make(self._folder).close()
+        make(self._folder, store=self._make_store(self._folder)).close()
 
     # --- one round ---------------------------------------------------------------------------------------------------
 

@@ -17,3 +17,11 @@ def test_a_random_schedule_with_kills_loses_nothing(tmp_path: Path, appliances: 
     assert report.rounds == 12
     assert report.killed > 0, "no kill hit"
     assert report.collections > 0
+
+
+@pytest.mark.parametrize("appliances", [1, 2])
+def test_a_random_schedule_on_an_object_store_loses_nothing(tmp_path: Path, appliances: int) -> None:
+    report = schedules.run(tmp_path, 8, 20260 + appliances, schedules.object_store(), appliances=appliances)
+    assert report.rounds == 8
+    assert report.killed > 0, "no kill hit"
+    assert report.collections > 0

@@ -1,6 +1,6 @@
 """Runs what takes too long for `make test`, with seeds, and says how it went.
 
-python -m tests.soak [--rounds N] [--seed S]
+python -m tests.soak [--what backups|schedule] [--store local|object] [--appliances 1|2] [--rounds N] [--seed S]
 """
 
 from __future__ import annotations
@@ -8,22 +8,52 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+import tempfile
+from pathlib import Path
 
-from tests.faults import killing
+from tests.faults import killing, schedules
 
-ROUNDS = 200
+ROUNDS = {"backups": 200, "schedule": 300}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Kill backups at random moments.")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how many processes to kill (default: {ROUNDS})")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak",
+        description="Kill backups of machines at random moments, or what writes to a repository.",
+    )
+    parser.add_argument(
+        "--what", choices=("backups", "schedule"), default="backups",
+        help="backups of machines and images, killed (default); or a schedule of backups, deletions, collections and"
+        " checks of one repository, killed",
+    )  # fmt: skip
+    parser.add_argument("--store", choices=("local", "object"), default="local", help="of a schedule (default: local)")
+    parser.add_argument("--appliances", type=int, choices=(1, 2), default=2, help="of a schedule (default: 2)")
+    parser.add_argument("--rounds", type=int, help="how many (default: 200 backups, 300 rounds of a schedule)")
     parser.add_argument("--seed", type=int, help="what the choices are drawn from (default: drawn, and printed)")
     given = parser.parse_args()
+    rounds = ROUNDS[given.what] if given.rounds is None else given.rounds
     seed = secrets.randbelow(1 << 32) if given.seed is None else given.seed
-    print(f"kills at random moments in backups: {given.rounds} of them, seed {seed}", flush=True)
-    report = killing.rounds(given.rounds, seed, say=lambda text: print(text, flush=True))
-    print(report, flush=True)
+    if given.what == "backups":
+        return _backups(rounds, seed)
+    return _schedule(rounds, seed, given.store, given.appliances)
+
+
+def _backups(rounds: int, seed: int) -> int:
+    _say(f"kills at random moments in backups: {rounds} of them, seed {seed}")
+    _say(str(killing.rounds(rounds, seed, say=_say)))
     return 0
+
+
+def _schedule(rounds: int, seed: int, store: str, appliances: int) -> int:
+    _say(f"a random schedule on one repository: {store} store, {appliances} appliance(s), {rounds} rounds, seed {seed}")
+    make_store = schedules.local_store if store == "local" else schedules.object_store()
+    with tempfile.TemporaryDirectory(prefix="strongroom-soak-", dir="/var/tmp") as folder:
+        _say(str(schedules.run(Path(folder), rounds, seed, make_store, appliances=appliances, say=_say)))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,10 @@ class _Packs:
             progress.advance(verdict.size_bytes if self.read_data else 0)
             if isinstance(verdict.problem, ObjectMissing):
                 missing[verdict.pack] = verdict.problem
-            elif verdict.problem is not None:
+                continue
+            if states.get(verdict.pack) is PackState.GONE and not isinstance(verdict.problem, StoreUnavailable):
+                self.keeper.index.returned([verdict.pack])
+            if verdict.problem is not None:
                 self._is_bad(verdict, verdict.problem)
                 progress.note(str(verdict.problem))
             else:
@@ -260,8 +263,6 @@ class _Packs:
             name = pack_name(pack)
             self.bad[pack] = verdict.unreadable if verdict is not None else None
             self.findings.add(name, verdict.as_error() if verdict is not None else _unread_verdict(name))
-        elif state is PackState.GONE:
-            self.keeper.index.returned([pack])
 
 
 def _unread_verdict(name: str) -> Damaged:

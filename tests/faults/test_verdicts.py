@@ -258,6 +258,18 @@ def test_a_pack_that_was_away_is_read_again(tmp_path: Path, quick: bool | None) 
             assert len(list((tmp_path / "store" / "packs").glob("*/*"))) == packs
 
 
+@pytest.mark.parametrize("read_data", [False, True])
+def test_a_damaged_pack_that_was_away_is_damaged_and_there(tmp_path: Path, read_data: bool) -> None:
+    with make(tmp_path) as repository:
+        back_up(repository, "web", {"disk": DATA})
+        pack = chunk_pack(repository)
+        flip(path_of(tmp_path, pack))
+        repository.verify(read_data=True)
+        repository.index.set_states({pack: PackState.GONE})
+        assert not repository.verify(read_data=read_data).ok
+        assert repository.index.packs()[pack].state is PackState.DAMAGED
+
+
 def test_a_pack_that_was_away_when_the_index_was_built_is_read(tmp_path: Path) -> None:
     with make(tmp_path) as repository:
         point = back_up(repository, "web", {"disk": DATA})

@@ -29,6 +29,7 @@ from imaging.errors import AddressRefused, Damaged, InvalidName, ObjectMissing, 
 from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, check_name, check_prefix
 from imaging.storage.endpoints import Endpoint
 from imaging.storage.s3_errors import CREATE, FAILURES, header_of, of_one_key, outside_range, translated
+from imaging.storage.witnesses import Witnesses
 
 Answer: TypeAlias = Mapping[str, Any]
 
@@ -96,6 +97,7 @@ class S3Store:
     def __init__(self, bucket: Bucket, credentials: Credentials, limits: Limits | None = None) -> None:
         self._bucket = bucket
         self._limits = limits or Limits()
+        self._witnesses = Witnesses()
         self._slots = threading.BoundedSemaphore(self._limits.connections)
         self._client = _make_client(bucket, credentials, self._limits)
 
@@ -127,6 +129,7 @@ class S3Store:
         )
         if "ETag" not in answer:
             raise StoreUnavailable(operation, name, _UNANSWERED)
+        self._witnesses.saw(name)
 
     # Reading
 
@@ -140,7 +143,9 @@ class S3Store:
             try:
                 answer = self._call(self._client.get_object, Key=self._key(name), Range=wanted)
                 with answer["Body"] as body:
-                    return self._read(name, answer, body, offset_bytes, length_bytes)
+                    data = self._read(name, answer, body, offset_bytes, length_bytes)
+                self._witnesses.saw(name)
+                return data
             except FAILURES as error:
                 if not outside_range(error):
                     raise translated("read", name, error) from error
@@ -190,6 +195,7 @@ class S3Store:
             self._size(name, "look for")
         except ObjectMissing:
             return False
+        self._witnesses.saw(name)
         return True
 
     def _size(self, name: str, operation: str = "read") -> int:
@@ -216,6 +222,7 @@ class S3Store:
     def _listing(self, prefix: str) -> Iterator[Listed]:
         """Shown when it is complete, as not every server sorts by name: SeaweedFS shows a/b before a-b. That takes some
         200 bytes for each object."""
+        witnesses = self._witnesses.below(prefix)
         found: dict[str, int] = {}
         token = ""
         seen = set()
@@ -231,8 +238,16 @@ class S3Store:
             if not token or token in seen:
                 raise StoreUnavailable("list", prefix or "the repository", "the listing goes in circles")
             seen.add(token)
+        if not found:
+            self._hear(witnesses, prefix)
         for name in sorted(found):
             yield Listed(name, found[name])
+
+    def _hear(self, witnesses: Iterable[str], prefix: str) -> None:
+        for name in witnesses:
+            if self.exists(name):
+                raise StoreUnavailable("list", prefix or "the repository", f"no object is shown, and {name} is there")
+            self._witnesses.lost(name)
 
     def _page(self, prefix: str, token: str) -> Answer:
         what = prefix or "the repository"
@@ -269,6 +284,7 @@ class S3Store:
         self._delete(name)
 
     def _delete(self, name: str) -> None:
+        self._witnesses.lost(name)
         self._ask("delete", name, self._client.delete_object, Key=self._key(name))
 
     def delete_many(self, names: Iterable[str]) -> None:
@@ -279,6 +295,8 @@ class S3Store:
             self._delete_batch(wanted[first : first + _DELETED_AT_ONCE])
 
     def _delete_batch(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._witnesses.lost(name)
         keys = {self._key(name): name for name in names}
         doomed = {"Objects": [{"Key": key} for key in keys], "Quiet": False}
         what = names[0] if len(names) == 1 else f"{len(names)} objects from {names[0]} on"

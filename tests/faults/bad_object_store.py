@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import select
 import socket
 import threading
@@ -141,6 +142,17 @@ def late(wait_s: float) -> Reaction:
 def changed(change: Callable[[Answer], Answer]) -> Reaction:
     """Another answer, whose announced length fits it."""
     return then(lambda exchange, answer: exchange.reply(change(answer)))
+
+
+def empty_listing() -> Reaction:
+    """As if there were nothing, and well formed."""
+
+    def emptied(answer: Answer) -> Answer:
+        body = re.sub(rb"<(Contents|NextContinuationToken)>.*?</\1>", b"", answer.body, flags=re.DOTALL)
+        body = re.sub(rb"<KeyCount>\d+<", b"<KeyCount>0<", body)
+        return replace(answer, body=body.replace(b"<IsTruncated>true<", b"<IsTruncated>false<"))
+
+    return changed(emptied)
 
 
 def then(react: Callable[[Exchange, Answer], None]) -> Reaction:

@@ -40,6 +40,7 @@ from tests.faults.bad_object_store import (
     broken_after_success,
     changed,
     cut_short,
+    empty_listing,
     failed_after_success,
     late,
     refused,
@@ -422,6 +423,25 @@ def test_a_listing_in_pages_is_complete_sorted_and_fails_as_a_whole(
         assert bad.calls["delete_many"] == 2
     direct.delete_many([*wanted, "packs/aa/seventy"])
     assert list(store.list("packs/")) == []
+
+
+def test_a_listing_without_any_object_is_not_believed_while_one_is_there(bad: BadObjectStore, store: S3Store) -> None:
+    assert list(store.list("claims/")) == []
+    store.create("leases/aa/end", [b"x"])
+    assert store.exists("packs/aa/seventy")
+    bad.fail("list", empty_listing(), forever=True)
+    for prefix in ("leases/", "leases/aa/", "packs/", ""):
+        with pytest.raises(StoreUnavailable, match="is there"):
+            list(store.list(prefix))
+    assert list(store.list("leases/bb/")) == []
+    store.delete("leases/aa/end")
+    assert list(store.list("leases/")) == []
+
+
+def test_an_object_that_another_deleted_is_no_witness(store: S3Store, direct: S3Store) -> None:
+    store.put("leases/aa/end", [b"x"])
+    direct.delete("leases/aa/end")
+    assert list(store.list("leases/")) == []
 
 
 def test_what_is_no_object_of_ours_is_passed_over(place: Bucket, store: S3Store) -> None:

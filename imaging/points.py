@@ -32,7 +32,7 @@ from imaging.errors import (
     StoreUnavailable,
     WrongVersion,
 )
-from imaging.leases import LeaseListing, Leases, Standing
+from imaging.leases import LeaseListing, Leases, Standing, lease_object
 from imaging.manifest import Manifest, ManifestName, tombstone_name
 from imaging.objects import SealedObjects
 
@@ -185,8 +185,17 @@ class Points:
                 continue  # it may have ended without a point: verify names it
             if end is None or end.manifest is None or end.manifest in present:
                 continue
-            if ManifestName.parse(end.manifest) is not None and not self._store.exists(tombstone_name(end.manifest)):
+            if ManifestName.parse(end.manifest) is not None and self._is_lost(end.manifest, lease):
                 yield DamagedPoint(end.manifest, ObjectMissing(end.manifest))
+
+    def _is_lost(self, name: str, lease: str) -> bool:
+        """Asked of the store itself: since the manifests were listed, a run may have committed this one, or a
+        collection removed it, which takes the end away first."""
+        return (
+            not self._store.exists(tombstone_name(name))
+            and not self._store.exists(name)
+            and self._store.exists(lease_object(lease, "end"))
+        )
 
     def is_there(self, name: str) -> bool:
         """Whether the manifest is in the store, and no tombstone of it: asked of the store itself."""

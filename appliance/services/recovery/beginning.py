@@ -35,9 +35,9 @@ def hold_point(appliance: Appliance, point: Point, record: RecoveryRecord) -> st
 
 def prepare(appliance: Appliance, hypervisor: Hypervisor, point: Point, record: RecoveryRecord) -> None:
     """From nothing, or from wherever it was left, to a defined machine. NameTaken, ExportFailed, HypervisorError."""
-    exports = RecoveryExports(appliance, hypervisor, record)
-    exports.launch()  # they take a moment to come up: the rest is done meanwhile
     hypervisor.files.prepare_folder(record.folder)
+    exports = RecoveryExports(appliance, record)
+    exports.launch()  # they take a moment to come up: the rest is done meanwhile
     for disk in record.disks:
         hypervisor.overlays.create(disk.overlay, disk.host_socket, disk.size_bytes)
     nvram = next((file for file in point.manifest.files if file.name == NVRAM), None)

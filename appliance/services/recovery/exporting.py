@@ -1,16 +1,17 @@
 """The exports under a recovered machine: started, found alive, started again, ended.
 
 The rule: an export is always on the socket that the overlay names, is QEMU's to connect to, and outlives whoever
-started it.
+started it. It needs no hypervisor: a host whose libvirtd is away must not keep its machines paused.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import RecoveryDisk, RecoveryRecord
+from appliance.services.recovery.errors import OverlayGone
 from imaging import export
 from imaging.errors import ExportFailed
 from imaging.export import Export, Listen, Owner
@@ -23,12 +24,19 @@ if TYPE_CHECKING:
 class RecoveryExports:
     """The exports of one recovery's disks that still need one. Borrows everything."""
 
-    def __init__(self, appliance: Appliance, hypervisor: Hypervisor, record: RecoveryRecord) -> None:
+    def __init__(self, appliance: Appliance, record: RecoveryRecord) -> None:
         self._appliance = appliance
         self._record = record
-        qemu = hypervisor.files.qemu()
-        self._owner = Owner(qemu.uid, qemu.gid)
         self._launched: set[str] = set()
+
+    @cached_property
+    def _owner(self) -> Owner:
+        """QEMU's user: the recovery's folder was made his."""
+        try:
+            found = Path(self._record.folder).stat()
+        except OSError as err:
+            raise OverlayGone(self._record.machine_name, self._record.folder) from err
+        return Owner(found.st_uid, found.st_gid)
 
     def launch(self) -> int:
         """Start those that are dead, and wait for none; `ensure` does. Returns how many. ExportFailed."""

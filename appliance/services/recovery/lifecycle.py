@@ -53,7 +53,7 @@ class Recovery:
 
     @property
     def exports(self) -> RecoveryExports:
-        return RecoveryExports(self.appliance, self.hypervisor, self.record)
+        return RecoveryExports(self.appliance, self.record)
 
     # --- serving ------------------------------------------------------------------------------------------------------
 

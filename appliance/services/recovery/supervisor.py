@@ -23,6 +23,7 @@ from appliance.ownership import InUse
 from appliance.progress import SilentProgress
 from appliance.services.recovery import locking
 from appliance.services.recovery.errors import KeepsPausing
+from appliance.services.recovery.exporting import RecoveryExports
 from appliance.services.recovery.lifecycle import Recovery, tell
 from appliance.services.recovery.migrating import Migration
 from appliance.services.spawning import DAEMON, SUPERVISOR
@@ -154,12 +155,16 @@ class Supervisor:
             self._wait_longer(record, memory, err)
 
     def _reached(self, record: RecoveryRecord) -> Hypervisor:
-        """Its host, which may take long: nobody has to wait for that. That it does not answer is told in the record."""
+        """Its host, which may take long: nobody has to wait for that. That it does not answer is told in the record,
+        and its exports are kept up all the same."""
         try:
             return self._connection(record.host)
         except StrongroomError as err:
             with locking.looking(self._appliance, record.id):
                 tell(self._appliance, record.id, err)
+                now = self._appliance.catalog.recoveries.get(record.id)
+                if now.state in (RecoveryState.RUNNING, RecoveryState.MIGRATING):
+                    RecoveryExports(self._appliance, now).ensure()
             raise
 
     def _work(self, recovery: Recovery, memory: _Memory) -> None:

@@ -26,7 +26,7 @@ def tend(appliance: Appliance, hypervisor: Hypervisor, record: RecoveryRecord) -
     MachineGone, OverlayGone, OverlayFull, ExportFailed, HypervisorError.
     """
     done = []
-    restarted = RecoveryExports(appliance, hypervisor, record).ensure()
+    restarted = RecoveryExports(appliance, record).ensure()
     if restarted:
         done.append(f"{restarted} exports of {record.machine_name} were started again")
     state = check(hypervisor, record)

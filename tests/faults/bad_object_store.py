@@ -15,12 +15,14 @@ import http.client
 import re
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self, TypeAlias
 from urllib.parse import parse_qs, urlsplit
@@ -177,9 +179,10 @@ class Fault:
 
 
 class BadObjectStore:
-    """Owns a server on loopback; borrows the one at `url`. Counts requests by operation in `calls`."""
+    """Owns a server on loopback; borrows the one at `url`. Counts requests by operation in `calls`. With `certificate`
+    (a file that also has its key) it speaks TLS."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, certificate: Path | None = None) -> None:
         host, port = urlsplit(url).hostname, urlsplit(url).port
         assert host is not None
         assert port is not None
@@ -191,11 +194,17 @@ class BadObjectStore:
         self.most_connections = 0
         self.opened = 0
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
+        self._scheme = "http"
+        if certificate is not None:
+            self._scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def fail(
         self,

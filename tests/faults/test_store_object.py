@@ -12,9 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from imaging.clock import SystemClock
 from imaging.errors import (
@@ -544,6 +551,52 @@ def test_a_server_without_tls_is_no_passing_failure(server: S3Server) -> None:
         store.get("config")
     assert not caught.value.retryable
     assert "certificates" in caught.value.hint
+
+
+def test_tls_is_checked_against_the_file_of_certificates(server: S3Server, place: Bucket, tmp_path: Path) -> None:
+    """Requests are signed otherwise than without TLS, and the real server has to like it."""
+    certificate, other = own_certificate(tmp_path / "server.pem"), own_certificate(tmp_path / "other.pem")
+    with BadObjectStore(server.url, certificate) as secure:
+        here = replace(place, endpoint=parse_endpoint(secure.url))
+        store = S3Store(replace(here, ca_file=str(certificate)), server.credentials, SHORT)
+        fill(store)
+        store.create("leases/aa/end", [b"mine"])
+        with pytest.raises(ObjectExists):
+            store.create("leases/aa/end", [b"mine"])
+        assert store.get("packs/aa/seventy", 5, 60_000) == SEVENTY[5:60_005]
+        assert len(list(store.list(""))) == 3
+        store.delete_many(["leases/aa/end", "config"])
+        store.delete("packs/aa/seventy")
+        for untrusted in (here, replace(here, ca_file=str(other))):
+            with pytest.raises(StoreError) as caught:
+                S3Store(untrusted, server.credentials, SHORT).get("config")
+            assert not caught.value.retryable
+            assert "certificates" in caught.value.hint
+        assert secure.calls["put"] == 2
+        secure.fail("get", broken())
+        with pytest.raises(StoreUnavailable):
+            store.get("config")
+
+
+def own_certificate(path: Path) -> Path:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + made.public_bytes(Encoding.PEM))
+    return path
 
 
 @pytest.mark.parametrize("call", sorted(CALLS))

@@ -33,8 +33,9 @@ from tests.faults.repositories import ME, PASSPHRASE, back_up, content, make, re
 
 pytestmark = pytest.mark.faults
 
-WEB_1 = {"disk": content(1, 300_000), "second": content(2, 90_000)}
-WEB_2 = {"disk": WEB_1["disk"][:200_000] + content(3, 100_000), "second": WEB_1["second"]}
+# What both share is longer than the longest chunk, so that a cut falls in it whatever the repository's keys are.
+WEB_1 = {"disk": content(1, 400_000), "second": content(2, 90_000)}
+WEB_2 = {"disk": WEB_1["disk"][:300_000] + content(3, 100_000), "second": WEB_1["second"]}
 DB = {"disk": content(4, 250_000)}
 
 

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -38,6 +39,7 @@ START_TIMEOUT_S: Final = 30.0
 _STARTS: Final = 3
 _PREFIX: Final = "strongroom-s3-"
 _SERVICES: Final = ("master", "volume", "filer", "s3", "admin")
+_PORTS: Final = "ports.json"
 _GRPC: Final = 10_000
 """Each service also listens on the port that is higher by this."""
 
@@ -87,6 +89,7 @@ class S3Server:
         the meantime: then others are tried."""
         for attempt in range(_STARTS):
             self.ports = _free_ports()
+            (self.folder / _PORTS).write_text(json.dumps(self.ports))
             self._process = self._spawn()
             try:
                 self._wait()
@@ -109,6 +112,7 @@ class S3Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait(timeout=10)
+            _remove_sockets(self.ports)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         data = Path(tempfile.mkdtemp(prefix="data-", dir=self.folder))
@@ -116,11 +120,13 @@ class S3Server:
         config.write_text(json.dumps({"identities": [_identity(_ALL, "Admin"), _identity(_NONE, "Read:no-bucket")]}))
         ports = [f"-{service}.port={port}" for service, port in self.ports.items()]
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", Path(sys.executable).parent / "weed", "mini",
+            ["setpriv", "--pdeathsig", "KILL", Path(sys.executable).parent / "weed", f"-logdir={self.folder}", "mini",
              f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, "-volume.max=500", "-webdav=false",
              "-admin.ui=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
              "-s3.autoCreateBucket=false", f"-s3.config={config}"],
-            env={"GOMEMLIMIT": "600MiB", "HOME": str(self.folder), "PATH": os.environ["PATH"]},
+            env={
+                "GOMEMLIMIT": "600MiB", "HOME": str(self.folder), "PATH": os.environ["PATH"], "TMPDIR": str(self.folder)
+            },
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=(self.folder / "out").open("ab"),
@@ -203,6 +209,15 @@ def _sweep(parent: Path) -> None:
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    _remove_sockets(json.loads((left / _PORTS).read_text()))
                 shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def _remove_sockets(ports: Mapping[str, int]) -> None:
+    """SeaweedFS makes them in /tmp, whatever TMPDIR says, and leaves them there."""
+    for service, port in ports.items():
+        for name in (f"{service}-{port}", f"{service}-grpc-{port + _GRPC}"):
+            Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)

@@ -270,10 +270,11 @@ def _check_room(store: Store) -> None:
 
 def _attempt(context: RunContext, lock: SeriesLock, series: str, host: str | None, purpose: str) -> Run | None:
     """One try; None when something moved underneath, and the next try will see where to."""
+    # The number first: a claim that somebody makes from now on is either seen by settling, or has taken this number.
+    generation = 1 + max(context.points.generations(series), default=0)
     _settle(context, lock, series)
     survey = context.points.survey(series)
     parent = survey.points[-1] if survey.points else None
-    generation = 1 + max(context.points.generations(series), default=0)
     lease_id = secrets.token_hex(16)
     objects = context.objects
     objects.create_json(

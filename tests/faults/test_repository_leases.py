@@ -25,7 +25,7 @@ from imaging.errors import (
 )
 from imaging.leases import Standing
 from imaging.places import PackState
-from imaging.repository import Repository
+from imaging.repository import Repository, Run
 from imaging.storage.local import LocalStore
 from tests.faults.faulty_store import FaultyStore
 from tests.faults.repositories import OTHER, ManualClock, back_up, content, draft, make, read_disk, reopen, write_disks
@@ -233,32 +233,37 @@ def test_a_run_suspended_before_its_claim_does_not_take_a_number_that_was_cleare
         assert point.generation == 4
 
 
-def test_two_that_begin_at_once_get_one_lease(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", range(1, 30))
+def test_of_two_that_begin_at_once_one_gets_the_lease_whenever_the_other_comes(tmp_path: Path, call: int) -> None:
+    """The other begins, whole, before each call of the store that the one makes."""
     make(tmp_path).close()
-    appliances = [reopen(tmp_path, f"cache{number}", OTHER) for number in range(1)]
-    appliances.append(reopen(tmp_path, "cache-b"))
-    gate = threading.Barrier(len(appliances))
-    outcomes: list[object] = []
+    store = FaultyStore(LocalStore(tmp_path / "store"))
+    outcomes: list[Run | SeriesBusy] = []
+    calls = 0
+    with reopen(tmp_path, "other", OTHER) as theirs, reopen(tmp_path, store=store) as mine:
 
-    def begin(repository: Repository) -> None:
-        gate.wait()
-        try:
-            outcomes.append(repository.begin_run(series(repository)))
-        except SeriesBusy as error:
-            outcomes.append(error)
+        def begin(repository: Repository) -> None:
+            try:
+                outcomes.append(repository.begin_run(series(repository)))
+            except SeriesBusy as error:
+                outcomes.append(error)
 
-    threads = [threading.Thread(target=begin, args=(each,)) for each in appliances]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    busy = [each for each in outcomes if isinstance(each, SeriesBusy)]
-    runs = [each for each in outcomes if not isinstance(each, SeriesBusy)]
-    assert len(busy) == len(runs) == 1
-    for run in runs:
-        run.abandon()  # type: ignore[attr-defined]
-    for each in appliances:
-        each.close()
+        def interrupted(method: str, name: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                store.before = None
+                begin(theirs)
+
+        store.before = interrupted
+        begin(mine)
+        if store.before is not None:
+            store.before = None
+            begin(theirs)
+        runs = [each for each in outcomes if isinstance(each, Run)]
+        assert len(outcomes) == 2
+        assert len(runs) == 1, "two write one series"
+        runs[0].abandon()
 
 
 def die_at(folder: Path, count: int, action: Callable[[Repository], object]) -> str:

@@ -20,7 +20,7 @@ from imaging.index_objects import decode_index
 from imaging.leases import Leases, Standing
 from imaging.marking import Marker, Unresolvable
 from imaging.objects import SealedObjects
-from imaging.packs import listed_packs
+from imaging.packs import listed_packs, pack_name
 from imaging.places import ROW_BYTES, PackRows
 from imaging.points import Point, Points
 from imaging.rollcalls import RollCall, RolledBack
@@ -125,7 +125,17 @@ class Inspector:
                     yield pack, trust(pack.pack, standing)
 
         holdings = gather(listed())
+        self._check_hidden(holdings, condemned)
         return Census(holdings, objects, rows, present, frozenset(present.keys() - lease_of.keys()), lease_of)
+
+    def _check_hidden(self, holdings: Holdings, condemned: frozenset[bytes]) -> None:
+        """A pack that is not listed, though nobody deleted it, is asked for by name: if it is there, the listing lies,
+        and what it hides must not be taken for gone."""
+        for pack in holdings.packs:
+            if pack.trust is Trust.MISSING and pack.pack not in condemned:
+                name = pack_name(pack.pack)
+                if self._objects.store.exists(name):
+                    raise CollectionRefused(f"a listing does not show {name}, which is there")
 
     def _index_objects(self, names: Iterable[str]) -> Iterator[tuple[str, Standing, list[PackRows]]]:
         """Those that count first, so that a pack that others list too is as good as they say."""

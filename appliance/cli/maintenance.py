@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
-from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, warn
+from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def prune(
 
     A point is kept if any rule keeps it. The newest of each machine always stays, and so does one that is protected or
     in use. Periods without a point do not count: --keep-daily 7 keeps the last seven days that have one. The space is
-    given back by 'strongroom repository collect'; until then nothing is lost for good.
+    given back by 'strongroom repository collect'; until then nothing is lost for good. Ends with exit code 3 when a
+    machine is passed over, as its points' times are doubtful.
 
     \b
     Examples:
@@ -112,9 +113,12 @@ def prune(
         emit_json(_plan_json(plan, dry_run))
     elif going and not dry_run:
         say(f"{len(going) - len(held)} restore points are deleted. Next: 'strongroom repository collect'.")
-    for each in held:
-        warn(str(each))
-    exit_with(EXIT_PARTLY if held else 0)
+    doubts = [each.doubt for each in plan.machines if each.doubt is not None]
+    for problem in (*held, *doubts):
+        warn(str(problem))
+    for doubt in doubts[:1]:
+        tell(f"hint: {doubt.hint}")
+    exit_with(EXIT_PARTLY if held or doubts else 0)
 
 
 def _show_plan(plan: PrunePlan) -> None:
@@ -123,7 +127,7 @@ def _show_plan(plan: PrunePlan) -> None:
             verdict.candidate.id[:12],
             each.machine.name,
             moment(verdict.candidate.created_utc),
-            ", ".join(verdict.reasons) if verdict.kept else "goes",
+            ", ".join(verdict.reasons) or ("stays: its times are doubtful" if each.doubt else "goes"),
         )
         for each in plan.machines
         for verdict in each.verdicts
@@ -144,8 +148,8 @@ def _plan_json(plan: PrunePlan, dry_run: bool) -> dict[str, object]:
                 "id": verdict.candidate.id,
                 "name": each.machine.name,
                 "created_utc": verdict.candidate.created_utc,
-                "kept": verdict.kept,
-                "reasons": list(verdict.reasons),
+                "kept": verdict.kept or each.doubt is not None,
+                "reasons": list(verdict.reasons) or (["doubtful times"] if each.doubt else []),
             }
             for each in plan.machines
             for verdict in each.verdicts

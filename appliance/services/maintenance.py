@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import StrongroomError
 from appliance.models import MachineRecord
-from appliance.policy.retention import Candidate, Rules, Verdict, check_clock, decide
+from appliance.policy.retention import Candidate, ClockDoubtful, NoRules, Rules, Verdict, check_clock, decide
 from appliance.progress import SILENT, Progress
 from appliance.services.points import PointService, machines_named
 from imaging.collecting import Collected, Options
@@ -55,11 +55,16 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class MachinePruned:
+    """`doubt`: why none of its points goes, whatever the verdicts say."""
+
     machine: MachineRecord
     verdicts: tuple[Verdict, ...]
+    doubt: ClockDoubtful | None
 
     @property
     def going(self) -> tuple[str, ...]:
+        if self.doubt is not None:
+            return ()
         return tuple(verdict.candidate.id for verdict in self.verdicts if not verdict.kept)
 
 
@@ -84,8 +89,9 @@ class MaintenanceService:
     # Pruning
 
     def plan_prune(self, names: Sequence[str], rules: Rules, *, zone: tzinfo, progress: Progress = SILENT) -> PrunePlan:
-        """What `rules` keep of the machines of these names, or of all. NoRules, NotProtected, ClockDoubtful;
-        ImagingError."""
+        """What `rules` keep of the machines of these names, or of all. NoRules, NotProtected; ImagingError."""
+        if rules.empty:
+            raise NoRules
         PointService(self._appliance).refresh()
         machines = self._machines(names)
         points = self._appliance.repository.points()
@@ -100,8 +106,12 @@ class MaintenanceService:
                 if point.series == machine.series
             ]
             verdicts = decide(candidates, rules, zone=zone)
-            check_clock(machine.name, candidates, verdicts, self._appliance.clock.now_utc())
-            pruned.append(MachinePruned(machine, verdicts))
+            doubt: ClockDoubtful | None = None
+            try:
+                check_clock(machine.name, candidates, verdicts, self._appliance.clock.now_utc())
+            except ClockDoubtful as err:
+                doubt = err
+            pruned.append(MachinePruned(machine, verdicts, doubt))
         going = {id for each in pruned for id in each.going}
         freed = 0
         if going:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from imaging.marking import Unresolvable
 from imaging.points import Point
 from imaging.repository import Repository
 from imaging.rollcalls import RolledBack
+from imaging.storage.contract import Listed
 from imaging.storage.local import LocalStore
 from tests.faults.faulty_store import FaultyStore
 from tests.faults.repositories import OTHER, ManualClock, back_up, content, draft, make, read_disk, reopen, write_disks
@@ -224,6 +226,39 @@ def test_a_listing_that_is_empty_removes_nothing(tmp_path: Path) -> None:
         store.list = real  # type: ignore[method-assign]
         assert packs(tmp_path) == before
         assert read_disk(repository, point) == content(2, MIB)
+
+
+def test_a_listing_that_hides_packs_takes_none_out_of_the_index(tmp_path: Path) -> None:
+    """It begins to lie when the first pack is removed: nothing is marked any more, and the index is rewritten."""
+    make(tmp_path).close()
+    store = FaultyStore(LocalStore(tmp_path / "store"))
+    with reopen(tmp_path, store=store) as repository:
+        old = back_up(repository, "web", {"disk": content(1, MIB)})
+        keep = back_up(repository, "web", {"disk": content(2, MIB)})
+        delete(repository, old)
+        real, lied = store.list, 0
+
+        def lies(prefix: str) -> Iterator[Listed]:
+            nonlocal lied
+            removing = any(method == "delete" and name.startswith("packs/") for method, name in store.calls)
+            if prefix != "packs/" or not removing:
+                return real(prefix)
+            lied += 1
+            return iter(())
+
+        store.list = lies  # type: ignore[method-assign]
+        with pytest.raises(CollectionRefused, match="which is there"):
+            collect(repository)
+        store.list = real  # type: ignore[method-assign]
+        assert lied
+    with reopen(tmp_path, "new") as repository:
+        assert read_disk(repository, keep) == content(2, MIB)
+        before = packs(tmp_path)
+        back_up(repository, "db", {"disk": content(2, MIB)})
+        assert packs(tmp_path) == before, "what the index has is not stored again"
+        assert collect(repository).plan.orphans == ()
+        assert packs(tmp_path) == {pack.hex() for pack in repository.index.packs()}
+        healthy(repository)
 
 
 def test_a_set_back_repository_is_noticed(tmp_path: Path) -> None:

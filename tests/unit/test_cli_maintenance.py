@@ -1,0 +1,128 @@
+"""Pruning, forecasting and collecting on the command line, on a real repository of images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.bootstrap import Appliance
+from appliance.clock import SystemClock
+from appliance.policy.retention import Rules
+from appliance.services.maintenance import MaintenanceService
+from appliance.settings import load
+from tests.unit.cli_runner import CommandLine
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def strongroom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    line = CommandLine(tmp_path, capsys)
+    line.init()
+    return line
+
+
+def packs_bytes(strongroom: CommandLine) -> int:
+    folder = load(strongroom.environment).repository.path / "packs"
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_prune_collect_and_forecast_agree_on_what_is_freed(strongroom: CommandLine) -> None:
+    shared = os.urandom(MIB)
+    points = [strongroom.backup(shared + os.urandom(MIB), "web")["id"] for _ in range(3)]
+    strongroom.backup(shared, "db")
+    before = packs_bytes(strongroom)
+    told = {
+        each["name"]: each["frees_bytes"] for each in strongroom("repository", "forecast", "--json").json()["machines"]
+    }
+    assert 3 * MIB < told["web"] < 4 * MIB
+    assert told["db"] < 64 * 1024, "nearly all that it holds, web holds too"
+    alone = strongroom("repository", "forecast", "web", "--json").json()
+    assert [each["id"] for each in alone] == points
+    assert all(MIB < each["frees_bytes"] < 1.5 * MIB for each in alone)
+
+    dry = strongroom("prune", "web", "--keep-last", "1", "--dry-run", "--json").json()
+    assert [(each["id"], each["kept"], each["reasons"]) for each in dry["points"]] == [
+        (points[0], False, []), (points[1], False, []), (points[2], True, ["newest", "last"]),
+    ]  # fmt: skip
+    assert len(strongroom("point", "list", "--json").json()) == 4, "nothing went yet"
+    refused = strongroom("prune", "web", "--keep-last", "1")
+    assert refused.code == 2
+    assert "--yes" in refused.err
+
+    done = strongroom("prune", "web", "--keep-last", "1", "--yes")
+    assert done.code == 0, done.err
+    assert [each["id"] for each in strongroom("point", "list", "web", "--json").json()] == points[2:]
+    planned = strongroom("repository", "collect", "--dry-run", "--json").json()["planned"]
+    assert packs_bytes(strongroom) == before
+    freed = strongroom("repository", "collect", "--json").json()
+    left = packs_bytes(strongroom)
+    assert before - left == planned["freed_bytes"]
+    assert abs(planned["freed_bytes"] - dry["freed_bytes"]) < 1024, "all but the frames of packs"
+    assert freed["removed_points"] == 2
+    assert strongroom("repository", "verify", "--read-data").code == 0
+    assert strongroom("repository", "collect").code == 0
+
+
+def test_a_protected_point_stays_and_says_so(strongroom: CommandLine) -> None:
+    points = [strongroom.backup(os.urandom(20_000), "web")["id"] for _ in range(2)]
+    strongroom("point", "protect", points[0])
+    kept = strongroom("prune", "--keep-last", "1", "--yes", "--json").json()["points"]
+    assert kept[0]["reasons"] == ["protected"]
+    assert len(strongroom("point", "list", "--json").json()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "no rule says"),
+        (("--keep-within", "soon"), "is not a length of time"),
+        (("--keep-daily", "-1"), "-1"),
+        (("--keep-last", "1", "--zone", "Mars/Olympus"), "there is no time zone"),
+    ],
+)
+def test_wrong_rules_are_wrong_usage(strongroom: CommandLine, arguments: tuple[str, ...], says: str) -> None:
+    done = strongroom("prune", *arguments)
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_a_machine_that_is_not_protected_is_named(strongroom: CommandLine) -> None:
+    done = strongroom("prune", "nosuch", "--keep-last", "1")
+    assert done.code == 1
+    assert "nosuch" in done.err
+
+
+class LateClock(SystemClock):
+    """A machine whose clock is a year behind."""
+
+    def now_utc(self) -> datetime:
+        return super().now_utc() - timedelta(days=365)
+
+
+def test_a_clock_that_went_back_prunes_nothing_and_the_reason_is_told(strongroom: CommandLine) -> None:
+    for _ in range(3):
+        strongroom.backup(os.urandom(20_000), "web")
+    with Appliance(load(strongroom.environment), clock=LateClock()) as appliance:
+        service = MaintenanceService(appliance)
+        plan = service.plan_prune([], Rules(last=1), zone=UTC)
+        assert plan.going == ()
+        (machine,) = plan.machines
+        assert "this machine says" in str(machine.doubt)
+        assert service.prune(plan) == ()
+        assert replace(machine, doubt=None).going, "but for the doubt, two would have gone"
+    assert len(strongroom("point", "list", "--json").json()) == 3
+
+
+def test_a_second_collection_at_once_is_refused_with_a_reason(strongroom: CommandLine) -> None:
+    strongroom.backup(os.urandom(20_000), "web")
+    with Appliance(load(strongroom.environment)) as appliance:
+        with appliance.repository.begin_run(appliance.repository.collection_series):
+            done = strongroom("repository", "collect")
+        assert done.code == 1
+        assert "another collection" in done.err
+    assert strongroom("repository", "collect").code == 0

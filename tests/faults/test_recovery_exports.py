@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from tests.integration.recovering import (
     assert_export_gone,
     assert_guest_saw_nothing,
     exports_of,
+    kill_all,
     kill_exports,
     record_of,
     strongroom,
@@ -107,8 +106,7 @@ def test_an_export_that_is_killed_comes_back(site: Site, at_work: LabGuest) -> N
 
 
 def test_without_a_supervisor_the_machine_pauses_until_it_is_resumed(site: Site, at_work: LabGuest) -> None:
-    for pid in supervisors_of(site.rig):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(supervisors_of(site.rig))
     kill_exports(site.rig, site.record)
     wait_until(lambda: paused_by_io(at_work), "the machine pauses")
     time.sleep(1)

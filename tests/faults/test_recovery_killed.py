@@ -5,8 +5,6 @@ The machines have no guest: firmware that finds nothing to boot, whose disks are
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from tests.integration.recovering import (
     assert_export_gone,
     assert_nothing_left,
     exports_of,
+    kill_all,
     look,
     no_supervisor,
     protect,
@@ -261,8 +260,7 @@ def test_after_a_power_cut_the_machine_runs_with_what_it_wrote(site: tuple[Rig, 
         disk.write_noise(guest, 20 * MIB, MIB)
     supervisors = supervisors_of(rig)
     assert len(supervisors) == 1
-    for pid in supervisors + exports_of(rig, record):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(supervisors + exports_of(rig, record))
     guest.kill()
     for path in rig.settings.run_directory.glob("r*"):  # /run is empty after a reboot, locks are not held
         path.unlink()

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -75,12 +76,21 @@ def exports_of(rig: Rig, record: RecoveryRecord) -> list[int]:
     return found
 
 
+def kill_all(pids: list[int]) -> None:
+    """SIGKILL, and wait until they are dead: the command line goes first, files and their locks some time later."""
+    with contextlib.ExitStack() as stack:
+        processes = [os.pidfd_open(pid) for pid in pids]
+        for process in processes:
+            stack.callback(os.close, process)
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        for process in processes:
+            assert select.select([process], [], [], 30)[0], "a process does not die"
+
+
 def kill_exports(rig: Rig, record: RecoveryRecord) -> None:
     pids = exports_of(rig, record)
     assert len(pids) == len([disk for disk in record.disks if not disk.migrated]), "an export is not there"
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not set(pids) & set(exports_of(rig, record)), "the exports are dead")
+    kill_all(pids)
 
 
 def supervisors_of(rig: Rig) -> list[int]:
@@ -100,7 +110,12 @@ def supervisors_of(rig: Rig) -> list[int]:
 def assert_export_gone(rig: Rig, record: RecoveryRecord) -> None:
     """No server, none of its files, no lock, no hold."""
     assert exports_of(rig, record) == []
-    assert [path.name for path in rig.settings.run_directory.iterdir() if record.id[:12] in path.name] == []
+
+    def files() -> list[str]:
+        return [path.name for path in rig.settings.run_directory.iterdir() if record.id[:12] in path.name]
+
+    # A supervisor that knew of the recovery before it ended locks it once more, and takes the lock away itself.
+    wait_until(lambda: not files(), "its files are gone")
     assert [hold.owner for hold in rig.appliance.repository.holds() if record.id in hold.owner] == []
 
 

@@ -163,7 +163,9 @@ class Supervisor:
             with locking.looking(self._appliance, record.id):
                 tell(self._appliance, record.id, err)
                 now = self._appliance.catalog.recoveries.get(record.id)
-                if now.state in (RecoveryState.RUNNING, RecoveryState.MIGRATING):
+                if now.state.ended:
+                    locking.forget(self._appliance, record.id)
+                elif now.state in (RecoveryState.RUNNING, RecoveryState.MIGRATING):
                     RecoveryExports(self._appliance, now).ensure()
             raise
 

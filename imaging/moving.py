@@ -14,7 +14,7 @@ import numpy as np
 from imaging.errors import Damaged, ImagingError, NotAuthentic, ObjectMissing, StoreUnavailable, WrongVersion
 from imaging.holdings import Flags
 from imaging.keys import Keys
-from imaging.packs import PackBuilder, iter_rows, pack_name, parse_pack
+from imaging.packs import PackBuilder, iter_rows, new_room, pack_name, parse_pack
 from imaging.places import PackRows, unpack_place
 from imaging.sealing import Sealer, open_payload
 from imaging.storage.contract import Store
@@ -41,7 +41,7 @@ def move(
 ) -> Moved:
     """Each group is of packs of one type. `needed` says which rows of a pack are wanted; `advance` is told of bytes
     read. NoSpace, StoreError."""
-    moved = Moved()
+    moved, room = Moved(), new_room()
     for group in groups:
         builder: PackBuilder | None = None
         complete: list[bytes] = []
@@ -57,7 +57,7 @@ def move(
                     moved.packs.append(_put(store, builder))
                     builder = None
                 if builder is None:
-                    builder = PackBuilder(keys, rows.blob_type)
+                    builder = PackBuilder(keys, rows.blob_type, room)
                 moved.copied_bytes += builder.add(identity, payload, plain_bytes, compressed)
                 if builder.size_bytes >= pack_bytes:
                     moved.packs.append(_put(store, builder))
@@ -92,6 +92,6 @@ def _read(
 
 
 def _put(store: Store, builder: PackBuilder) -> PackRows:
-    parts, rows = builder.finish()
-    store.put(pack_name(rows.pack), parts)
+    pack, rows = builder.finish()
+    store.put(pack_name(rows.pack), [pack])
     return rows

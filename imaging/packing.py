@@ -1,21 +1,24 @@
 """Where a run's new blobs go: deduplicate, compress, seal, pack, put.
 
-Rules: what a run has stored is known to that run at once, and to others only after its commit; the first failure of a
-put ends the run; at most a few packs are in memory, whatever the disk's size.
+Rules: what a run has stored is known to that run at once, and to others only after its commit; the first failure ends
+the run, as what was claimed then is nowhere; at most a few packs are in memory, whatever the disk's size. Once there is
+a packful, each thread has a pack of its own, so that nobody waits while another seals, and what lies together on the
+disk lies together in the pack; before that all share one, so that a small run stores one small pack and not several.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
 from imaging.ids import CHUNK, NODE, blob_id
 from imaging.keys import Keys
-from imaging.packs import FRAME_BYTES, PACK_ROWS_MAX, PackBuilder, pack_name
+from imaging.packs import FRAME_BYTES, PACK_ROWS_MAX, PackBuilder, iter_rows, new_room, pack_name
 from imaging.places import ROW_BYTES, PackRows
 from imaging.sealing import Compressor
 from imaging.storage.contract import Buffer, Store
@@ -23,7 +26,7 @@ from imaging.storage.contract import Buffer, Store
 PACK_BYTES = 16 << 20
 _INDEX_ROWS = 65_536
 _UPLOADS = 2
-_BLOBS_UNDER_LOCK = 16
+_BLOBS_A_BATCH = 16
 
 
 class Known(Protocol):
@@ -49,6 +52,14 @@ class Stored:
     packs: int = 0
 
 
+@dataclass(slots=True)
+class _Open:
+    """A place for one pack that is being filled; whoever holds the lock fills it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    builder: PackBuilder | None = None
+
+
 class PackWriter:
     """Stores chunks and map nodes for one run; thread-safe. A context manager: leaving it waits for its threads.
 
@@ -67,11 +78,15 @@ class PackWriter:
         self._pack_bytes = pack_bytes
         self._lock = threading.Lock()
         self._publish_lock = threading.Lock()
-        self._open: dict[int, PackBuilder] = {}
-        self._open_ids: dict[int, set[bytes]] = {CHUNK: set(), NODE: set()}
+        self._open: dict[tuple[int, int], _Open] = {}
+        self._claimed: set[bytes] = set()
+        """Ids of blobs that some thread is about to store, or has put into a pack that is still open."""
+        self._packs = {CHUNK: 0, NODE: 0}
+        self._rooms: list[memoryview] = []
+        """Memory of packs that are stored, to be used again: fresh memory costs a page fault for every page."""
         self._done: list[PackRows] = []
         self._uploads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="pack")
-        self._room = threading.BoundedSemaphore(_UPLOADS + 1)
+        self._upload_slots = threading.BoundedSemaphore(_UPLOADS + 1)
         self._futures: list[Future[None]] = []
         self._failure: BaseException | None = None
         self._local = threading.local()
@@ -96,11 +111,11 @@ class PackWriter:
         return identity
 
     def flush(self) -> None:
-        """Put what is still open, wait until everything is durable, and publish it. Raises the first failure of a
-        put."""
-        with self._lock:
-            for blob_type in list(self._open):
-                self._finish(blob_type)
+        """Put what is still open, wait until everything is durable, and publish it. Raises the first failure of a put.
+        No other thread may be storing."""
+        for (blob_type, _), place in self._open.items():
+            with place.lock:
+                self._finish(blob_type, place)
         for future in self._futures:
             future.result()
         self._check()
@@ -108,69 +123,97 @@ class PackWriter:
 
     def _store_blobs(self, blob_type: int, blobs: Sequence[tuple[bytes, Buffer]]) -> None:
         self._check()
-        fresh = self._unknown(blob_type, dict(blobs))
-        compressor = self._compressor()
-        batch: list[tuple[bytes, Buffer, int, bool]] = []
-        for identity, plain in fresh.items():
-            payload, compressed = compressor.compress(plain)
-            batch.append((identity, payload, len(plain), compressed))
-            if len(batch) == _BLOBS_UNDER_LOCK:
-                self._append(blob_type, batch)
-                batch = []
-        self._append(blob_type, batch)
+        fresh = self._claim(dict(blobs))
+        try:
+            compressor = self._compressor()
+            batch: list[tuple[bytes, Buffer, int, bool]] = []
+            for identity, plain in fresh.items():
+                payload, compressed = compressor.compress(plain)
+                batch.append((identity, payload, len(plain), compressed))
+                if len(batch) == _BLOBS_A_BATCH:
+                    self._append(blob_type, batch)
+                    batch = []
+            self._append(blob_type, batch)
+        except BaseException as err:
+            # What was claimed counts as known by now, and is nowhere: nobody who goes on with this writer may succeed.
+            self._failure = self._failure or err
+            raise
 
-    def _unknown(self, blob_type: int, blobs: dict[bytes, Buffer]) -> dict[bytes, Buffer]:
+    def _claim(self, blobs: dict[bytes, Buffer]) -> dict[bytes, Buffer]:
+        """Those that nobody has stored or is storing; they are this caller's to store."""
         ids = list(blobs)
         shared = self._shared.known(ids)
         with self._lock:
             pending = self._pending.known(ids)
-            held = self._open_ids[blob_type]
-            return {
+            fresh = {
                 identity: blobs[identity]
                 for identity, there, mine in zip(ids, shared, pending, strict=True)
-                if not there and not mine and identity not in held
+                if not there and not mine and identity not in self._claimed
             }
+            self._claimed.update(fresh)
+        return fresh
 
     def _append(self, blob_type: int, batch: list[tuple[bytes, Buffer, int, bool]]) -> None:
+        if not batch:
+            return
+        stored_bytes = 0
+        with self._filling(blob_type) as place:
+            for identity, payload, plain_bytes, compressed in batch:
+                if place.builder is not None and place.builder.is_full_for(payload):
+                    self._finish(blob_type, place)
+                if place.builder is None:
+                    place.builder = PackBuilder(self._keys, blob_type, self._lend())
+                stored_bytes += place.builder.add(identity, payload, plain_bytes, compressed)
+                if place.builder.size_bytes >= self._pack_bytes or place.builder.rows >= PACK_ROWS_MAX:
+                    self._finish(blob_type, place)
         with self._lock:
-            held = self._open_ids[blob_type]
-            pending = self._pending.known([item[0] for item in batch])
-            for (identity, payload, plain_bytes, compressed), mine in zip(batch, pending, strict=True):
-                if mine or identity in held:
-                    continue  # another thread met the same content meanwhile
-                builder = self._open.get(blob_type)
-                if builder is not None and builder.is_full_for(payload):
-                    self._finish(blob_type)
-                    held, builder = self._open_ids[blob_type], None
-                if builder is None:
-                    builder = self._open[blob_type] = PackBuilder(self._keys, blob_type)
-                self.stored.bytes += builder.add(identity, payload, plain_bytes, compressed)
-                self.stored.chunks += blob_type == CHUNK
-                held.add(identity)
-                if builder.size_bytes >= self._pack_bytes or builder.rows >= PACK_ROWS_MAX:
-                    self._finish(blob_type)
-                    held = self._open_ids[blob_type]
+            self.stored.bytes += stored_bytes
+            self.stored.chunks += len(batch) if blob_type == CHUNK else 0
 
-    def _finish(self, blob_type: int) -> None:
-        """Close the open pack of a type and hand it to the uploaders. The lock is held; waits while they are behind."""
-        try:
-            parts, rows = self._open.pop(blob_type).finish()
+    @contextmanager
+    def _filling(self, blob_type: int) -> Iterator[_Open]:
+        """The open pack that this thread adds to: all threads' until there is a first packful, then its own."""
+        while True:
+            place = self._place(blob_type)
+            with place.lock:
+                if place is self._place(blob_type):  # else the first pack was finished while we waited for it
+                    yield place
+                    return
+
+    def _place(self, blob_type: int) -> _Open:
+        with self._lock:
+            owner = threading.get_ident() if self._packs[blob_type] else 0
+            return self._open.setdefault((blob_type, owner), _Open())
+
+    def _finish(self, blob_type: int, place: _Open) -> None:
+        """Close an open pack and hand it to the uploaders. Its lock is held; waits while they are behind."""
+        if place.builder is None:
+            return
+        room = place.builder.room
+        pack, rows = place.builder.finish()
+        place.builder = None
+        with self._lock:
             self._pending.add(rows)
-            self._open_ids[blob_type] = set()
+            self._claimed.difference_update(identity for identity, _ in iter_rows(rows.rows))
+            self._packs[blob_type] += 1
             self.stored.packs += 1
             self.stored.bytes += len(rows.rows) + FRAME_BYTES
-            self._room.acquire()
-            self._futures = [future for future in self._futures if not future.done() or future.exception()]
-            self._futures.append(self._uploads.submit(self._put, parts, rows))
-        except BaseException as err:
-            # What was in it counts as known by now, and is nowhere: whoever goes on with this writer must not succeed.
-            self._failure = self._failure or err
-            raise
+        self._upload_slots.acquire()
+        future = self._uploads.submit(self._put, room, pack, rows)
+        with self._lock:
+            self._futures = [each for each in self._futures if not each.done() or each.exception()]
+            self._futures.append(future)
 
-    def _put(self, parts: list[Buffer], rows: PackRows) -> None:
+    def _lend(self) -> memoryview:
+        with self._lock:
+            return self._rooms.pop() if self._rooms else new_room()
+
+    def _put(self, room: memoryview, pack: memoryview, rows: PackRows) -> None:
         try:
             if self._failure is None:
-                self._store.put(pack_name(rows.pack), parts)
+                self._store.put(pack_name(rows.pack), [pack])
+                with self._lock:
+                    self._rooms.append(room)
                 with self._publish_lock:
                     self._done.append(rows)
                 self._publish_done(at_least=_INDEX_ROWS)
@@ -178,7 +221,7 @@ class PackWriter:
             self._failure = self._failure or err
             raise
         finally:
-            self._room.release()
+            self._upload_slots.release()
 
     def _publish_done(self, at_least: int) -> None:
         with self._publish_lock:

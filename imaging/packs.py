@@ -1,10 +1,12 @@
 """The pack: many blobs in one immutable object named by the hash of its bytes (docs/format.md, section 7).
 
-Rule: a pack is built in memory, and its frame and table are read again, as any reader will, before it leaves.
+Rule: a pack is built in memory, in one piece that can go past the page cache as it is, and its frame and table are read
+again, as any reader will, before it leaves.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -52,16 +54,22 @@ def digest_of_name(name: str) -> bytes | None:
         return None
 
 
+def new_room() -> memoryview:
+    """Memory for one pack, on a page boundary; what is not written to costs nothing."""
+    return memoryview(mmap.mmap(-1, PACK_BYTES_MAX + 1))
+
+
 class PackBuilder:
     """Collects sealed blobs of one type; not thread-safe."""
 
-    def __init__(self, keys: Keys, blob_type: int) -> None:
+    def __init__(self, keys: Keys, blob_type: int, room: memoryview | None = None) -> None:
+        """`room`, from new_room(), is lent to the builder and to what it makes, and may be lent again afterwards."""
         self._keys = keys
         self._type = blob_type
         self._salt = os.urandom(32)
         self._sealer = Sealer(keys, blob_type, self._salt)
-        header = _HEADER.pack(MAGIC, FORMAT_VERSION, blob_type, keys.repository_id, self._salt)
-        self._parts: list[Buffer] = [header]
+        self.room = new_room() if room is None else room
+        self.room[:HEADER_BYTES] = _HEADER.pack(MAGIC, FORMAT_VERSION, blob_type, keys.repository_id, self._salt)
         self._rows = bytearray()
         self.size_bytes = HEADER_BYTES
 
@@ -76,35 +84,36 @@ class PackBuilder:
         return self.rows >= PACK_ROWS_MAX or FRAME_BYTES + blobs + (self.rows + 1) * ROW_BYTES > PACK_BYTES_MAX
 
     def add(self, identity: bytes, payload: Buffer, plain_bytes: int, compressed: bool) -> int:
-        """Seal and append a blob; returns its stored length."""
-        sealed = self._sealer.seal(identity, payload, plain_bytes, compressed)
-        self._rows += _ROW.pack(identity, pack_place(self.size_bytes, len(sealed), plain_bytes, compressed))
-        self._parts.append(sealed)
-        self.size_bytes += len(sealed)
-        return len(sealed)
+        """Seal and append a blob, for which the pack must not be full; returns its stored length."""
+        stored_bytes = len(payload) + TAG_BYTES
+        end = self.size_bytes + stored_bytes
+        self._sealer.seal(identity, payload, plain_bytes, compressed, self.room[self.size_bytes : end])
+        self._rows += _ROW.pack(identity, pack_place(self.size_bytes, stored_bytes, plain_bytes, compressed))
+        self.size_bytes = end
+        return stored_bytes
 
-    def finish(self) -> tuple[list[Buffer], PackRows]:
-        """The object's bytes, in parts, and what the index needs to know. The builder must not be used after. Damaged
-        where what was built does not read back."""
-        sealed_bytes = len(self._rows) + TAG_BYTES
-        trailer = _TRAILER.pack(self.size_bytes, sealed_bytes, self.rows, MAGIC_END)
-        header = bytes(self._parts[0])
-        table = AESGCMSIV(self._keys.pack_table).encrypt(self._salt[:12], bytes(self._rows), header + trailer)
-        self._parts += [table, trailer]
-        hasher = blake3()
-        size = 0
-        for part in self._parts:
-            hasher.update(part)
-            size += len(part)
-        made = PackRows(hasher.digest(), self._salt, size, self._type, bytes(self._rows))
-        self._check(made, header, table, trailer)
-        return self._parts, made
+    def finish(self) -> tuple[memoryview, PackRows]:
+        """The object's bytes, in the builder's room, and what the index needs to know. The builder must not be used
+        after. Damaged where what was built does not read back."""
+        room, offset = self.room, self.size_bytes
+        table_end = offset + len(self._rows) + TAG_BYTES
+        end = table_end + TRAILER_BYTES
+        room[table_end:end] = _TRAILER.pack(offset, table_end - offset, self.rows, MAGIC_END)
+        associated = bytes(room[:HEADER_BYTES]) + bytes(room[table_end:end])
+        table = AESGCMSIV(self._keys.pack_table).encrypt(self._salt[:12], bytes(self._rows), associated)
+        room[offset:table_end] = table
+        pack = room[:end]
+        made = PackRows(blake3(pack).digest(), self._salt, end, self._type, bytes(self._rows))
+        self._check(made, pack)
+        return pack, made
 
-    def _check(self, made: PackRows, header: bytes, table: bytes, trailer: bytes) -> None:
+    def _check(self, made: PackRows, pack: memoryview) -> None:
         """Reads the frame and the table as any reader will, before they leave."""
         name = pack_name(made.pack)
+        header, trailer = bytes(pack[:HEADER_BYTES]), bytes(pack[-TRAILER_BYTES:])
         try:
             frame = parse_frame(name, header, trailer, made.size_bytes, self._keys.repository_id)
+            table = bytes(pack[frame.table_offset : frame.table_offset + frame.table_bytes])
             rows = open_table(name, self._keys, frame, table)
         except (Damaged, WrongVersion) as error:
             raise _misbuilt(name, str(error)) from error

@@ -59,10 +59,12 @@ class Sealer:
         self._type = blob_type
         self._repository = keys.repository_id
 
-    def seal(self, identity: bytes, payload: Buffer, plain_bytes: int, compressed: bool) -> bytes:
-        """Ciphertext and tag of `payload`, which is the blob's content of `plain_bytes` bytes, compressed or not."""
-        cipher = AESGCM(self._blob_key(identity, len(payload) + TAG_BYTES, compressed))
-        return cipher.encrypt(_NONCE, payload, self._associated(identity, plain_bytes, compressed))
+    def seal(self, identity: bytes, payload: Buffer, plain_bytes: int, compressed: bool,
+             into: bytearray | memoryview) -> None:  # fmt: skip
+        """Ciphertext and tag of `payload`, which is the blob's content of `plain_bytes` bytes, compressed or not. They
+        fill `into`, which is TAG_BYTES longer."""
+        cipher = AESGCM(self._blob_key(identity, len(into), compressed))
+        cipher.encrypt_into(_NONCE, payload, self._associated(identity, plain_bytes, compressed), into)
 
     def open(self, identity: bytes, sealed: Buffer, plain_bytes: int, compressed: bool) -> bytes:
         """The payload. Raises InvalidTag."""

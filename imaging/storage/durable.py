@@ -12,15 +12,20 @@ import contextlib
 import fcntl
 import os
 import secrets
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
+from imaging.direct import DirectWriter
 from imaging.storage.contract import Buffer
 
 TEMPORARY_SUFFIX: Final = ".part"
 _BUFFERS_PER_WRITE: Final = 512
 """Below IOV_MAX, which is 1,024 on Linux."""
+_DIRECT_BYTES_MIN: Final = 1 << 20
+"""Packs, that is; what is smaller is cheap either way, and read again soon."""
 
 
 class System(Protocol):
@@ -28,6 +33,10 @@ class System(Protocol):
 
     def create_file(self, path: Path) -> int:
         """A new file, open for writing and locked: whoever can lock a temporary knows that its writer is dead."""
+
+    def write_direct(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
+        """Write as many bytes from the beginning of a new file as can go past the page cache; returns how many. What
+        is written next follows them."""
 
     def write(self, descriptor: int, buffers: Sequence[Buffer]) -> int: ...
     def fsync(self, descriptor: int) -> None: ...
@@ -50,6 +59,10 @@ class PosixSystem:
             if os.fstat(descriptor).st_nlink:
                 return descriptor
             os.close(descriptor)  # a cleaner took it for stale in the moment before it was locked
+
+    def write_direct(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
+        with contextlib.closing(DirectWriter(descriptor)) as direct:
+            return os.lseek(descriptor, direct.write(0, buffers), os.SEEK_SET)
 
     def write(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
         return os.writev(descriptor, buffers)
@@ -113,17 +126,20 @@ def durable_write(
 
 
 def _write_all(system: System, descriptor: int, data: Sequence[Buffer]) -> None:
-    pending = [view for view in (memoryview(each).cast("B") for each in data if len(each)) if len(view)]
-    first = 0
-    while first < len(pending):
-        batch = pending[first : first + _BUFFERS_PER_WRITE]
-        written = system.write(descriptor, batch)
-        while written:
-            if written < len(pending[first]):
-                pending[first] = pending[first][written:]
-                break
-            written -= len(pending[first])
-            first += 1
+    pending = deque(view for view in (memoryview(each).cast("B") for each in data if len(each)) if len(view))
+    if sum(map(len, pending)) >= _DIRECT_BYTES_MIN:
+        _drop(pending, system.write_direct(descriptor, pending))
+    while pending:
+        _drop(pending, system.write(descriptor, list(islice(pending, _BUFFERS_PER_WRITE))))
+
+
+def _drop(pending: deque[memoryview], written: int) -> None:
+    """Take what was written from the front."""
+    while written:
+        if written < len(pending[0]):
+            pending[0] = pending[0][written:]
+            return
+        written -= len(pending.popleft())
 
 
 def clean_temporaries(folder: Path) -> int:

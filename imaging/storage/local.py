@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
+from imaging.direct import read_direct
 from imaging.errors import Damaged, InvalidName, NoSpace, ObjectExists, ObjectMissing, StoreError, StoreUnavailable
 from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, check_name, check_prefix
 from imaging.storage.durable import PosixSystem, System, clean_temporaries, durable_write
@@ -23,6 +24,8 @@ from imaging.storage.reserve import Reserve
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _PASSING: Final = (errno.EIO, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.EBUSY)
+_DIRECT_BYTES_MIN: Final = 1 << 20
+"""Who reads that much at once goes through all of it, once: a restore, a scrub."""
 _MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -132,7 +135,7 @@ class LocalStore:
             )
         if wanted > OBJECT_BYTES_MAX:
             raise Damaged(name, f"it has {found.st_size} bytes, more than any object")
-        data = os.pread(descriptor, wanted, offset_bytes)
+        data = read_direct(descriptor, offset_bytes, wanted) if wanted >= _DIRECT_BYTES_MIN else b""
         while len(data) < wanted:
             more = os.pread(descriptor, wanted - len(data), offset_bytes + len(data))
             if not more:

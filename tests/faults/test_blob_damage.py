@@ -17,7 +17,7 @@ from imaging.keys import KeyBundle, Keys
 from imaging.packs import PackBuilder, iter_rows, pack_name, parse_pack, read_table
 from imaging.places import PackRows, unpack_place
 from imaging.reader import DiskReader
-from imaging.sealing import Sealer, inflate, open_blob
+from imaging.sealing import TAG_BYTES, Sealer, inflate, open_blob
 from tests.unit.memory import KEYS, REPOSITORY, DictIndex, MemoryStore, reader, writer
 
 pytestmark = pytest.mark.faults
@@ -114,8 +114,8 @@ def test_a_second_location_serves_when_the_first_is_damaged() -> None:
     (first,) = store.objects
     other = PackBuilder(KEYS, CHUNK)
     other.add(one, chunk(1), len(chunk(1)), compressed=False)
-    parts, rows = other.finish()
-    store.put(pack_name(rows.pack), parts)
+    pack, rows = other.finish()
+    store.put(pack_name(rows.pack), [pack])
     index.add(rows)
     store.objects[first] = flip(store.objects[first], 100)
     assert reader(store, index).chunk(one) == chunk(1)
@@ -149,7 +149,8 @@ def test_a_frame_that_declares_256_mib_is_not_decompressed() -> None:
         inflate(frame, 65_536, "blob")
     sealer = Sealer(KEYS, CHUNK, bytes(32))
     identity = bytes(32)
-    sealed = sealer.seal(identity, frame, 65_536, compressed=True)
+    sealed = bytearray(len(frame) + TAG_BYTES)
+    sealer.seal(identity, frame, 65_536, compressed=True, into=sealed)
     with pytest.raises(Damaged, match="declares 268435456 bytes"):
         open_blob(KEYS, sealer, CHUNK, identity, sealed, 65_536, compressed=True)
 
@@ -163,7 +164,8 @@ def test_a_frame_without_a_size_is_refused() -> None:
 def test_content_with_another_id_is_refused() -> None:
     """Sealed by somebody with the keys, under a wrong id: authentic, and still not what was asked for."""
     sealer = Sealer(KEYS, NODE, bytes(32))
-    sealed = sealer.seal(bytes(32), b"other", 5, compressed=False)
+    sealed = bytearray(5 + TAG_BYTES)
+    sealer.seal(bytes(32), b"other", 5, compressed=False, into=sealed)
     with pytest.raises(Damaged, match="another id"):
         open_blob(KEYS, sealer, NODE, bytes(32), sealed, 5, compressed=False)
 
@@ -193,9 +195,9 @@ def test_rows_must_lie_back_to_back(monkeypatch: pytest.MonkeyPatch) -> None:
     builder.add(bytes(32), b"abc", 3, compressed=False)
     builder._rows[32] ^= 1
     monkeypatch.setattr(builder, "_check", lambda *_: None)
-    parts, rows = builder.finish()
+    pack, rows = builder.finish()
     with pytest.raises(Damaged, match="places a blob"):
-        parse_pack(pack_name(rows.pack), KEYS, b"".join(parts))
+        parse_pack(pack_name(rows.pack), KEYS, bytes(pack))
     assert isinstance(rows, PackRows)
 
 
@@ -209,7 +211,7 @@ def test_a_pack_that_was_built_wrongly_is_never_put(what: str, monkeypatch: pyte
     elif what == "size":
         builder.size_bytes += 1
     elif what == "header":
-        builder._parts[0] = flip(bytes(builder._parts[0]), 20)
+        builder.room[20] ^= 1
     else:
         real = packs.open_table
         monkeypatch.setattr(packs, "open_table", lambda *arguments: flip(real(*arguments), 3))
@@ -265,8 +267,8 @@ def test_a_place_that_cannot_be_read_now_leaves_the_others() -> None:
     for _ in range(2):
         builder = PackBuilder(KEYS, CHUNK)
         builder.add(one, chunk(1), len(chunk(1)), compressed=False)
-        parts, rows = builder.finish()
-        store.put(pack_name(rows.pack), parts)
+        pack, rows = builder.finish()
+        store.put(pack_name(rows.pack), [pack])
         index.add(rows)
     store.broken = pack_name(index.places[one][0].pack)
     assert reader(store, index).chunk(one) == chunk(1)

@@ -158,7 +158,8 @@ class BackupService:
                 compression_level=repository.config.compression_level, pack_bytes=repository.config.pack_bytes,
             ))  # fmt: skip
             capture: Capture = stack.enter_context(capturing)
-            storer = Storer(repository, writer, self._appliance.settings, progress)
+            former = None if lease.parent is None else lease.parent.manifest
+            storer = Storer(repository, writer, self._appliance.settings, progress, former)
             kept = tuple(storer.store_file(*item) for item in files())
             disks = tuple(storer.store_disk(disk, capture) for disk in capture.disks)
             writer.flush()

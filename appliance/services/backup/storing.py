@@ -16,7 +16,7 @@ from appliance.services.backup.captured import Capture, CapturedDisk
 from appliance.settings import Settings
 from imaging.errors import BitmapLied, ParentMapLost, SourceError
 from imaging.ingest import Ingested, ParentDisk, ingest_disk
-from imaging.manifest import DiskEntry, FileEntry, Statistics
+from imaging.manifest import DiskEntry, FileEntry, Manifest, Statistics
 from imaging.packing import PackWriter
 from imaging.repository import Repository
 from imaging.source import BytesSource, Source
@@ -41,7 +41,10 @@ class Totals:
 class Storer:
     """Stores one machine's disks through one pack writer. Borrows everything."""
 
-    def __init__(self, repository: Repository, writer: PackWriter, settings: Settings, progress: Progress) -> None:
+    def __init__(self, repository: Repository, writer: PackWriter, settings: Settings, progress: Progress,
+                 former: Manifest | None = None) -> None:  # fmt: skip
+        """`former`: the newest restore point of the same series. A disk that is read in full is compared with it."""
+        self._former = {} if former is None else {entry.name: entry for entry in former.disks}
         self._repository = repository
         self._writer = writer
         self._settings = settings
@@ -107,10 +110,12 @@ class Storer:
             check()
             self._progress.advance(count_bytes)
 
+        former = self._former.get(target)
         self._progress.start(f"{target} ({'changes' if previous else 'full'})", source.size_bytes)
         result = ingest_disk(
             source, self._writer, self._repository.keys,
             parent=None if previous is None else self._parent(previous),
+            former=None if previous is not None or former is None else self._parent(former),
             sample=self._settings.backup.sample_chunks, workers=self._settings.limits.workers + 1, advance=advance,
         )  # fmt: skip
         self._progress.finish()

@@ -206,33 +206,52 @@ class _Ingest:
     def full(self, job: _Job) -> _Done:
         start, stop, buffer = self.buffer(job.region)
         data = subtract([ByteRange(start, stop)], job.zero)
-        self.fill(buffer, start, data, job.zero)
-        words, content = _as_pages(buffer), buffer[: stop - start]
         read = sum(item.length for item in data)
         old = self.former_leaf(job)
-        same = {} if old is None else self.unchanged(old, content)
-        if old is None or same is None:
-            zero, cut = self.flags(words)
-            return self.store(job.region, content, cut_region(zero, cut), {}, {}, read)
-        pages = RegionPages.unknown(len(words))
+        # What was a hole and is one is not looked at again, so it need not be cleared either.
+        holes = () if old is None else self.still_holes(job, old)
+        spared = [ByteRange(start + r.start * PAGE_BYTES, start + r.stop * PAGE_BYTES) for r in holes]
+        self.fill(buffer, start, data, subtract(job.zero, spared))
+        content = buffer[: stop - start]
+        same = None if old is None else self.unchanged(old, content)
+        if old is not None and same is not None:
+            return self.compared(job, old, {hole.start for hole in holes}, same, buffer, stop - start, read)
+        self.fill(buffer, start, [], spared)
+        zero, cut = self.flags(_as_pages(buffer))
+        return self.store(job.region, content, cut_region(zero, cut), {}, {}, read)
+
+    def compared(self, job: _Job, old: Leaf, holes: set[int], same: dict[tuple[int, int], bytes], buffer: memoryview,
+                 length: int, read_bytes: int) -> _Done:  # fmt: skip
+        """A region that was read in full, cut only where its old chunks and holes are not there any more. `holes`:
+        where those begin that are known to be there still."""
+        words = _as_pages(buffer)
         dirty = np.ones(len(words), np.bool_)
-        for record in old.records:
-            if not record.data:
-                dirty[record.start : record.stop] = ~zero_pages(words[record.start : record.stop])
         for first, end in same:
             dirty[first:end] = False
-
+        for record in old.records:
+            if not record.data:
+                part = slice(record.start, record.stop)
+                dirty[part] = False if record.start in holes else ~zero_pages(words[part])
         # Where nothing is lost, what the former disk refers to is there.
         stored = self.former is not None and self.former.known is None
         if stored and not dirty.any():
-            return _Done(job.old_leaf, read, 0)
+            return _Done(job.old_leaf, read_bytes, 0)
+        pages = RegionPages.unknown(len(words))
 
         def load(wanted: list[tuple[int, int]]) -> None:
             for a, b in wanted:
                 pages.zero[a:b], pages.cut[a:b] = self.flags(words[a:b])
 
         records = recut(old.records, pages, dirty, load)
-        return self.store(job.region, content, records, same if stored else {}, {} if stored else same, read)
+        return self.store(
+            job.region, buffer[:length], records, same if stored else {}, {} if stored else same, read_bytes
+        )
+
+    def still_holes(self, job: _Job, old: Leaf) -> list[Record]:
+        """The holes of the old content that are holes now, as the source says without reading."""
+        start = job.region * REGION_BYTES
+        zero = _page_flags(align_in(job.zero, PAGE_BYTES, self.size), start, region_pages(self.size, job.region))
+        return [record for record in old.records if not record.data and zero[record.start : record.stop].all()]
 
     def flags(self, words: Words) -> tuple[Bools, Bools]:
         """Which pages are zero, and which are cut pages."""
@@ -338,8 +357,9 @@ class _Ingest:
 
     def fill(self, buffer: memoryview, start: int, data: Sequence[ByteRange], zero: Sequence[ByteRange]) -> None:
         """Read `data` into the region's buffer and clear `zero` in it."""
+        octets = np.frombuffer(buffer, np.uint8)
         for item in zero:
-            buffer[item.start - start : item.stop - start] = _ZEROS[: item.length]
+            octets[item.start - start : item.stop - start] = 0  # by numpy, which lets other threads run meanwhile
         self.source.read([(item.start, buffer[item.start - start : item.stop - start]) for item in data])
 
     def buffer(self, region: int) -> tuple[int, int, memoryview]:

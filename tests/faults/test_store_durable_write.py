@@ -45,6 +45,11 @@ class FailingSystem(PosixSystem):
             self._fail()
         return super().create_file(path)
 
+    def write_direct(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
+        if self._step("write_direct"):
+            self._fail()
+        return super().write_direct(descriptor, [memoryview(buffers[0])[:70_000]])  # never all that could go this way
+
     def write(self, descriptor: int, buffers: Sequence[Buffer]) -> int:
         if self._step("write"):
             self._fail()
@@ -123,6 +128,22 @@ def test_a_put_that_fails_leaves_old_or_new_and_no_temporary(folder: Path, step:
     assert [error.name for error in failures] == ["config"]
     store.put("config", [NEW])
     assert LocalStore(folder).get("config") == NEW
+
+
+@pytest.mark.parametrize("step", ["nothing", "write_direct", "write", "fsync"])
+def test_a_large_object_is_written_whole_past_the_page_cache_or_not_at_all(folder: Path, step: str) -> None:
+    name, large = "packs/aa/" + "ab" * 32, [OLD * 300, os.urandom(300_001)]
+    store = LocalStore(folder, FailingSystem(step, errno.EIO))
+    if step != "nothing":
+        with pytest.raises(StoreUnavailable):
+            store.put(name, large)
+        assert list(store.list("")) == []
+    store.put(name, large)
+    assert not temporaries(folder)
+    whole = b"".join(large)
+    assert LocalStore(folder).get(name) == whole
+    for offset, length in ((1, len(whole) - 1), (4097, 1 << 20), (len(whole) - (1 << 20) - 5, 1 << 20)):
+        assert store.get(name, offset, length) == whole[offset : offset + length]
 
 
 @pytest.mark.parametrize("step", ["create_file", "write", "fsync", "link"])

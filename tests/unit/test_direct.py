@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imaging.direct import DirectWriter
+from imaging.direct import DirectWriter, read_direct
 from imaging.restoring import RawTarget
 
 SIZE = 9 << 20
@@ -52,6 +53,50 @@ def test_without_support_everything_is_written_as_usual(monkeypatch: pytest.Monk
     with path.open("w+b") as file, RawTarget(file.fileno(), "disk", blank=True) as target:
         target.write(0, [b"a" * 10_000])
     assert path.read_bytes() == b"a" * 10_000
+
+
+def test_what_is_on_a_page_boundary_goes_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a tail that does not fill a page, which is left."""
+    room = memoryview(mmap.mmap(-1, SIZE))
+    room[:] = random.Random(1).randbytes(SIZE)
+    length = SIZE - 1234
+    path = tmp_path / "disk"
+    pieces: list[int] = []
+    real = os.pwrite
+
+    def count(descriptor: int, data: memoryview, offset: int) -> int:
+        pieces.append(len(data))
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", count)
+    with path.open("w+b") as file:
+        writer = DirectWriter(file.fileno())
+        written = writer.write(0, [room[:length]])
+        writer.close()
+    assert written in (0, length // 4096 * 4096)
+    assert path.read_bytes() == room[:written]
+    assert not written or pieces[0] == written, "not by way of another buffer"
+
+
+@given(offset=st.integers(0, 3 << 20), length=st.integers(0, 10 << 20))
+@settings(max_examples=25, deadline=None)
+def test_a_range_is_read_or_a_part_of_its_beginning(
+    tmp_path_factory: pytest.TempPathFactory, offset: int, length: int
+) -> None:
+    path = tmp_path_factory.mktemp("direct") / "object"
+    content = random.Random(2).randbytes(SIZE + 1234)
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        found = read_direct(file.fileno(), offset, length)
+    assert found in (b"", content[offset : offset + length])
+
+
+def test_a_read_that_is_refused_reads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "object"
+    path.write_bytes(bytes(SIZE))
+    monkeypatch.setattr(os, "preadv", _refuse)
+    with path.open("rb") as file:
+        assert read_direct(file.fileno(), 0, SIZE) == b""
 
 
 def _refuse(*_: object) -> int:

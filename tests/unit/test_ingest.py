@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imaging.chunking import Bools, PageHash, Words
 from imaging.diskmap import difference, leaf_ids, read_leaf
-from imaging.errors import BitmapLied, ParentMapLost, SourceError
+from imaging.errors import BitmapLied, ChunkMissing, ParentMapLost, SourceError
 from imaging.extents import REGION_BYTES, ByteRange, clip, merge
 from imaging.ingest import Ingested, ParentDisk, ingest_disk
 from imaging.reader import DiskReader
@@ -75,6 +76,10 @@ def test_incremental_equals_full_and_reads_back(
     incremental = ingest(store, index, source, parent=parent(full, size, store, index))
     again = ingest(store, index, MemorySource(content))
     assert incremental.root == again.root
+    reading = MemorySource(content)
+    reading.told_zero = told_zero
+    compared = ingest(store, index, reading, former=parent(full, size, store, index))
+    assert (compared.root, compared.read_bytes) == (again.root, reading.read_bytes), "all is read, and once"
     blobs = reader(store, index)
     for root, expected in ((full.root, before), (incremental.root, bytes(content))):
         disk = DiskReader(blobs, root, size)
@@ -102,6 +107,89 @@ def test_an_unchanged_disk_stores_and_reads_nothing() -> None:
     assert len(store.objects) == objects
     assert again.sampled_chunks == 4, "also of a disk with fewer regions than samples"
     assert source.read_bytes == again.read_bytes < 4 * 256 * KIB
+
+
+@given(
+    sizes=st.tuples(*[st.sampled_from([4096, 5000, REGION_BYTES, REGION_BYTES + 4096, 20 * MIB + 1000])] * 2),
+    second=writes,
+    told_zero=st.booleans(),
+    same=st.integers(0, 1),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_full_read_is_compared_with_a_disk_of_any_size_and_content(
+    sizes: tuple[int, int], second: list[Write], told_zero: bool, same: int
+) -> None:
+    """Also where next to nothing is alike."""
+    store, index = MemoryStore(), DictIndex()
+    former = texture(1, sizes[0])
+    full = ingest(store, index, MemorySource(former))
+    content = bytearray((former if same else texture(2, sizes[0]))[: sizes[1]].ljust(sizes[1], b"\0"))
+    for start, length, seed in second:
+        start %= sizes[1]
+        stop = min(start + length, sizes[1])
+        content[start:stop] = bytes(stop - start) if seed > 4 else texture(seed, stop - start)
+    source = MemorySource(content)
+    source.told_zero = told_zero
+    compared = ingest(store, index, source, former=parent(full, sizes[0], store, index))
+    assert compared.read_bytes == source.read_bytes, "nothing is read twice"
+    assert compared.root == ingest(store, index, MemorySource(content)).root
+    assert DiskReader(reader(store, index), compared.root, sizes[1]).pread(0, sizes[1]) == content
+
+
+def test_a_comparison_cuts_nothing_where_nothing_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, index = MemoryStore(), DictIndex()
+    content = bytearray(texture(1, 40 * MIB))
+    full = ingest(store, index, MemorySource(content))
+    hashed = 0
+    real = PageHash.cut_pages
+
+    def count(self: PageHash, pages: Words) -> Bools:
+        nonlocal hashed
+        hashed += len(pages)
+        return real(self, pages)
+
+    monkeypatch.setattr(PageHash, "cut_pages", count)
+    former = parent(full, len(content), store, index)
+    assert ingest(store, index, MemorySource(content), former=former).root == full.root
+    assert hashed == 0
+    content[20 * MIB] ^= 1
+    changed = ingest(store, index, MemorySource(content), former=former)
+    assert 0 < hashed <= 256, "the chunk that changed, and what its cuts touch"
+    assert changed.root == ingest(store, index, MemorySource(content)).root
+
+
+def test_a_comparison_stores_again_what_is_lost() -> None:
+    """Where packs are damaged or gone, what is alike is offered to the store all the same."""
+    store, index = MemoryStore(), DictIndex()
+    content = texture(1, 3 * MIB)
+    full = ingest(store, index, MemorySource(content))
+    leaf = read_leaf(next(iter(leaf_ids(full.root, len(content), reader(store, index).node)))[1], len(content), 0,
+                     reader(store, index).node)  # fmt: skip
+    lost = leaf.ids[3]
+    assert lost is not None
+    del index.places[lost]
+    former = ParentDisk(full.root, len(content), reader(store, index).node, index.known)
+    assert ingest(store, index, MemorySource(content), former=former).root == full.root
+    assert DiskReader(reader(store, index), full.root, len(content)).pread(0, len(content)) == content
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+def test_a_former_map_that_cannot_be_read_costs_nothing_but_the_comparison(nodes: int) -> None:
+    store, index = MemoryStore(), DictIndex()
+    content = texture(1, 40 * MIB)
+    full = ingest(store, index, MemorySource(content))
+    fetched = 0
+
+    def fetch(identity: bytes) -> bytes:
+        nonlocal fetched
+        fetched += 1
+        if fetched > nodes:
+            raise ChunkMissing(identity)
+        return reader(store, index).node(identity)
+
+    source = MemorySource(content)
+    again = ingest(store, index, source, former=ParentDisk(full.root, len(content), fetch))
+    assert (again.root, source.read_bytes, fetched > nodes) == (full.root, len(content), True)
 
 
 def test_a_sparse_disk_costs_little() -> None:

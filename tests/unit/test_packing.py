@@ -12,7 +12,7 @@ import pytest
 from imaging.errors import IndexUnavailable, NoSpace
 from imaging.ids import CHUNK, blob_id
 from imaging.packing import PackWriter
-from imaging.packs import PACK_BYTES_MAX, parse_pack
+from imaging.packs import PACK_BYTES_MAX, iter_rows, parse_pack
 from imaging.places import PackRows
 from imaging.storage.contract import Buffer
 from tests.unit.memory import KEYS, DictIndex, MemoryStore, reader
@@ -182,3 +182,38 @@ def test_leaving_after_a_failure_waits_for_the_uploads_that_run() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert len(store.objects) == 1, "no put is left running behind"
+
+
+def test_threads_share_one_pack_until_it_is_full_and_fill_their_own_then() -> None:
+    """So a small run stores one pack, and what lies together on a large disk lies together in a pack."""
+    together = threading.Barrier(3)
+
+    def store_some(turns: int) -> tuple[MemoryStore, dict[str, set[int]]]:
+        store, pending = MemoryStore(), DictIndex()
+        owner: dict[bytes, int] = {}
+
+        def work(number: int) -> None:
+            for turn in range(turns):
+                mine = chunks(1000 * number + turn + 7, 1)
+                owner.update({identity: number for identity, _ in mine})
+                together.wait(30)
+                packs.store_chunks(mine)
+
+        with PackWriter(store, KEYS, Shared(), pending, lambda packs: None, compression_level=1,
+                        pack_bytes=10 * PACK_BYTES) as packs:  # fmt: skip
+            with ThreadPoolExecutor(3) as pool:
+                list(pool.map(work, range(3)))
+            packs.flush()
+        assert pending.known(list(owner)) == [True] * len(owner)
+        holds = {
+            name: {owner[identity] for identity, _ in iter_rows(parse_pack(name, KEYS, data).rows)}
+            for name, data in store.objects.items()
+        }
+        return store, holds
+
+    small, holds = store_some(2)
+    assert len(small.objects) == 1
+    assert list(holds.values()) == [{0, 1, 2}]
+    _, holds = store_some(200)
+    of_one = [name for name, numbers in holds.items() if len(numbers) == 1]
+    assert len(of_one) == len(holds) - 1 > 3, "all but the first"

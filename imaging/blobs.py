@@ -7,20 +7,26 @@ it; one that was taken for gone and serves is reported too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import cast
 
 from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, StoreUnavailable
 from imaging.ids import CHUNK, NODE
 from imaging.keys import Keys
 from imaging.packs import pack_name
 from imaging.places import Location, PackState
-from imaging.sealing import Sealer, open_blob
-from imaging.storage.contract import Store
+from imaging.reader import check_length
+from imaging.sealing import Sealer, open_blob, open_blob_into
+from imaging.storage.contract import Buffer, Store
 
 LocateMany = Callable[[Sequence[bytes]], list[list[Location]]]
 Lost = Callable[[bytes, Location, ImagingError], None]
 Back = Callable[[Location], None]
+Found = dict[bytes, bytes | memoryview]
+Rooms = Mapping[bytes, memoryview]
 
+_NO_ROOMS: Rooms = MappingProxyType({})
 _ELSEWHERE = (ObjectMissing, Damaged, StoreUnavailable)  # what another place may still make good
 _GAP_BYTES = 64 << 10  # reading over a gap this wide costs less than a request of its own
 _RUN_BYTES = 4 << 20
@@ -53,36 +59,51 @@ class BlobReader:
 
     def chunks(self, identities: Sequence[bytes]) -> list[bytes]:
         """Several chunks' plaintexts, in order; what lies together in a pack is read together."""
-        return self._many(CHUNK, identities)
+        return cast(list[bytes], self._many(CHUNK, identities))
+
+    def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
+        """Fill memory with chunks' plaintexts, each of which must be as long as its memory. Raises as chunks() does;
+        the memory then holds anything."""
+        rooms: dict[bytes, memoryview] = {}
+        for identity, room in wanted:
+            rooms.setdefault(identity, room)
+        plains = dict(zip(rooms, self._many(CHUNK, list(rooms), rooms), strict=True))
+        for identity, room in wanted:
+            plain = plains[identity]
+            check_length(identity, plain, len(room))
+            if plain is not room:
+                room[:] = plain
 
     def node(self, identity: bytes) -> bytes:
         """One map node's plaintext. Raises Damaged, ChunkMissing, StoreError."""
-        return self._many(NODE, [identity])[0]
+        return self.nodes([identity])[0]
 
     def nodes(self, identities: Sequence[bytes]) -> list[bytes]:
         """Several nodes' plaintexts, as chunks() for chunks."""
-        return self._many(NODE, identities)
+        return cast(list[bytes], self._many(NODE, identities))
 
-    def _many(self, blob_type: int, identities: Sequence[bytes]) -> list[bytes]:
-        found: dict[bytes, bytes] = {}
+    def _many(self, blob_type: int, identities: Sequence[bytes], rooms: Rooms = _NO_ROOMS) -> list[bytes | memoryview]:
+        """Plaintexts, in order; one that has a room of its length is there."""
+        found: Found = {}
         wanted = list(dict.fromkeys(identities))
         located = dict(zip(wanted, self._locate(wanted), strict=True))
         for run in _runs([(identity, places[0]) for identity, places in located.items() if places]):
-            self._read_run(blob_type, run, found)
+            self._read_run(blob_type, run, rooms, found)
         missing = [identity for identity in wanted if identity not in found]
         failures: dict[bytes, ImagingError] = {}
         for identity in missing:
-            self._try(blob_type, identity, located[identity][1:], found, failures)
+            self._try(blob_type, identity, located[identity][1:], rooms, found, failures)
         missing = [identity for identity in missing if identity not in found]
         if missing:
             self._refresh()
             for identity, places in zip(missing, self._locate(missing), strict=True):
-                self._try(blob_type, identity, places, found, failures, self._lost)
+                self._try(blob_type, identity, places, rooms, found, failures, self._lost)
                 if identity not in found:
                     raise failures.get(identity) or ChunkMissing(identity)
         return [found[identity] for identity in identities]
 
-    def _read_run(self, blob_type: int, run: list[tuple[bytes, Location]], found: dict[bytes, bytes]) -> None:
+    def _read_run(self, blob_type: int, run: list[tuple[bytes, Location]], rooms: Rooms,
+                  found: Found) -> None:  # fmt: skip
         """Read one stretch of a pack; what cannot be had is left to `_try`, which reports it."""
         start = run[0][1].offset_bytes
         stop = run[-1][1].offset_bytes + run[-1][1].stored_bytes
@@ -97,9 +118,7 @@ class BlobReader:
             at = place.offset_bytes - start
             sealed = data[at : at + place.stored_bytes]
             try:
-                found[identity] = open_blob(
-                    self._keys, sealer, blob_type, identity, sealed, place.plain_bytes, place.compressed
-                )
+                found[identity] = self._open(sealer, blob_type, identity, sealed, place, rooms)
             except Damaged:
                 continue
 
@@ -108,7 +127,8 @@ class BlobReader:
         blob_type: int,
         identity: bytes,
         places: Sequence[Location],
-        found: dict[bytes, bytes],
+        rooms: Rooms,
+        found: Found,
         failures: dict[bytes, ImagingError],
         lost: Lost = lambda identity, place, error: None,
     ) -> None:
@@ -119,14 +139,20 @@ class BlobReader:
                 if place.state is PackState.GONE:
                     self._back(place)
                 sealer = Sealer(self._keys, blob_type, place.salt)
-                found[identity] = open_blob(
-                    self._keys, sealer, blob_type, identity, sealed, place.plain_bytes, place.compressed
-                )
+                found[identity] = self._open(sealer, blob_type, identity, sealed, place, rooms)
             except _ELSEWHERE as err:
                 failures[identity] = err
                 lost(identity, place, err)
             else:
                 return
+
+    def _open(self, sealer: Sealer, blob_type: int, identity: bytes, sealed: Buffer, place: Location,
+              rooms: Rooms) -> bytes | memoryview:  # fmt: skip
+        room = rooms.get(identity)
+        if room is None or len(room) != place.plain_bytes:
+            return open_blob(self._keys, sealer, blob_type, identity, sealed, place.plain_bytes, place.compressed)
+        open_blob_into(room, self._keys, sealer, blob_type, identity, sealed, place.compressed)
+        return room
 
 
 def _runs(places: list[tuple[bytes, Location]]) -> list[list[tuple[bytes, Location]]]:

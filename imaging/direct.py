@@ -81,8 +81,8 @@ class DirectWriter:
 
 
 def _is_aligned(buffer: Buffer) -> bool:
-    """Whether a large buffer begins on a page boundary, as one does that is a mapping of its own."""
-    return len(buffer) >= _BUFFER_BYTES and np.frombuffer(buffer, np.uint8).ctypes.data % PAGE_BYTES == 0
+    """Whether a buffer begins on a page boundary, as a mapping does."""
+    return len(buffer) >= PAGE_BYTES and np.frombuffer(buffer, np.uint8).ctypes.data % PAGE_BYTES == 0
 
 
 def read_direct(descriptor: int, offset: int, length: int) -> bytes:

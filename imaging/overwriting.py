@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from imaging import images
 from imaging.errors import ImageUnreadable, SourceError, TargetFailed, TargetRefused
 from imaging.extents import ByteRange
 from imaging.source import NbdSource
+from imaging.storage.contract import Buffer
 
 _REQUEST_BYTES: Final = 4 << 20
 _CONNECTIONS: Final = 4
@@ -52,10 +53,10 @@ class NbdTarget:
         except SourceError as err:
             raise OSError(errno.EIO, str(err)) from err
 
-    def write(self, offset: int, buffers: Sequence[bytes]) -> None:
-        data = memoryview(b"".join(buffers))
-        for at in range(0, len(data), _REQUEST_BYTES):
-            part = data[at : at + _REQUEST_BYTES]
+    def write(self, offset: int, data: Buffer) -> None:
+        view = memoryview(data)
+        for at in range(0, len(view), _REQUEST_BYTES):
+            part = view[at : at + _REQUEST_BYTES]
             self._ask(lambda handle, part=part, at=at: handle.pwrite(bytes(part), offset + at))  # type: ignore[misc]
 
     def zero(self, offset: int, length: int) -> None:

@@ -57,7 +57,7 @@ class _Recent(Generic[K, V]):
             self._total -= self._weight(self._held.popitem(last=False)[1])
 
 
-def check_length(identity: bytes, plain: bytes, length: int) -> None:
+def check_length(identity: bytes, plain: bytes | memoryview, length: int) -> None:
     """A chunk must be as long as the record that names it: whoever has the keys could state another. Raises Damaged."""
     if len(plain) != length:
         raise Damaged(f"chunk {identity.hex()}", f"it has {len(plain)} bytes where the disk map says {length}")

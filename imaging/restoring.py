@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,22 @@ from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange
 from imaging.ids import CHUNK, blob_id
 from imaging.keys import Keys
 from imaging.raw import holes
-from imaging.reader import Blobs, check_length
+from imaging.storage.contract import Buffer
 
-_VECTOR_MAX: Final = 512
 _PUNCH_HOLE: Final = 0x02  # linux/falloc.h
 _KEEP_SIZE: Final = 0x01
 _ZEROS: Final = bytes(1 << 20)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Blobs(Protocol):
+    """Where chunks and map nodes come from."""
+
+    def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
+        """Fill memory with chunks' plaintexts, each exactly as long as its memory."""
+
+    def node(self, identity: bytes) -> bytes:
+        """One node's plaintext."""
 
 
 class Target(Protocol):
@@ -49,8 +59,8 @@ class Target(Protocol):
     def known_zero(self, start: int, stop: int) -> list[ByteRange]:
         """Parts of [start, stop) known to read as zeros without reading them."""
 
-    def write(self, offset: int, buffers: Sequence[bytes]) -> None:
-        """The buffers, one after the other."""
+    def write(self, offset: int, data: Buffer) -> None:
+        """All of it. From a page boundary in memory to one on the disk costs least."""
 
     def zero(self, offset: int, length: int) -> None:
         """Make the range read as zeros, giving up its space where possible."""
@@ -96,24 +106,14 @@ class RawTarget:
     def known_zero(self, start: int, stop: int) -> list[ByteRange]:
         return holes(self._descriptor, start, stop)
 
-    def write(self, offset: int, buffers: Sequence[bytes]) -> None:
-        done = self._direct.write(offset, buffers)
-        offset += done
-        waiting = list(buffers)
-        while waiting and done >= len(waiting[0]):
-            done -= len(waiting.pop(0))
-        if done:
-            waiting[0] = waiting[0][done:]
-        while waiting:
-            batch = waiting[:_VECTOR_MAX]
-            done = os.pwritev(self._descriptor, batch, offset)
-            if done == 0:
+    def write(self, offset: int, data: Buffer) -> None:
+        done = self._direct.write(offset, [data])
+        view = memoryview(data)
+        while done < len(view):
+            count = os.pwrite(self._descriptor, view[done:], offset + done)
+            if count == 0:
                 raise OSError(errno.EIO, "nothing was written")
-            offset += done
-            while waiting and done >= len(waiting[0]):
-                done -= len(waiting.pop(0))
-            if done:
-                waiting[0] = waiting[0][done:]
+            done += count
 
     def zero(self, offset: int, length: int) -> None:
         if self.blank:
@@ -133,7 +133,7 @@ class RawTarget:
                 raise OSError(code, os.strerror(code))
             self._punches = False
         for at in range(offset, offset + length, len(_ZEROS)):
-            self.write(at, [_ZEROS[: min(len(_ZEROS), offset + length - at)]])
+            self.write(at, _ZEROS[: min(len(_ZEROS), offset + length - at)])
 
 
 class DiskWriter:
@@ -157,6 +157,7 @@ class DiskWriter:
         self._threads = threads
         self._advance = advance or (lambda _: None)
         self._lock = threading.Lock()
+        self._local = threading.local()
         self._failure: BaseException | None = None
         self._written = self._zeroed = self._kept = 0
 
@@ -237,19 +238,27 @@ class DiskWriter:
                 kept += end - first
             else:
                 wanted.append((first, end, identity))
-        plains = self._blobs.chunks([identity for _, _, identity in wanted]) if wanted else []
-        for (first, end, identity), plain in zip(wanted, plains, strict=True):
-            check_length(identity, plain, end - first)
+        room = self._room()
+        if wanted:
+            self._blobs.chunks_into([(identity, room[first - start : end - start]) for first, end, identity in wanted])
         at = 0
         while at < len(wanted):
             following = at + 1
             while following < len(wanted) and wanted[following][0] == wanted[following - 1][1]:
                 following += 1
-            self._target.write(wanted[at][0], plains[at:following])
+            first, end = wanted[at][0], wanted[following - 1][1]
+            self._target.write(first, room[first - start : end - start])
             at = following
         with self._lock:
             self._kept += kept
             self._written += sum(end - first for first, end, _ in wanted)
+
+    def _room(self) -> memoryview:
+        """This thread's region."""
+        found: memoryview | None = getattr(self._local, "room", None)
+        if found is None:
+            found = self._local.room = memoryview(mmap.mmap(-1, REGION_BYTES))
+        return found
 
     def _holds(self, start: int, stop: int, identity: bytes) -> bool:
         return blob_id(self._keys, CHUNK, self._target.read(start, stop - start)) == identity

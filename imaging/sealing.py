@@ -95,18 +95,48 @@ def inflate(payload: bytes, plain_bytes: int, name: str) -> bytes:
     `max_output_size` is ignored by zstandard for a frame that states its size, so the statement is checked first.
     """
     try:
-        stated = zstandard.get_frame_parameters(payload).content_size
-        if stated != plain_bytes:
-            raise Damaged(name, f"it declares {stated} bytes of content instead of {plain_bytes}")
+        _check_stated(payload, plain_bytes, name)
         return _decompressor().decompress(payload, allow_extra_data=False)
     except zstandard.ZstdError as err:
         raise Damaged(name, f"it does not decompress ({err})") from err
+
+
+def inflate_into(room: memoryview, payload: bytes, name: str) -> None:
+    """As inflate, into memory of exactly the content's length."""
+    try:
+        _check_stated(payload, len(room), name)
+        filled = _decompressor().stream_reader(payload).readinto(room)
+    except zstandard.ZstdError as err:
+        raise Damaged(name, f"it does not decompress ({err})") from err
+    if filled != len(room):
+        raise Damaged(name, f"it holds {filled} bytes instead of {len(room)}")
+
+
+def _check_stated(payload: bytes, plain_bytes: int, name: str) -> None:
+    stated = zstandard.get_frame_parameters(payload).content_size
+    if stated != plain_bytes:
+        raise Damaged(name, f"it declares {stated} bytes of content instead of {plain_bytes}")
 
 
 def open_blob(keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, sealed: Buffer, plain_bytes: int,
               compressed: bool) -> bytes:  # fmt: skip
     """A blob's plaintext, authenticated and with the id that was asked for. Raises Damaged."""
     return _open(keys, sealer, blob_type, identity, sealed, plain_bytes, compressed)[0]
+
+
+def open_blob_into(room: memoryview, keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, sealed: Buffer,
+                   compressed: bool) -> None:  # fmt: skip
+    """As open_blob, into memory of exactly the plaintext's length, which holds anything after an error."""
+    name = f"blob {identity.hex()}"
+    payload = _opened(sealer, identity, sealed, len(room), compressed, name)
+    if compressed:
+        inflate_into(room, payload, name)
+    elif len(payload) == len(room):
+        room[:] = payload
+    else:
+        raise Damaged(name, f"it holds {len(payload)} bytes instead of {len(room)}")
+    if blob_id(keys, blob_type, room) != identity:
+        raise Damaged(name, "its content has another id")
 
 
 def open_payload(keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, sealed: Buffer, plain_bytes: int,
@@ -119,13 +149,17 @@ def _open(keys: Keys, sealer: Sealer, blob_type: int, identity: bytes, sealed: B
           compressed: bool) -> tuple[bytes, bytes]:  # fmt: skip
     """Plaintext and payload."""
     name = f"blob {identity.hex()}"
-    try:
-        payload = sealer.open(identity, sealed, plain_bytes, compressed)
-    except InvalidTag as err:
-        raise Damaged(name, "it does not authenticate") from err
+    payload = _opened(sealer, identity, sealed, plain_bytes, compressed, name)
     plain = inflate(payload, plain_bytes, name) if compressed else payload
     if len(plain) != plain_bytes:
         raise Damaged(name, f"it holds {len(plain)} bytes instead of {plain_bytes}")
     if blob_id(keys, blob_type, plain) != identity:
         raise Damaged(name, "its content has another id")
     return plain, payload
+
+
+def _opened(sealer: Sealer, identity: bytes, sealed: Buffer, plain_bytes: int, compressed: bool, name: str) -> bytes:
+    try:
+        return sealer.open(identity, sealed, plain_bytes, compressed)
+    except InvalidTag as err:
+        raise Damaged(name, "it does not authenticate") from err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import random
 from pathlib import Path
+from typing import Never
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from imaging.direct import DirectWriter, read_direct
 from imaging.restoring import RawTarget
+from imaging.storage.contract import Buffer
 
 SIZE = 9 << 20
 
@@ -29,7 +32,8 @@ def test_a_target_holds_what_was_written(
     buffers = [random.Random(n).randbytes(length) for n, length in enumerate(lengths)]
     expected = bytearray(start) + b"".join(buffers)
     with path.open("w+b") as file, RawTarget(file.fileno(), "disk", blank=True) as target:
-        target.write(start, buffers)
+        for number, buffer in enumerate(buffers):
+            target.write(start + sum(map(len, buffers[:number])), buffer)
     assert path.read_bytes() == expected
 
 
@@ -48,10 +52,15 @@ def test_most_of_it_goes_past_the_cache(tmp_path: Path) -> None:
 
 
 def test_without_support_everything_is_written_as_usual(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(os, "pwrite", _refuse)
+    real = os.pwrite
+
+    def refuse_direct(descriptor: int, data: Buffer, offset: int) -> int:
+        return _refuse() if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT else real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse_direct)
     path = tmp_path / "disk"
     with path.open("w+b") as file, RawTarget(file.fileno(), "disk", blank=True) as target:
-        target.write(0, [b"a" * 10_000])
+        target.write(0, b"a" * 10_000)
     assert path.read_bytes() == b"a" * 10_000
 
 
@@ -99,5 +108,5 @@ def test_a_read_that_is_refused_reads_nothing(monkeypatch: pytest.MonkeyPatch, t
         assert read_direct(file.fileno(), 0, SIZE) == b""
 
 
-def _refuse(*_: object) -> int:
+def _refuse(*_: object) -> Never:
     raise OSError(22, "Invalid argument")

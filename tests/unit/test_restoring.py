@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from imaging.errors import ChunkMissing, TargetFailed, TargetRefused
 from imaging.extents import REGION_BYTES, ByteRange
 from imaging.ingest import ingest_disk
 from imaging.restoring import DiskWriter, RawTarget, Restored
+from imaging.storage.contract import Buffer
 from tests.unit.memory import KEYS, DictIndex, MemorySource, MemoryStore, reader, writer
 
 MIB = 1 << 20
@@ -54,8 +55,7 @@ class Memory:
     def known_zero(self, start: int, stop: int) -> list[ByteRange]:
         return []
 
-    def write(self, offset: int, buffers: Sequence[bytes]) -> None:
-        data = b"".join(buffers)
+    def write(self, offset: int, data: Buffer) -> None:
         if self.fail_at is not None and offset <= self.fail_at < offset + len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.written += len(data)

@@ -360,7 +360,8 @@ class _Ingest:
         octets = np.frombuffer(buffer, np.uint8)
         for item in zero:
             octets[item.start - start : item.stop - start] = 0  # by numpy, which lets other threads run meanwhile
-        self.source.read([(item.start, buffer[item.start - start : item.stop - start]) for item in data])
+        if data:
+            self.source.read([(item.start, buffer[item.start - start : item.stop - start]) for item in data])
 
     def buffer(self, region: int) -> tuple[int, int, memoryview]:
         """First and last byte of the region, and this thread's buffer, cut to its pages; past the disk's end it is

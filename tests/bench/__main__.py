@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--tree", help=f"the files on the disks (default: {images.FULL.tree})")
     parser.add_argument("--tools", default="", help="disk: only these tools, separated by commas")
+    parser.add_argument("--rounds", type=int, default=3, help="disk: how often (default: 3; the medians are shown)")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in PARTS:
             if not options.parts or name in options.parts:
                 since = company.now()
-                part = _measure(name, work, disks, tools, quick=options.quick)
+                part = _measure(name, work, disks, tools, rounds=options.rounds, quick=options.quick)
                 part.others_cores = company.others_cores(since)
                 report.show(console, part)
                 report.keep(results, [part], quick=options.quick)  # at once: a later part may fail
@@ -67,9 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _measure(name: str, work: Path, disks: images.Images, tools: tuple[str, ...], *, quick: bool) -> report.Part:
+def _measure(
+    name: str, work: Path, disks: images.Images, tools: tuple[str, ...], *, rounds: int, quick: bool
+) -> report.Part:
     if name == "disk":
-        return measure_disk(work, disks, tools, settle=not quick)
+        return measure_disk(work, disks, tools, settle=not quick, rounds=1 if quick else rounds)
     if name == "incremental":
         return measure_incremental(work, disks.day0, quick=quick)
     if name == "sparse":

@@ -2,14 +2,21 @@
 
 Each tool backs up day0, day1 (1 % of its blocks touched) and other (a second machine) into one repository, restores
 day1, which is compared byte by byte, and verifies what it has.
+
+The tools take turns, step by step, and all of it is done three times: a shared machine is a fifth faster or slower from
+one minute to the next. What is shown of a step is its median, and a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.bench.images import Images, data_bytes
@@ -22,72 +29,115 @@ _TAGS = ("day0", "day1", "other")
 Figures = dict[str, dict[str, Any]]
 
 
-def measure_disk(work: Path, images: Images, wanted: tuple[str, ...], *, settle: bool) -> Part:
+def measure_disk(work: Path, images: Images, wanted: tuple[str, ...], *, settle: bool, rounds: int) -> Part:
     tools = [tool for tool in all_tools() if not wanted or tool.name in wanted]
     part = Part(
         "disk",
         f"{images.day0.stat().st_size / (1 << 30):.2g} GiB disks, {data_bytes(images.day0) // _MIB} MiB of files",
     )
-    found: dict[str, Figures] = {}
-    for tool in tools:
-        if tool.installed:
-            found[tool.name] = _measure_tool(tool, images, work / f"disk-{tool.name}", settle=settle)
-        else:
-            part.remarks.append(f"{tool.name} is not installed and was not measured: '.ci/setup --bench' installs it.")
-    part.figures = {"tools": found}
-    _tabulate(part, found)
-    part.goals = _goals(found)
+    part.remarks += [
+        f"{tool.name} is not installed and was not measured: '.ci/setup --bench' installs it."
+        for tool in tools
+        if not tool.installed
+    ]
+    installed = [tool for tool in tools if tool.installed]
+    every: list[dict[str, Figures]] = []
+    for number in range(1, rounds + 1):
+        say(f"disk: round {number} of {rounds}")
+        with contextlib.ExitStack() as stack:
+            turns = [_Turns(tool, images, work / f"disk-{tool.name}", settle=settle) for tool in installed]
+            for turn in turns:
+                stack.callback(shutil.rmtree, turn.root, ignore_errors=True)
+            for steps in zip(*(turn.steps() for turn in turns), strict=True):
+                assert len(set(steps)) == 1
+            every.append({turn.tool.name: turn.figures for turn in turns})
+    found = {tool.name: _medians([each[tool.name] for each in every]) for tool in installed}
+    part.figures = {"tools": found, "rounds": every}
+    _tabulate(part, found, every)
+    part.goals = _goals(found, every)
     return part
 
 
-def _measure_tool(tool: Tool, images: Images, root: Path, *, settle: bool) -> Figures:
-    shutil.rmtree(root, ignore_errors=True)
-    source, out, repository = root / "source", root / "out", root / "repository"
-    source.mkdir(parents=True)
-    out.mkdir()
-    names = {"root": str(root), "source": str(source), "out": str(out), "repository": str(repository)}
-    environment = {key: value.format(**names) for key, value in tool.environment.items()}
+class _Turns:
+    """One tool's steps, taken one at a time."""
 
-    def step(command: Command, folder: Path, **more: str) -> Usage:
-        filled = [argument.format(**names, **more) for argument in command]
-        return measure(filled, environment=environment, folder=folder, settle=settle).usage
+    def __init__(self, tool: Tool, images: Images, root: Path, *, settle: bool) -> None:
+        self.tool = tool
+        self.root = root
+        self.figures: Figures = {}
+        self._images = images
+        self._settle = settle
+        self._before = 0
 
-    figures: Figures = {}
-    before = 0
-    try:
-        step(tool.init, source)
+    def steps(self) -> Iterator[str]:
+        """Does a step, and yields its name."""
+        tool, root, images = self.tool, self.root, self._images
+        shutil.rmtree(root, ignore_errors=True)
+        source, out = root / "source", root / "out"
+        source.mkdir(parents=True)
+        out.mkdir()
+        self._step(tool.init, source)
+        yield "init"
         for tag in _TAGS:
             image = source / "disk.raw"  # one file name every day, as each tool expects of one source
             image.unlink(missing_ok=True)
             os.link(getattr(images, tag), image)
-            warm(image)  # the same warm page cache for every tool
             name = "bench-other" if tag == "other" else "bench"
+            warm(image)  # the same warm page cache for every tool
             say(f"disk: {tool.name} {tag}")
-            usage = step(tool.backup, source, tag=tag, name=name)
-            after = disk_usage_bytes(repository)
-            sizes = {"repository_mib": round(after / _MIB, 1), "stored_mib": round((after - before) / _MIB, 1)}
-            figures[tag] = _rounded(usage) | sizes
-            before = after
+            usage = self._step(tool.backup, source, tag=tag, name=name)
+            after = disk_usage_bytes(root / "repository")
+            sizes = {"repository_mib": after / _MIB, "stored_mib": (after - self._before) / _MIB}
+            self.figures[tag] = _rounded(usage) | {key: round(value, 1) for key, value in sizes.items()}
+            self._before = after
+            yield tag
             if tag == "day1":
-                figures["restore"] = _rounded(step(tool.restore, out, tag=tag, name=name))
+                self.figures["restore"] = _rounded(self._step(tool.restore, out, tag=tag, name=name))
                 restored = next(out.rglob("disk.raw"), None)
                 if restored is None:
                     raise BenchError(f"{tool.name} restored nothing")
                 run(["cmp", str(restored), str(images.day1)])
                 shutil.rmtree(out)
                 out.mkdir()
+                yield "restore"
         if tool.verify is not None:
-            figures["verify"] = _rounded(step(tool.verify, out))
-    finally:
-        shutil.rmtree(root)
-    return figures
+            self.figures["verify"] = _rounded(self._step(tool.verify, out))
+        yield "verify"
+
+    def _step(self, command: Command, folder: Path, **more: str) -> Usage:
+        root = self.root
+        names = {
+            "root": str(root),
+            "source": str(root / "source"),
+            "out": str(root / "out"),
+            "repository": str(root / "repository"),
+        }
+        environment = {key: value.format(**names) for key, value in self.tool.environment.items()}
+        filled = [argument.format(**names, **more) for argument in command]
+        return measure(filled, environment=environment, folder=folder, settle=self._settle).usage
+
+
+def _medians(rounds: list[Figures]) -> Figures:
+    """Of each step the run that took the median time."""
+    return {step: sorted((each[step] for each in rounds), key=itemgetter("seconds"))[len(rounds) // 2]
+            for step in rounds[0]}  # fmt: skip
+
+
+def _ratio(rounds: list[dict[str, Figures]], tool: str, step: str, key: str = "seconds") -> float | None:
+    """The median of the rounds: what the tool needs, as a multiple of what strongroom does."""
+    found = [
+        each[tool][step][key] / each["strongroom"][step][key]
+        for each in rounds
+        if "strongroom" in each and step in each.get(tool, {})
+    ]
+    return median(found) if found else None
 
 
 def _rounded(usage: Usage) -> dict[str, Any]:
     return {key: round(value, 2) if isinstance(value, float) else value for key, value in asdict(usage).items()}
 
 
-def _tabulate(part: Part, found: dict[str, Figures]) -> None:
+def _tabulate(part: Part, found: dict[str, Figures], rounds: list[dict[str, Figures]]) -> None:
     def time(figures: Figures, step: str) -> str:
         return f"{figures[step]['seconds']:.1f} ({figures[step]['cpu_s']:.1f})" if step in figures else "–"
 
@@ -104,8 +154,8 @@ def _tabulate(part: Part, found: dict[str, Figures]) -> None:
         ratios: list[list[Cell]] = []
         for name, figures in found.items():
             if name != "strongroom":
-                each = [figures[s]["seconds"] / ours[s]["seconds"] if s in figures else None for s in steps]
-                cpu = [figures[s]["cpu_s"] / ours[s]["cpu_s"] if s in figures else None for s in steps]
+                each = [_ratio(rounds, name, step) for step in steps]
+                cpu = [_ratio(rounds, name, step, "cpu_s") for step in steps]
                 size = figures["other"]["repository_mib"] / ours["other"]["repository_mib"]
                 ratios.append([name, *each, *cpu[:2], size])
         columns = ["times strongroom's", *steps, "CPU day0", "CPU day1", "repository"]
@@ -116,13 +166,14 @@ def _tabulate(part: Part, found: dict[str, Figures]) -> None:
             part.remarks.append(f"{name} left running (their CPU so far is counted): {', '.join(left)}")
 
 
-def _goals(found: dict[str, Figures]) -> list[Goal]:
-    ours, restic, qemu = (found.get(name) for name in ("strongroom", "restic", "qemu-img"))
+def _goals(found: dict[str, Figures], rounds: list[dict[str, Figures]]) -> list[Goal]:
+    ours, restic = found.get("strongroom"), found.get("restic")
 
     def faster(step: str) -> float | None:
-        return restic[step]["seconds"] / ours[step]["seconds"] if ours and restic else None
+        return _ratio(rounds, "restic", step)
 
-    cpu = 100 * ours["day0"]["cpu_s"] / qemu["day0"]["cpu_s"] if ours and qemu else None
+    theirs = _ratio(rounds, "qemu-img", "day0", "cpu_s")
+    cpu = 100 / theirs if theirs else None
     smaller = (
         100 * (1 - ours["other"]["repository_mib"] / restic["other"]["repository_mib"]) if ours and restic else None
     )

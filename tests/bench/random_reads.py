@@ -27,7 +27,7 @@ from tests.bench.strongroom import COMMAND, Appliance, appliance
 
 _READ_BYTES = 65536
 _SEQUENTIAL_BYTES = 1 << 20
-_IN_FLIGHT = 4
+_IN_FLIGHT = 8  # as qemu-img convert has by default
 _WINDOW_BYTES = 1 << 30
 _STOP_S = 15.0
 

@@ -75,11 +75,11 @@ class Appliance:
         """Opened with the machine key. NoRepositoryYet; ImagingError."""
         from imaging.repository import Repository
         from imaging.slots import MachineKey
-        from imaging.storage.local import LocalStore
+        from imaging.storage.locations import open_store
 
         secret = MachineKey(home.read_machine_key(self.settings))
         repository = Repository.open(
-            LocalStore(self.settings.repository.path),
+            open_store(home.location_of(self.settings)),
             secret,
             cache=self.settings.cache_directory,
             appliance=self.identity,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from appliance.errors import StrongroomError
 from appliance.settings import DEFAULT_REPOSITORY, Settings
+from imaging.storage.locations import BucketPrefix, Folder, Location, encode_location
 
 MACHINE_KEY_BYTES = 32
 _PRIVATE, _TRAVERSABLE = 0o700, 0o711
@@ -71,12 +72,13 @@ class HomeInUse(StrongroomError):
 class RepositoryPathConflict(StrongroomError):
     exit_code = 2
 
-    def __init__(self, set_to: Path, location: Path) -> None:
+    def __init__(self, set_to: str, location: str) -> None:
         super().__init__(
             f"the settings say that the repository is {set_to}, not {location}",
-            hint="Leave the path away, or change repository.path in strongroom.toml (or STRONGROOM_REPOSITORY_PATH).",
-            set_to=str(set_to),
-            location=str(location),
+            hint="Leave the path away, or change repository.path or s3.bucket in strongroom.toml (or"
+            " STRONGROOM_REPOSITORY_PATH or STRONGROOM_S3_BUCKET).",
+            set_to=set_to,
+            location=location,
         )
 
 
@@ -156,17 +158,51 @@ def write_machine_key(settings: Settings, key: bytes) -> None:
     write_private(settings.machine_key_file, key, replace=False, taken=HomeInUse(settings.home))
 
 
-def check_location(settings: Settings, location: Path) -> None:
-    """RepositoryPathConflict when file or environment name another place: theirs would win at the next command."""
-    set_to = settings.repository.path
-    if set_to not in (location, settings.home / DEFAULT_REPOSITORY):
-        raise RepositoryPathConflict(set_to, location)
+def location_of(settings: Settings) -> Location:
+    """Where the settings say that the repository is."""
+    s3 = settings.s3
+    if not s3.bucket:
+        return Folder(settings.repository.path)
+    return BucketPrefix(
+        endpoint=s3.endpoint, bucket=s3.bucket, prefix=s3.prefix, region=s3.region, access_key=s3.access_key,
+        secret_key=s3.secret_key, session_token=s3.session_token or None,
+        ca_file=None if s3.ca_file is None else str(s3.ca_file), allow_plain=s3.allow_plain,
+        connections=s3.connections,
+    )  # fmt: skip
 
 
-def remember_repository(settings: Settings, location: Path) -> None:
+def chosen_location(settings: Settings, path: Path | None) -> Location:
+    """Where a repository is to be made or taken over: `path`, if given, or what the settings say.
+
+    RepositoryPathConflict when they name another place: theirs would win at the next command.
+    """
+    set_to = location_of(settings)
+    if path is None:
+        return set_to
+    chosen = Folder(path)
+    if set_to not in (chosen, Folder(settings.home / DEFAULT_REPOSITORY)):
+        raise RepositoryPathConflict(str(set_to), str(chosen))
+    return chosen
+
+
+def write_location(settings: Settings) -> Path:
+    """The file that tells servers of disks where the repository is; unchanged if it says so already."""
+    data = encode_location(location_of(settings))
+    path = settings.location_file
+    try:
+        if path.read_bytes() == data and not path.stat().st_mode & 0o077:
+            return path
+    except OSError:
+        pass  # not there, or not readable: it is written
+    write_private(path, data, replace=True)
+    return path
+
+
+def remember_repository(settings: Settings, chosen: Location) -> None:
     """Put repository.path into strongroom.toml, if it does not say so already; everything else in it stays as it is."""
-    if settings.repository.path == location:
+    if location_of(settings) == chosen or not isinstance(chosen, Folder):
         return
+    location = chosen.path
     try:
         text = settings.file.read_text("utf-8")
     except FileNotFoundError:

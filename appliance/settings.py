@@ -9,6 +9,7 @@ path set here leads out of it.
       strongroom.toml         0600   this file
       catalog.sqlite          0600   the catalog (rebuilt by `repository adopt`)
       keys/machine.key        0600   opens the repository unattended
+      keys/location.json      0600   where the repository is, for the servers of its disks
       cache/                  0700   chunk index and manifests: may be deleted at any time
       run/                    0711   sockets and locks
       scratch/ overlays/      0711   what guests overwrite during a backup; what recovered guests write
@@ -25,7 +26,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -117,6 +118,37 @@ class RepositorySettings:
     compression_level: Annotated[int, _count(1, 19)] = 1  # zstd's; used when a repository is made
 
 
+def _switch(value: object) -> bool:
+    switches = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    found = value if isinstance(value, bool) else switches.get(value.lower()) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("it must be true or false")
+    return found
+
+
+def _secret(value: object) -> str:
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise ValueError("it must be text of printable characters")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """With a bucket, the repository is there and not in repository.path. The environment of the machine and ~/.aws
+    decide nothing."""
+
+    bucket: Annotated[str, _text(r".{0,63}", "the name of a bucket")] = ""
+    endpoint: Annotated[str, _text(r"\S{0,300}", "a URL")] = ""  # https://host[:port]
+    prefix: Annotated[str, _text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
+    region: Annotated[str, _text(r"\S{0,63}", "a region")] = "us-east-1"
+    access_key: Annotated[str, _secret] = field(default="", repr=False)
+    secret_key: Annotated[str, _secret] = field(default="", repr=False)
+    session_token: Annotated[str, _secret] = field(default="", repr=False)
+    ca_file: Annotated[Path | None, _path] = None  # certificates to check the endpoint's against, if not public ones
+    allow_plain: Annotated[bool, _switch] = False  # http:// also to other machines
+    connections: Annotated[int, _count(1, 128)] = 16
+
+
 @dataclass(frozen=True, slots=True)
 class ScratchSettings:
     """Where what a guest overwrites during its backup is kept until the run ends."""
@@ -170,6 +202,12 @@ class Settings:
     recovery: RecoverySettings = RecoverySettings()
     agent: AgentSettings = AgentSettings()
     limits: LimitSettings = LimitSettings()
+    s3: S3Settings = S3Settings()
+
+    @property
+    def location_file(self) -> Path:
+        """Where the repository is, for exports, which outlive the command that knows it."""
+        return self.home / "keys" / "location.json"
 
     @property
     def file(self) -> Path:
@@ -209,7 +247,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "recovery": RecoverySettings,
     "agent": AgentSettings,
     "limits": LimitSettings,
+    "s3": S3Settings,
 }
+_SECRETS = ("access_key", "secret_key", "session_token")
 
 
 def home_from(environment: Mapping[str, str]) -> Path:
@@ -239,7 +279,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
                 try:
                     value = hints[option.name].__metadata__[0](value)
                 except ValueError as err:
-                    raise SettingsError(where, f"{_label(where, name, option.name)} is {value!r}: {err}") from err
+                    shown = "not usable" if option.name in _SECRETS else repr(value)
+                    raise SettingsError(where, f"{_label(where, name, option.name)} is {shown}: {err}") from None
             values[option.name] = home / value if isinstance(value, Path) else value
         sections[name] = kind(**values)
     return Settings(home=home, **sections)

@@ -6,14 +6,13 @@ Rule: only whole, aligned pages go this way; what a file system or device refuse
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
 import threading
 from collections.abc import Sequence
 from typing import Final
-
-import numpy as np
 
 from imaging.extents import PAGE_BYTES
 from imaging.storage.contract import Buffer
@@ -81,8 +80,11 @@ class DirectWriter:
 
 
 def _is_aligned(buffer: Buffer) -> bool:
-    """Whether a buffer begins on a page boundary, as a mapping does."""
-    return len(buffer) >= PAGE_BYTES and np.frombuffer(buffer, np.uint8).ctypes.data % PAGE_BYTES == 0
+    """Whether a buffer begins on a page boundary, as a mapping does; of what cannot be written to, nobody can tell."""
+    view = memoryview(buffer)
+    if view.readonly or len(view) < PAGE_BYTES:
+        return False
+    return ctypes.addressof(ctypes.c_char.from_buffer(view)) % PAGE_BYTES == 0
 
 
 def read_direct(descriptor: int, offset: int, length: int) -> bytes:

@@ -42,9 +42,10 @@ class Disk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServedDisk:
-    """Which disk to serve, in paths and names: all of it may be seen in a process list."""
+    """Which disk to serve, in paths and names: all of it may be seen in a process list. `location` is the file that
+    says where the repository is (storage/locations.py)."""
 
-    repository: Path
+    location: Path
     machine_key: Path
     cache: Path
     point: str
@@ -54,7 +55,7 @@ class ServedDisk:
     def arguments(self) -> list[str]:
         """As `key=value` for the plugin."""
         return [
-            f"repository={self.repository}",
+            f"location={self.location}",
             f"machine_key={self.machine_key}",
             f"cache={self.cache}",
             f"point={self.point}",
@@ -65,7 +66,7 @@ class ServedDisk:
     @classmethod
     def parse(cls, given: dict[str, str]) -> ServedDisk:
         """Raises ValueError, naming what is missing or not known."""
-        known = ("repository", "machine_key", "cache", "point", "disk", "cache_bytes")
+        known = ("location", "machine_key", "cache", "point", "disk", "cache_bytes")
         for key in given:
             if key not in known:
                 raise ValueError(f"there is no parameter {key!r}")
@@ -73,7 +74,7 @@ class ServedDisk:
             if not given.get(key):
                 raise ValueError(f"the parameter {key} is missing")
         return cls(
-            Path(given["repository"]),
+            Path(given["location"]),
             Path(given["machine_key"]),
             Path(given["cache"]),
             given["point"],
@@ -147,10 +148,10 @@ def open_disk(served: ServedDisk) -> DiskService:
     from imaging.reader import DiskReader
     from imaging.repository import Appliance, Repository
     from imaging.slots import MachineKey
-    from imaging.storage.local import LocalStore
+    from imaging.storage.locations import open_store, read_location
 
     repository = Repository.open(
-        LocalStore(served.repository),
+        open_store(read_location(served.location)),
         MachineKey(served.machine_key.read_bytes()),
         cache=served.cache,
         appliance=Appliance(bytes(16), socket.gethostname()),  # it holds no lease, so nobody ever sees this

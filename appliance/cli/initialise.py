@@ -17,7 +17,7 @@ from appliance.cli.session import Session, pass_session
     "location",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Where the repository is made: an empty or new folder (default: repository.path of the settings).",
+    help="Where the repository is made: an empty or new folder (default: where the settings say).",
 )
 @click.option(
     "--recovery-key-file",
@@ -33,6 +33,9 @@ def init(session: Session, location: Path | None, recovery_key_file: Path | None
     key of its own (keys/machine.key), and needs no passphrase. The recovery key is shown once: with it alone, the
     repository can be opened when this machine is lost.
 
+    In an object store (S3), the repository is made where the settings say: bucket, endpoint and credentials are in the
+    section [s3] of strongroom.toml, or in STRONGROOM_S3_BUCKET, _ENDPOINT, _ACCESS_KEY and _SECRET_KEY.
+
     \b
     Examples:
       strongroom init --repository /srv/backup
@@ -44,7 +47,7 @@ def init(session: Session, location: Path | None, recovery_key_file: Path | None
     settings = session.settings()
     if home.in_use(settings):
         raise home.HomeInUse(settings.home)
-    path = (location or settings.repository.path).absolute()
+    path = None if location is None else location.absolute()
     passphrase = new_passphrase()
     sink = KeySink(recovery_key_file)
     try:

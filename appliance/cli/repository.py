@@ -128,7 +128,7 @@ def _report_json(report: VerifyReport) -> dict[str, object]:
 
 
 @repository.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--recovery-key-file",
     metavar="FILE",
@@ -137,11 +137,12 @@ def _report_json(report: VerifyReport) -> dict[str, object]:
 )
 @json_option
 @pass_session
-def adopt(session: Session, path: Path, recovery_key_file: Path | None, as_json: bool) -> None:
+def adopt(session: Session, path: Path | None, recovery_key_file: Path | None, as_json: bool) -> None:
     """Take an existing repository into use, with nothing but itself and a secret.
 
-    The secret is the passphrase (STRONGROOM_PASSPHRASE, or asked for) or the recovery key. Everything in it can be
-    restored at once; hosts have to be added again for backups.
+    PATH is the repository's folder; without it, the repository is where the settings say, in an object store for
+    example. The secret is the passphrase (STRONGROOM_PASSPHRASE, or asked for) or the recovery key. Everything in it
+    can be restored at once; hosts have to be added again for backups.
 
     \b
     Examples:
@@ -154,7 +155,7 @@ def adopt(session: Session, path: Path, recovery_key_file: Path | None, as_json:
     settings = session.settings()
     if home.in_use(settings):
         raise home.HomeInUse(settings.home)
-    founded = repositories.adopt(settings, path.absolute(), _secret(recovery_key_file))
+    founded = repositories.adopt(settings, None if path is None else path.absolute(), _secret(recovery_key_file))
     if as_json:
         _emit_founded(founded)
     else:

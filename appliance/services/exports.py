@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance import home
 from appliance.errors import StrongroomError
 from appliance.models import ExportKind, ExportRecord, new_id
 from appliance.ownership import remove_unowned
@@ -152,7 +153,7 @@ class ExportService:
         """What the server of a disk is told."""
         settings = self._appliance.settings
         return ServedDisk(
-            repository=settings.repository.path,
+            location=home.write_location(settings),
             machine_key=settings.machine_key_file,
             cache=settings.cache_directory,
             point=point.id,

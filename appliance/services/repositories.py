@@ -24,7 +24,7 @@ from appliance.services.points import PointService
 from imaging.errors import Damaged, NotAuthentic, SlotNotFound
 from imaging.repository import Repository
 from imaging.slots import MachineKey, Passphrase, RecoveryKey, Secret, open_slot
-from imaging.storage.local import LocalStore
+from imaging.storage.locations import Location, open_store
 
 if TYPE_CHECKING:
     from appliance.settings import Settings
@@ -90,16 +90,17 @@ class RepositoryInfo:
 
 def init(
     settings: Settings,
-    location: Path,
+    path: Path | None,
     passphrase: str,
     deliver: Callable[[str], None],
 ) -> Founded:
-    """Make a repository at `location` and take it on; `deliver` gets the recovery key's text, once.
+    """Make a repository in the folder `path`, or where the settings say, and take it on; `deliver` gets the recovery
+    key's text, once.
 
     HomeInUse, RepositoryExists, StoreError and the like; then nothing of the home has changed.
     """
-    with _founding(settings, location) as (appliance, machine_key):
-        store = LocalStore.make(location)
+    with _founding(settings, path) as (appliance, location, machine_key):
+        store = open_store(location, make=True)
         repository, recovery_key = Repository.create(
             store,
             passphrase=passphrase,
@@ -113,30 +114,31 @@ def init(
             return _take_on(appliance, repository, location, machine_key)
 
 
-def adopt(settings: Settings, location: Path, secret: Secret) -> Founded:
-    """Take on an existing repository, opened with its passphrase or recovery key.
+def adopt(settings: Settings, path: Path | None, secret: Secret) -> Founded:
+    """Take on an existing repository, in the folder `path` or where the settings say, opened with its passphrase or
+    recovery key.
 
     HomeInUse, NotARepository, WrongKey and the like; then nothing of the home has changed.
     """
-    with _founding(settings, location) as (appliance, machine_key):
-        store = LocalStore(location)
+    with _founding(settings, path) as (appliance, location, machine_key):
+        store = open_store(location)
         with Repository.open(store, secret, cache=settings.cache_directory, appliance=appliance.identity) as repository:
             repository.add_slot(MachineKey(machine_key), f"machine key of {appliance.identity.host}")
             return _take_on(appliance, repository, location, machine_key)
 
 
 @contextmanager
-def _founding(settings: Settings, location: Path) -> Iterator[tuple[Appliance, bytes]]:
+def _founding(settings: Settings, path: Path | None) -> Iterator[tuple[Appliance, Location, bytes]]:
     if home.in_use(settings):
         raise home.HomeInUse(settings.home)
-    home.check_location(settings, location)
+    location = home.chosen_location(settings, path)
     with Appliance(settings) as appliance, own(settings.run_directory / "home.lock", f"home {settings.home}"):
         if home.in_use(settings):
             raise home.HomeInUse(settings.home)
-        yield appliance, home.new_machine_key()
+        yield appliance, location, home.new_machine_key()
 
 
-def _take_on(appliance: Appliance, repository: Repository, location: Path, machine_key: bytes) -> Founded:
+def _take_on(appliance: Appliance, repository: Repository, location: Location, machine_key: bytes) -> Founded:
     settings = appliance.settings
     appliance.use_repository(repository)
     points = PointService(appliance)

@@ -131,7 +131,7 @@ class StatusService:
         return found
 
     def _repository(self, problems: list[str]) -> tuple[RepositoryState, tuple[Hold, ...]]:
-        location = str(self._appliance.settings.repository.path)
+        location = str(home.location_of(self._appliance.settings))
         try:
             repository = self._appliance.repository
             problems += [f"the repository: {loss}" for loss in repository.losses]

@@ -39,6 +39,11 @@ def _shell(script: str, *arguments: str) -> Command:
     return ("bash", "-ec", script, "bash", *arguments)
 
 
+def until_durable(restore: Command) -> Command:
+    """A restore is over when the disk would outlive a power cut: some tools leave that to the kernel."""
+    return _shell('"$@" && sync -f .', *restore)
+
+
 def _restic() -> Tool:
     # Debian 12's restic writes sparse files only when it has the option.
     sparse: Command = ()

@@ -78,7 +78,7 @@ class Rig:
         self.home = home
         self.environment = {"STRONGROOM_HOME": str(home), **(environment or {})}
         self.settings = load(self.environment)
-        repositories.init(self.settings, self.settings.repository.path, secrets.token_urlsafe(16), lambda _: None)
+        repositories.init(self.settings, None, secrets.token_urlsafe(16), lambda _: None)
         self.appliance = Appliance(self.settings)
         InventoryService(self.appliance).add_host(HostConfig(HOST, socket=socket, timeout_s=timeout_s))
 

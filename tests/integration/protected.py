@@ -51,7 +51,7 @@ def new_appliance(home: Path) -> Iterator[Appliance]:
     """An appliance on a home that gets a repository of its own."""
     settings = load({"STRONGROOM_HOME": str(home)})
     keys: list[str] = []
-    repositories.init(settings, settings.repository.path, os.environ["STRONGROOM_PASSPHRASE"], keys.append)
+    repositories.init(settings, None, os.environ["STRONGROOM_PASSPHRASE"], keys.append)
     with Appliance(settings) as appliance:
         yield appliance
 

@@ -11,6 +11,8 @@ import pytest
 
 from appliance import home
 from appliance.settings import DEFAULT_HOME, Settings, SettingsError, load
+from imaging.errors import Damaged
+from imaging.storage.locations import Folder, read_location
 
 
 def settings_of(folder: Path, toml: str = "", **environment: str) -> Settings:
@@ -168,14 +170,14 @@ def test_a_short_machine_key_is_refused(tmp_path: Path) -> None:
 
 def test_remembering_the_repository_keeps_what_an_admin_wrote(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "# mine\n[limits]\nworkers = 3  # two are busy\n")
-    home.remember_repository(settings, Path("/srv/backup"))
+    home.remember_repository(settings, Folder(Path("/srv/backup")))
     text = settings.file.read_text("utf-8")
     assert "# mine" in text
     assert "# two are busy" in text
     again = settings_of(tmp_path)
     assert again.repository.path == Path("/srv/backup")
     assert again.limits.workers == 3
-    home.remember_repository(again, Path("/srv/backup"))
+    home.remember_repository(again, Folder(Path("/srv/backup")))
     assert settings.file.read_text("utf-8") == text
 
 
@@ -192,12 +194,56 @@ def test_remembering_the_repository_keeps_what_an_admin_wrote(tmp_path: Path) ->
 @pytest.mark.parametrize("location", ["/srv/back up", '/srv/"quoted"', "/srv/\u00e9\u2028\\n"])
 def test_the_repository_is_remembered_whatever_the_file_says(tmp_path: Path, before: str, location: str) -> None:
     settings = settings_of(tmp_path, before)
-    home.remember_repository(settings, Path(location))
+    home.remember_repository(settings, Folder(Path(location)))
     assert settings_of(tmp_path).repository.path == Path(location)
 
 
 def test_another_repository_than_the_settings_say_is_refused(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "[repository]\npath = '/srv/a'\n")
-    home.check_location(settings, Path("/srv/a"))
+    assert (
+        home.chosen_location(settings, Path("/srv/a")) == Folder(Path("/srv/a")) == home.chosen_location(settings, None)
+    )
     with pytest.raises(home.RepositoryPathConflict, match=r"/srv/a.*/srv/b"):
-        home.check_location(settings, Path("/srv/b"))
+        home.chosen_location(settings, Path("/srv/b"))
+
+
+S3 = "[s3]\nbucket = 'backups'\nendpoint = 'https://s3.example.com'\naccess_key = 'AKIA'\nsecret_key = 'hush'\n"
+
+
+def test_with_a_bucket_the_repository_is_there(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, S3)
+    location = home.chosen_location(settings, None)
+    assert str(location) == "s3://backups/ at https://s3.example.com"
+    with pytest.raises(home.RepositoryPathConflict, match=r"s3://backups/.*/srv/b"):
+        home.chosen_location(settings, Path("/srv/b"))
+    before = settings.file.read_text()
+    home.remember_repository(settings, location)
+    assert settings.file.read_text() == before
+    assert "hush" not in repr(settings)
+    assert "hush" not in repr(location)
+
+
+def test_where_the_repository_is_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, S3)
+    (tmp_path / "keys").mkdir()
+    path = home.write_location(settings)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_location(path) == home.location_of(settings)
+    written = path.stat().st_ino
+    assert home.write_location(settings).stat().st_ino == written, "it says so already"
+    path.chmod(0o644)
+    with pytest.raises(Damaged, match="others may read it"):
+        read_location(path)
+    home.write_location(settings)
+    assert read_location(path) == home.location_of(settings)
+    path.write_bytes(b"{}")
+    with pytest.raises(Damaged, match="does not say"):
+        read_location(path)
+
+
+@pytest.mark.parametrize("name", ["access_key", "secret_key", "session_token"])
+def test_a_secret_that_cannot_be_used_is_not_shown(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"s3\.{name} is not usable") as refused:
+        settings_of(tmp_path, f'[s3]\n{name} = "hu\\u0000sh"\n')
+    assert "hu" not in str(refused.value)
+    assert refused.value.__cause__ is None

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance import home
 from appliance.models import RecoveryDisk, RecoveryRecord
 from appliance.services.recovery.errors import OverlayGone
 from imaging import export
@@ -96,7 +97,7 @@ class RecoveryExports:
     def _served(self, disk: RecoveryDisk) -> ServedDisk:
         settings = self._appliance.settings
         return ServedDisk(
-            repository=settings.repository.path,
+            location=home.write_location(settings),
             machine_key=settings.machine_key_file,
             cache=settings.cache_directory,
             point=self._record.point,

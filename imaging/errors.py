@@ -217,6 +217,16 @@ class PointAmbiguous(ImagingError):
         self.matches = tuple(matches)
 
 
+class StillReadable(ImagingError):
+    """What seems damaged is not, or not for good."""
+
+    def __init__(self, point: str, detail: str) -> None:
+        super().__init__(
+            f"restore point {point} is not damaged for good, so it is not deleted: {detail}",
+            hint="try again later, or with the Strongroom that wrote it",
+        )
+
+
 class PointHeld(ImagingError):
     """A hold keeps the point from being deleted."""
 

@@ -7,7 +7,6 @@ Deleting writes a tombstone and nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import secrets
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+from blake3 import blake3
 
 from imaging import canonical, manifest
 from imaging.clock import Clock
@@ -29,6 +30,7 @@ from imaging.errors import (
     PointAmbiguous,
     PointHeld,
     PointNotFound,
+    StillReadable,
     StoreUnavailable,
     WrongVersion,
 )
@@ -207,11 +209,16 @@ class Points:
 
     def present(self) -> list[Point]:
         """Every manifest that is in the store and can be read, whether it counts or not. Damaged, for the first that
-        cannot: what it needs is not known."""
+        cannot, unless it was deleted: what it needs is not known."""
         found: list[Point] = []
         for name in self._manifests(""):
-            with contextlib.suppress(ObjectMissing):  # removed since it was listed
+            try:
                 found.append(self._point(name))
+            except ObjectMissing:
+                continue  # removed since it was listed
+            except Damaged:
+                if not self.is_buried(name):
+                    raise
         return found
 
     def inert(self, leases: set[str]) -> list[tuple[str, str]]:
@@ -256,11 +263,13 @@ class Points:
 
     # Deleting and holding
 
-    def delete(self, point: Point, by: str) -> str:
-        """Writes the tombstone; returns its name. PointHeld while a hold is on it; repeating it changes nothing.
+    def delete(self, point: Point | DamagedPoint, by: str) -> str:
+        """Writes the tombstone; returns its name. PointHeld while a hold is on it; repeating it changes nothing. Of a
+        damaged point, StillReadable where its manifest is not what is damaged.
 
         Whatever is raised, the point is not deleted, or was before.
         """
+        stated = point.hash if isinstance(point, Point) else self._hash_of_remains(point)
         self._check_unheld(point)
         name = tombstone_name(point.name)
         if self._store.exists(name):
@@ -269,7 +278,7 @@ class Points:
             self._objects.create_json(
                 ObjectType.TOMBSTONE,
                 name,
-                {"by": by, "created_utc": canonical.utc_text(self._clock.now_utc()), "hash": point.hash.hex()},
+                {"by": by, "created_utc": canonical.utc_text(self._clock.now_utc()), "hash": stated.hex()},
             )
             self._check_unheld(point)  # a hold placed meanwhile was visible before its owner looked for the tombstone
         except ObjectExists:
@@ -279,6 +288,16 @@ class Points:
             raise
         return name
 
+    def _hash_of_remains(self, point: DamagedPoint) -> bytes:
+        """Of the bytes in the manifest's place. What a newer Strongroom wrote, or a store does not give now, is not
+        damaged."""
+        if isinstance(point.error, (WrongVersion, StoreUnavailable)):
+            raise StillReadable(point.id, str(point.error)) from point.error
+        try:
+            return blake3(self._store.get(point.name)).digest()
+        except ObjectMissing:
+            return blake3().digest()
+
     def _take_back(self, name: str, otherwise: str) -> None:
         """Removes what this process has just written, or may have: what went wrong before is what the caller is
         told."""
@@ -287,7 +306,7 @@ class Points:
         except ImagingError as error:
             _log.error("%s could not be taken back, so %s: %s", name, otherwise, error)
 
-    def _check_unheld(self, point: Point) -> None:
+    def _check_unheld(self, point: Point | DamagedPoint) -> None:
         purposes = [hold.purpose for hold in self.holds() if hold.manifest == point.name]
         if purposes:
             raise PointHeld(point.id, purposes)

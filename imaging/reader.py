@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from imaging.diskmap import Leaf, children, node_span, read_leaf, root_level
 from imaging.errors import Damaged
@@ -19,6 +19,8 @@ from imaging.extents import PAGE_BYTES, REGION_BYTES, Extent
 
 _LEAVES = 512  # about 50 KB each when parsed; random reads within 8 GiB then parse none twice
 _INNER = 64
+_Batch: TypeAlias = "Future[dict[bytes, bytes]]"
+"""What one thread is loading in one go; by id."""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -74,7 +76,7 @@ class DiskReader:
         self._leaves: _Recent[int, tuple[list[int], Leaf]] = _Recent(_LEAVES, lambda _: 1)
         self._inner: _Recent[bytes, dict[int, bytes]] = _Recent(_INNER, lambda _: 1)
         self._chunks: _Recent[bytes, bytes] = _Recent(cache_bytes, len)
-        self._loading: dict[bytes, Future[bytes]] = {}
+        self._loading: dict[bytes, _Batch] = {}
 
     def pread(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises ValueError out of range, Damaged, ChunkMissing, StoreError."""
@@ -193,38 +195,43 @@ class DiskReader:
     def _fetch(self, identities: Sequence[bytes]) -> list[bytes]:
         """Chunks from the cache, from threads that are fetching them, or from the repository."""
         plains: dict[bytes, bytes] = {}
-        mine: dict[bytes, Future[bytes]] = {}
-        others: dict[bytes, Future[bytes]] = {}
+        mine: dict[bytes, None] = {}
+        others: dict[bytes, _Batch] = {}
+        batch: _Batch = Future()
         with self._lock:
             for identity in identities:
                 cached = self._chunks.get(identity)
                 if cached is not None:
                     plains[identity] = cached
-                elif identity in self._loading and identity not in mine:
+                elif identity in mine:
+                    continue
+                elif identity in self._loading:
                     others[identity] = self._loading[identity]
-                elif identity not in mine:
-                    mine[identity] = self._loading[identity] = Future()
+                else:
+                    mine[identity] = None
+                    self._loading[identity] = batch
         if mine:
-            plains.update(self._load(mine))
-        for identity, future in others.items():
-            failed = future.exception()
+            plains.update(self._load(list(mine), batch))
+        for identity, other in others.items():
             # The other thread may have failed over another chunk that it wanted at the same time: this one is asked
             # for again, and fails on its own account or not at all.
-            plains[identity] = future.result() if failed is None else self._fetch([identity])[0]
+            failed = other.exception() is not None
+            plains[identity] = self._fetch([identity])[0] if failed else other.result()[identity]
         return [plains[identity] for identity in identities]
 
-    def _load(self, mine: dict[bytes, Future[bytes]]) -> dict[bytes, bytes]:
+    def _load(self, mine: list[bytes], batch: _Batch) -> dict[bytes, bytes]:
+        """From the repository, for this thread and all that wait for the batch."""
         try:
-            loaded = dict(zip(mine, self._blobs.chunks(list(mine)), strict=True))
+            loaded = dict(zip(mine, self._blobs.chunks(mine), strict=True))
         except BaseException as err:
             with self._lock:
-                for identity, future in mine.items():
+                for identity in mine:
                     del self._loading[identity]
-                    future.set_exception(err)
+            batch.set_exception(err)
             raise
         with self._lock:
             for identity, plain in loaded.items():
                 self._chunks.put(identity, plain)
                 del self._loading[identity]
-                mine[identity].set_result(plain)
+        batch.set_result(loaded)
         return loaded

@@ -251,8 +251,8 @@ class Repository:
         """By id, or a unique beginning of one. PointNotFound, PointAmbiguous, Damaged."""
         return self._points.find(wanted)
 
-    def delete_point(self, point: Point, by: str) -> str:
-        """Writes the tombstone and returns its name; nothing else is removed. PointHeld."""
+    def delete_point(self, point: Point | DamagedPoint, by: str) -> str:
+        """Writes the tombstone and returns its name; nothing else is removed. PointHeld; StillReadable."""
         return self._points.delete(point, by)
 
     def hold(self, point: Point, purpose: str, owner: str) -> Hold:

@@ -238,6 +238,9 @@ def diff(session: Session, old: str, new: str, as_json: bool) -> None:
 def delete(session: Session, id: str, yes: bool) -> None:
     """Delete a restore point. No other point is touched; space comes back when the repository is collected.
 
+    So is what is left of a point whose manifest is damaged: nothing can be restored from it, and as long as it is there
+    nobody knows what it needs, so that nothing is collected.
+
     \b
     Example:
       strongroom point delete 3f9a --yes
@@ -245,6 +248,12 @@ def delete(session: Session, id: str, yes: bool) -> None:
     from appliance.services.points import PointService
 
     service = PointService(session.appliance)
+    if (broken := service.damaged(id)) is not None:
+        warn(f"restore point {broken.id} cannot be read: {broken.error}")
+        confirm("If a copy of the repository exists, its manifest may still be there. Delete the point?", yes)
+        service.delete_damaged(broken)
+        say(f"Restore point {broken.id} is deleted.")
+        return
     found = service.resolve(id)
     manifest = found.manifest
     confirm(

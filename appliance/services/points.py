@@ -239,6 +239,18 @@ class PointService:
         self.refresh()
         return point
 
+    def damaged(self, wanted: str) -> DamagedPoint | None:
+        """The point of which only the id is known, as its manifest cannot be read; a unique beginning is enough."""
+        prefix = wanted.strip().lower()
+        found = [point for point in self.refresh() if prefix and point.id.startswith(prefix)]
+        return found[0] if len(found) == 1 else None
+
+    def delete_damaged(self, point: DamagedPoint) -> None:
+        """Drop what is left of a point that cannot be read, so that the repository can be collected again. PointHeld,
+        StillReadable."""
+        self._appliance.repository.delete_point(point, by=self._appliance.record.id)
+        self.refresh()
+
     def _owe_checkpoint(self, point: Point) -> None:
         """The newest point's checkpoint is still on its machine, and no other point starts from it: it is removed when
         debts are settled next, unless the point is the newest even then, because it could not be deleted."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from imaging.collecting import Collected, CollectionRefused, Options
-from imaging.errors import PointNotFound, SeriesBusy
+from imaging.errors import Damaged, PointHeld, PointNotFound, SeriesBusy, StillReadable, StoreUnavailable, WrongVersion
 from imaging.marking import Unresolvable
-from imaging.points import Point
+from imaging.points import DamagedPoint, Point
 from imaging.repository import Repository
 from imaging.rollcalls import RolledBack
 from imaging.storage.contract import Listed
@@ -293,6 +293,52 @@ def test_a_damaged_manifest_or_index_or_missing_pack_stops_it(tmp_path: Path) ->
         assert packs(tmp_path) == before
         collect(repository)
         healthy(repository)
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut short", "gone"])
+def test_a_point_that_is_damaged_can_be_deleted_and_collection_goes_on(tmp_path: Path, how: str) -> None:
+    with make(tmp_path) as repository:
+        first = back_up(repository, "web", {"disk": content(1, MIB)})
+        keep = back_up(repository, "web", {"disk": content(2, MIB)})
+        other = back_up(repository, "db", {"disk": content(3, MIB)})
+    victim = tmp_path / "store" / first.name
+    whole = victim.read_bytes()
+    if how == "gone":
+        victim.unlink()
+    else:
+        victim.write_bytes(whole[:100] if how == "cut short" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    with reopen(tmp_path, "new") as repository:
+        with pytest.raises((CollectionRefused, RolledBack)):
+            collect(repository)
+        (broken,) = repository.survey().damaged
+        assert broken.id == first.id
+        hold = repository.hold(keep, "protected", "admin")
+        repository.delete_point(broken, by="admin")
+        repository.delete_point(broken, by="admin")
+        assert repository.survey().damaged == ()
+        repository.release(hold.id)
+        collect(repository)
+        assert collect(repository).plan.empty
+        assert not victim.exists()
+        for point, seed in ((keep, 2), (other, 3)):
+            assert read_disk(repository, point) == content(seed, MIB)
+        again = back_up(repository, "web", {"disk": content(4, MIB)})
+        assert again.generation == 3
+        healthy(repository)
+        assert packs(tmp_path) == {pack.hex() for pack in repository.index.packs()}, "what it alone needed is gone"
+
+
+def test_what_is_not_damaged_for_good_is_not_deleted_as_damaged(tmp_path: Path) -> None:
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", {"disk": content(1, MIB)})
+        for error in (StoreUnavailable("read", point.name, "Input/output error"), WrongVersion(point.name, 9)):
+            with pytest.raises(StillReadable):
+                repository.delete_point(DamagedPoint(point.name, error), by="admin")
+        hold = repository.hold(point, "protected", "admin")
+        with pytest.raises(PointHeld):
+            repository.delete_point(DamagedPoint(point.name, Damaged(point.name, "it is")), by="admin")
+        repository.release(hold.id)
+        assert [each.id for each in repository.survey().points] == [point.id]
 
 
 def test_many_index_objects_are_merged(tmp_path: Path) -> None:

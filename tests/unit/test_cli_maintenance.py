@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,3 +127,20 @@ def test_a_second_collection_at_once_is_refused_with_a_reason(strongroom: Comman
         assert done.code == 1
         assert "another collection" in done.err
     assert strongroom("repository", "collect").code == 0
+
+
+def test_a_point_with_a_damaged_manifest_is_deleted_by_its_id(strongroom: CommandLine) -> None:
+    broken = strongroom.backup(os.urandom(MIB), "web")["id"]
+    strongroom.backup(os.urandom(MIB), "web")
+    (victim,) = (load(strongroom.environment).repository.path / "manifests").glob(f"*/*-{broken}")
+    victim.write_bytes(victim.read_bytes()[:50])
+    shutil.rmtree(load(strongroom.environment).cache_directory)  # which keeps what manifests said
+    assert strongroom("repository", "collect").code == 1
+    refused = strongroom("point", "delete", broken[:8])
+    assert refused.code == 2
+    assert "cannot be read" in refused.err
+    done = strongroom("point", "delete", broken[:8], "--yes")
+    assert (done.code, broken in done.out) == (0, True)
+    assert strongroom("repository", "collect").code == 0
+    assert len(strongroom("point", "list", "--json").json()) == 1
+    assert strongroom("repository", "verify", "--read-data").code == 0

@@ -5,6 +5,7 @@ Rule: what is decoded is hostile until checked; lengths are compared with what i
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -12,10 +13,17 @@ from typing import Final
 from imaging.errors import Damaged
 from imaging.places import ROW_BYTES, PackRows
 
+_NAME: Final = re.compile(r"index/([0-9a-f]{32})-\d{6}")
 _COUNT: Final = struct.Struct("<I")
 _PACK: Final = struct.Struct("<32s32sIB3xI")
 PACK_BYTES_MAX: Final = 33_554_431
 BLOB_TYPES: Final = (0, 1)
+
+
+def lease_of(name: str) -> str | None:
+    """The lease under which an index object was written, or None if this is no index object's name."""
+    parsed = _NAME.fullmatch(name)
+    return parsed[1] if parsed else None
 
 
 def encode_index(packs: Sequence[PackRows]) -> bytes:

@@ -8,7 +8,6 @@ a blob is missing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +15,7 @@ from typing import Final
 from imaging.envelope import ObjectType
 from imaging.errors import Damaged, ImagingError, NotAuthentic, ObjectMissing, StoreUnavailable, WrongVersion
 from imaging.index import ChunkIndex
-from imaging.index_objects import decode_index
+from imaging.index_objects import decode_index, lease_of
 from imaging.keys import Keys
 from imaging.leases import Leases
 from imaging.objects import SealedObjects
@@ -24,7 +23,6 @@ from imaging.packs import listed_packs, pack_name, read_table
 from imaging.places import PackRows, PackState
 from imaging.storage.contract import Store
 
-_NAME: Final = re.compile(r"index/([0-9a-f]{32})-\d{6}")
 _TABLES_AT_ONCE: Final = 64
 
 
@@ -93,11 +91,11 @@ def _present(store: Store, listed: Sequence[str]) -> frozenset[bytes]:
 
 
 def _read(objects: SealedObjects, leases: Leases, name: str, damaged: list[ImagingError]) -> list[PackRows] | None:
-    parsed = _NAME.fullmatch(name)
-    if parsed is None:
+    lease = lease_of(name)
+    if lease is None:
         return None
     try:
-        if not leases.standing(parsed[1]).counts:
+        if not leases.standing(lease).counts:
             return None
         return decode_index(objects.read(ObjectType.INDEX, name).body, name)
     except ObjectMissing:

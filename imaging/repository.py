@@ -43,6 +43,7 @@ from imaging.verdicts import DAMAGED, Verdict, Verdicts
 if TYPE_CHECKING:
     from imaging.collecting import Collected, Collection, Exclusive, Options
     from imaging.collection import CollectionPlan
+    from imaging.repairing import Repair, Repaired
     from imaging.scrub import VerifyProgress, VerifyReport
 
 __all__ = [
@@ -346,6 +347,21 @@ class Repository:
 
         rollcalls = RollCalls(self._objects, self._clock, self._cache)
         return Collection(self, self._context, rollcalls, options, progress, time.sleep)
+
+    # Repairing
+
+    def broken_index(self, progress: VerifyProgress) -> tuple[str, ...]:
+        """The index objects that repair() would set aside. WrongVersion, StoreError."""
+        return self._repair(progress).look()
+
+    def repair(self, progress: VerifyProgress) -> Repaired:
+        """Lists again what damaged index objects listed, and sets those aside. SeriesBusy, Fenced, StoreError."""
+        return self._repair(progress).mend()
+
+    def _repair(self, progress: VerifyProgress) -> Repair:
+        from imaging.repairing import Repair
+
+        return Repair(self, self._context, progress)
 
     # Verifying
 

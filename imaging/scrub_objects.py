@@ -34,6 +34,8 @@ _TYPES: Final = (
     (re.compile(r"rollcalls/\d{10}"), ObjectType.ROLL_CALL),
     (re.compile(r"damaged/[0-9a-f]{64}"), ObjectType.VERDICT),
 )
+_ASIDE: Final = re.compile(rf"aside/index/{_ID}-\d{{6}}")
+"""What a repair has set aside: nothing refers to it, and it is not looked into."""
 _SLOT: Final = re.compile(rf"(keys|keys\.copy)/({_ID})")
 
 
@@ -59,6 +61,8 @@ def check_object(objects: SealedObjects, listed: Listed, findings: Findings) -> 
     digest = digest_of_name(name)
     kind = next((kind for pattern, kind in _TYPES if pattern.fullmatch(name)), None)
     slot = _SLOT.fullmatch(name)
+    if _ASIDE.fullmatch(name):
+        return
     if digest is None and kind is None and slot is None and name not in CONFIG_NAMES:
         findings.unknown.append(name)
         return

@@ -97,6 +97,7 @@ for _command in (
 
 repository.repository.add_command(maintenance.collect)
 repository.repository.add_command(maintenance.forecast)
+repository.repository.add_command(maintenance.repair)
 repository.repository.add_command(holds.hold)
 
 

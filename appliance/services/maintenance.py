@@ -23,6 +23,7 @@ from imaging.points import Point
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from imaging.repairing import Repaired
 
 
 class CollectionBusy(StrongroomError):
@@ -160,6 +161,16 @@ class MaintenanceService:
             return list(known)
         found = {machine.series: machine for name in names for machine in machines_named(name, known)}
         return list(found.values())
+
+    # Repairing
+
+    def broken_index(self, *, progress: Progress = SILENT) -> tuple[str, ...]:
+        """The index objects that a repair would set aside. ImagingError."""
+        return self._appliance.repository.broken_index(progress)
+
+    def repair(self, *, progress: Progress = SILENT) -> Repaired:
+        """ImagingError."""
+        return self._appliance.repository.repair(progress)
 
     # Collecting
 

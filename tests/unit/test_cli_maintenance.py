@@ -144,3 +144,20 @@ def test_a_point_with_a_damaged_manifest_is_deleted_by_its_id(strongroom: Comman
     assert strongroom("repository", "collect").code == 0
     assert len(strongroom("point", "list", "--json").json()) == 1
     assert strongroom("repository", "verify", "--read-data").code == 0
+
+
+def test_a_damaged_index_is_repaired(strongroom: CommandLine) -> None:
+    strongroom.backup(os.urandom(MIB), "web")
+    nothing = strongroom("repository", "repair")
+    assert (nothing.code, "nothing to repair" in nothing.out) == (0, True)
+    (victim,) = (load(strongroom.environment).repository.path / "index").iterdir()
+    victim.write_bytes(victim.read_bytes()[:-1])
+    name = f"index/{victim.name}"
+    dry = strongroom("repository", "repair", "--dry-run", "--json").json()
+    assert dry == {"dry_run": True, "damaged_index_objects": [name]}
+    assert strongroom("repository", "collect").code == 1
+    done = strongroom("repository", "repair", "--json").json()
+    assert (done["set_aside"], done["relisted_packs"], done["unreadable_packs"]) == ([name], 2, [])
+    assert strongroom("repository", "collect").code == 0
+    verified = strongroom("repository", "verify", "--read-data", "--json").json()
+    assert (verified["damaged"], verified["unknown_objects"]) == ([], [])

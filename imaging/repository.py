@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from imaging.collecting import Collected, Collection, Exclusive, Options
     from imaging.collection import CollectionPlan
     from imaging.repairing import Repair, Repaired
-    from imaging.scrub import VerifyProgress, VerifyReport
+    from imaging.scrub import Reading, VerifyProgress, VerifyReport
 
 __all__ = [
     "Appliance",
@@ -365,11 +365,17 @@ class Repository:
 
     # Verifying
 
-    def verify(self, read_data: bool = False, progress: VerifyProgress | None = None) -> VerifyReport:
-        """Checks every object; with `read_data` every chunk. Marks damaged packs, so that runs store them anew."""
-        from imaging.scrub import verify
+    def verify(self, read_data: bool = False, progress: VerifyProgress | None = None,
+               reading: Reading | None = None) -> VerifyReport:  # fmt: skip
+        """Checks every object; with `read_data` every chunk too, or with `reading` a share of them. Marks packs that
+        are damaged, so that runs store them anew."""
+        from imaging.readlog import ReadLog
+        from imaging.scrub import Reading, verify
 
-        return verify(self, self._objects, self._keeper, self._clock, read_data=read_data, progress=progress)
+        log = ReadLog(self._cache / "read-packs")
+        if read_data and reading is None:
+            reading = Reading()
+        return verify(self, self._objects, self._keeper, self._clock, log=log, reading=reading, progress=progress)
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:

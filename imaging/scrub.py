@@ -8,7 +8,8 @@ verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,10 +25,12 @@ from imaging.objects import SealedObjects
 from imaging.packs import iter_rows, listed_packs, pack_name
 from imaging.places import PackRows, PackState
 from imaging.points import Point, Points
+from imaging.readlog import ReadLog
 from imaging.reconciling import read_unlisted_packs
 from imaging.scrub_maps import MapWalk
 from imaging.scrub_objects import Findings, check_ends, check_object, check_pairs
 from imaging.scrub_packs import PackVerdict, check_packs
+from imaging.throttle import Throttle
 from imaging.verdicts import DAMAGED, MISSING, Verdict
 
 if TYPE_CHECKING:
@@ -41,6 +44,15 @@ class VerifyProgress(Protocol):
     def advance(self, count_bytes: int) -> None: ...
     def note(self, text: str) -> None: ...
     def finish(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What of the packs is read whole: everything that is read in `every_days` runs, a share each time, those first
+    that were read the longest ago. Not faster than `bytes_per_s`."""
+
+    every_days: int = 1
+    bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +77,16 @@ class AffectedPoint:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was looked at, and what is wrong. `unknown` are names that the format does not have: left alone."""
+    """What was looked at, and what is wrong. `read_packs` of the packs were read whole. `unknown` are names that the
+    format does not have: left alone."""
 
     objects: int
     size_bytes: int
     packs: int
     points: int
     read_data: bool
+    read_packs: int
+    read_bytes: int
     problems: tuple[Problem, ...]
     affected: tuple[AffectedPoint, ...]
     unknown: tuple[str, ...]
@@ -87,10 +102,11 @@ def verify(
     keeper: IndexKeeper,
     clock: Clock,
     *,
-    read_data: bool,
+    log: ReadLog,
+    reading: Reading | None,
     progress: VerifyProgress | None = None,
 ) -> VerifyReport:
-    """Without `read_data` the packs' tables are read, and not what is in them. StoreError."""
+    """Without `reading` the packs' tables are read, and not what is in them. StoreError."""
     watcher = progress or _Silent()
     findings = Findings()
     objects = objects.uncached()
@@ -104,7 +120,22 @@ def verify(
             watcher.advance(listed.size_bytes)
     check_pairs(objects, findings)
     check_ends(objects, leases, findings)
-    bad = _Packs(objects, keeper, findings, _Index(objects, leases, findings), read_data).check(watcher)
+    today = clock.now_utc().date().toordinal()
+    whole: frozenset[bytes] = frozenset()
+    throttle = None
+    if reading is not None:
+        log.keep_only(findings.packs)
+        everything = reading.every_days == 1
+        whole = frozenset(findings.packs) if everything else log.due(findings.packs, reading.every_days, today)
+        throttle = None if reading.bytes_per_s is None else Throttle(reading.bytes_per_s, clock, time.sleep)
+    read_bytes = sum(findings.packs[pack] for pack in whole)
+    index = _Index(objects, leases, findings)
+    try:
+        bad = _Packs(objects, keeper, findings, index, whole, throttle, lambda pack: log.note(pack, today)).check(
+            watcher
+        )
+    finally:
+        log.save()
     read_unlisted_packs(keeper.index, objects.store, objects.keys)
     survey = Points(objects, leases, clock).survey()
     for damaged in survey.damaged:
@@ -119,7 +150,9 @@ def verify(
         size_bytes=findings.size_bytes,
         packs=len(findings.packs),
         points=len(points) + len(survey.damaged),
-        read_data=read_data,
+        read_data=reading is not None,
+        read_packs=len(whole),
+        read_bytes=read_bytes,
         problems=tuple(Problem(name, error) for name, error in sorted(findings.problems.items())),
         affected=tuple(sorted(affected, key=lambda point: point.name)),
         unknown=tuple(findings.unknown),
@@ -187,7 +220,9 @@ class _Packs:
     keeper: IndexKeeper
     findings: Findings
     index: _Index
-    read_data: bool
+    whole: frozenset[bytes]
+    throttle: Throttle | None
+    was_read: Callable[[bytes], None]
     bad: dict[bytes, frozenset[bytes] | None] = field(default_factory=dict)
 
     def check(self, progress: VerifyProgress) -> Bad:
@@ -200,11 +235,17 @@ class _Packs:
                 missing[entry.pack] = ObjectMissing(name)
             elif found != entry.size_bytes:
                 findings.add(name, Damaged(name, f"it has {found} bytes and should have {entry.size_bytes}"))
-        progress.start("packs", sum(findings.packs.values()) if self.read_data else None)
+        progress.start("packs", sum(findings.packs[pack] for pack in self.whole) if self.whole else None)
         objects = self.objects
         states = {pack: each.state for pack, each in self.keeper.index.packs().items()}
-        for verdict in check_packs(objects.store, objects.keys, findings.packs, self.read_data, self.index.rows_of):
-            progress.advance(verdict.size_bytes if self.read_data else 0)
+        verdicts = check_packs(
+            objects.store, objects.keys, findings.packs, self.whole, self.index.rows_of, self.throttle
+        )
+        for verdict in verdicts:
+            if verdict.pack in self.whole:
+                progress.advance(verdict.size_bytes)
+                if not isinstance(verdict.problem, StoreUnavailable):
+                    self.was_read(verdict.pack)
             if isinstance(verdict.problem, ObjectMissing):
                 missing[verdict.pack] = verdict.problem
                 continue
@@ -256,7 +297,7 @@ class _Packs:
         until it is there."""
         judged = pack in self.findings.verdicts
         verdict = self.findings.verdicts.get(pack)
-        if self.read_data or (verdict is not None and verdict.found == MISSING):
+        if pack in self.whole or (verdict is not None and verdict.found == MISSING):
             if judged or state in (PackState.DAMAGED, PackState.GONE):
                 self.keeper.found_good(pack)
         elif judged:

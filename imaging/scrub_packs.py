@@ -7,7 +7,7 @@ flipped byte costs one chunk and not sixteen megabytes of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +18,7 @@ from imaging.packs import iter_rows, pack_name, parse_pack, read_table
 from imaging.places import PackRows, unpack_place
 from imaging.sealing import Sealer, open_blob
 from imaging.storage.contract import Store
+from imaging.throttle import Throttle
 
 _WORKERS_MAX: Final = 4
 
@@ -37,16 +38,25 @@ def check_packs(
     store: Store,
     keys: Keys,
     packs: Mapping[bytes, int],
-    read_data: bool,
+    whole: Collection[bytes],
     known_rows: Callable[[bytes], PackRows | None],
+    throttle: Throttle | None = None,
 ) -> Iterator[PackVerdict]:
-    """A verdict on each pack (hash → size in bytes). `known_rows` is asked for what the index says of a damaged one."""
-    check = _check_data if read_data else _check_table
+    """A verdict on each pack (hash → size in bytes); those of `whole` are read whole, of the others only the tables.
+    `known_rows` is asked for what the index says of a damaged one."""
+
+    def check(pack: bytes, size_bytes: int) -> PackVerdict:
+        if pack not in whole:
+            return _check_table(store, keys, pack, size_bytes, known_rows)
+        if throttle is not None:
+            throttle.take(size_bytes)
+        return _check_data(store, keys, pack, size_bytes, known_rows)
+
     workers = min(_WORKERS_MAX, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
         waiting: list[Future[PackVerdict]] = []
         for pack, size_bytes in packs.items():
-            waiting.append(pool.submit(check, store, keys, pack, size_bytes, known_rows))
+            waiting.append(pool.submit(check, pack, size_bytes))
             if len(waiting) > 2 * workers:
                 yield waiting.pop(0).result()
         for future in waiting:

@@ -71,29 +71,41 @@ def info(session: Session, as_json: bool) -> None:
 
 
 @repository.command()
+@click.option("--read-data", is_flag=True, help="Also read, decrypt and recompute every chunk.")
 @click.option(
-    "--read-data", is_flag=True, help="Also decrypt every chunk and compare it with its id (reads everything)."
-)
+    "--every", "every_days", type=click.IntRange(2, 3650), metavar="DAYS",
+    help="Read such a share of the data that daily runs read everything in so many days (with --read-data).",
+)  # fmt: skip
+@click.option("--limit", metavar="SIZE", help="Read at most so much a second, such as 100MB (with --read-data).")
 @json_option
 @pass_session
-def verify(session: Session, read_data: bool, as_json: bool) -> None:
+def verify(session: Session, read_data: bool, every_days: int | None, limit: str | None, as_json: bool) -> None:
     """Check every object of the repository. Ends with exit code 1 when anything is damaged.
 
-    Names what is damaged and the restore points that it touches; all others restore. Changes nothing.
+    Names what is damaged and the restore points that it touches; all others restore. Changes nothing. With --every,
+    what was read the longest ago is read first, and an interrupted run is gone on with by the next.
 
     \b
     Examples:
       strongroom repository verify
       strongroom repository verify --read-data --json
+      strongroom repository verify --read-data --every 30 --limit 100MB
     """
     from appliance.services.repositories import RepositoryService
+    from imaging.scrub import Reading
 
-    report = RepositoryService(session.appliance).verify(read_data=read_data, progress=session.progress)
+    if not read_data and (every_days is not None or limit is not None):
+        raise click.UsageError("--every and --limit say how data is read: add --read-data")
+    reading = Reading(every_days or 1, _rate(limit)) if read_data else None
+    report = RepositoryService(session.appliance).verify(reading, progress=session.progress)
     session.progress.finish()
     if as_json:
         emit_json(_report_json(report))
     elif report.ok:
-        checked = "every chunk was read" if read_data else "data was not read (--read-data does)"
+        checked = "data was not read (--read-data does)"
+        if read_data:
+            some = report.read_packs < report.packs
+            checked = f"{size(report.read_bytes)} of data were read" if some else "every chunk was read"
         found = f"{report.points} restore points, {report.objects} objects, {size(report.size_bytes)}"
         say(f"Nothing is damaged: {found}; {checked}.")
     else:
@@ -110,10 +122,27 @@ def verify(session: Session, read_data: bool, as_json: bool) -> None:
         exit_with(EXIT_FAILED)
 
 
+def _rate(limit: str | None) -> float | None:
+    """Bytes a second."""
+    from appliance.settings import parse_size
+
+    if limit is None:
+        return None
+    try:
+        rate = parse_size(limit.removesuffix("/s"))
+    except ValueError as err:
+        raise click.BadParameter(str(err), param_hint="--limit") from err
+    if rate == 0:
+        raise click.BadParameter("it must be more than 0", param_hint="--limit")
+    return rate
+
+
 def _report_json(report: VerifyReport) -> dict[str, object]:
     return {
         "ok": report.ok,
         "read_data": report.read_data,
+        "read_packs": report.read_packs,
+        "read_bytes": report.read_bytes,
         "objects": report.objects,
         "size_bytes": report.size_bytes,
         "packs": report.packs,

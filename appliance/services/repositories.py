@@ -29,7 +29,7 @@ from imaging.storage.locations import Location, open_store
 if TYPE_CHECKING:
     from appliance.settings import Settings
     from imaging.points import DamagedPoint, Hold
-    from imaging.scrub import VerifyReport
+    from imaging.scrub import Reading, VerifyReport
     from imaging.slots import Slot
 
 _KEY_STILL_OPENS = (
@@ -184,9 +184,9 @@ class RepositoryService:
             protected_bytes=sum(disk.size_bytes for machine in machines for disk in machine.disks),
         )
 
-    def verify(self, *, read_data: bool, progress: Progress = SILENT) -> VerifyReport:
-        """Every object's bytes, and with `read_data` every chunk, decrypted and compared with its id."""
-        return self._appliance.repository.verify(read_data=read_data, progress=progress)
+    def verify(self, reading: Reading | None = None, *, progress: Progress = SILENT) -> VerifyReport:
+        """Every object's bytes, and with `reading` chunks, decrypted and compared with their ids."""
+        return self._appliance.repository.verify(progress=progress, reading=reading)
 
     def holds(self) -> tuple[Hold, ...]:
         return tuple(self._appliance.repository.holds())

@@ -161,3 +161,22 @@ def test_a_damaged_index_is_repaired(strongroom: CommandLine) -> None:
     assert strongroom("repository", "collect").code == 0
     verified = strongroom("repository", "verify", "--read-data", "--json").json()
     assert (verified["damaged"], verified["unknown_objects"]) == ([], [])
+
+
+def test_a_share_of_the_data_is_verified(strongroom: CommandLine) -> None:
+    for number in range(4):
+        strongroom.backup(os.urandom(MIB), f"m{number}")
+    some = strongroom("repository", "verify", "--read-data", "--every", "4", "--json").json()
+    assert some["ok"]
+    assert 0 < some["read_packs"] < some["packs"]
+    told = strongroom("repository", "verify", "--read-data", "--every", "4", "--limit", "1 GB")
+    assert (told.code, "of data were read" in told.out) == (0, True)
+    for wrong in (
+        ("--every", "4"),
+        ("--limit", "1 GB"),
+        ("--read-data", "--limit", "0"),
+        ("--read-data", "--limit", "x"),
+    ):
+        assert strongroom("repository", "verify", *wrong).code == 2
+    every = strongroom("repository", "verify", "--read-data", "--json").json()
+    assert every["read_packs"] == every["packs"]

@@ -1,0 +1,34 @@
+"""Not more than so many bytes a second, whoever of several threads asks.
+
+Rule: who asks waits first, for what was asked for before; so one large piece is never refused, only paid for by the
+next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from imaging.clock import Clock
+
+
+class Throttle:
+    """Thread-safe."""
+
+    def __init__(self, bytes_per_s: float, clock: Clock, sleep: Callable[[float], None]) -> None:
+        if bytes_per_s <= 0:
+            raise ValueError(f"a rate of {bytes_per_s:g} bytes per second")
+        self._rate = bytes_per_s
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._free_s = clock.monotonic_s()
+
+    def take(self, count_bytes: int) -> None:
+        """Waits until `count_bytes` may be moved."""
+        with self._lock:
+            now = self._clock.monotonic_s()
+            begins = max(self._free_s, now)
+            self._free_s = begins + count_bytes / self._rate
+        if begins > now:
+            self._sleep(begins - now)

@@ -19,6 +19,7 @@ import click
 
 from appliance.cli import (
     backup,
+    copies,
     daemon,
     exports,
     holds,
@@ -98,6 +99,7 @@ for _command in (
 repository.repository.add_command(maintenance.collect)
 repository.repository.add_command(maintenance.forecast)
 repository.repository.add_command(maintenance.repair)
+repository.repository.add_command(copies.copy)
 repository.repository.add_command(holds.hold)
 
 

@@ -7,11 +7,12 @@ catalog that was lost: only an admin can tell, and is told what speaks for each.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.errors import StrongroomError
-from appliance.models import CleanupAction
+from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.ownership import is_owned
 from appliance.services.points import PROTECTED
 from appliance.services.upkeep import UpkeepService
@@ -19,7 +20,27 @@ from imaging.errors import HoldNotFound
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
-    from imaging.points import Hold
+    from imaging.points import Hold, Point
+
+
+@contextlib.contextmanager
+def held_meanwhile(appliance: Appliance, point: Point, owner: str) -> Iterator[None]:
+    """The point is kept while it is read; should this process die, the recorded clean-up lets go of it."""
+    holder = f"{owner}-hold"
+    try:
+        with appliance.own(holder, f"restore {owner}"):
+            hold = appliance.repository.hold(point, "restore", owner)
+            now = appliance.clock.now_utc()
+            record = CleanupRecord(new_id(), holder, CleanupAction.RELEASE_HOLD, now, subject=hold.id)
+            appliance.catalog.cleanups.add(record)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(HoldNotFound):
+                    appliance.repository.release(hold.id)
+                appliance.catalog.cleanups.drop(record.id)
+    finally:
+        (appliance.settings.run_directory / f"{holder}.lock").unlink(missing_ok=True)
 
 
 class HoldInUse(StrongroomError):

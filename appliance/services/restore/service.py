@@ -18,13 +18,13 @@ from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.progress import SILENT, Progress
 from appliance.services.cleaning import CleaningService
+from appliance.services.holds import held_meanwhile
 from appliance.services.points import PointService, choose_disk
 from appliance.services.restore.disks import DiskRestorer
 from appliance.services.restore.errors import HostIsRemote, NameTaken, NotAMachine, WouldOverwrite
 from appliance.services.restore.in_place import InPlace
 from appliance.services.restore.parts import MachineParts, RestoredDisk
 from appliance.services.restore.planning import MachinePlan, check_name, folder_in, plan_new
-from imaging.errors import HoldNotFound
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -74,7 +74,7 @@ class RestoreService:
         begun_s = self._appliance.clock.monotonic_s()
         found = PointService(self._appliance).resolve(point, name)
         entry = choose_disk(found.manifest, disk)
-        with self._held(found, f"restore-{new_id()}"):
+        with held_meanwhile(self._appliance, found, f"restore-{new_id()}"):
             restored = DiskRestorer(self._appliance, progress).to(found, entry, target, image_format, force=force)
         return DiskRestored(
             entry.name, target, image_format, entry.size_bytes, restored.written_bytes, self._since(begun_s)
@@ -108,7 +108,7 @@ class RestoreService:
             if not hypervisor.files.local:
                 raise HostIsRemote(host)
             restorer = DiskRestorer(self._appliance, progress)
-            with self._owning(owner, owner), self._held(found, owner):
+            with self._owning(owner, owner), held_meanwhile(self._appliance, found, owner):
                 if new_name is not None:
                     plan, disks = self._new(hypervisor, found, new_name, storage, owner, restorer)
                     notes = plan.notes
@@ -165,22 +165,6 @@ class RestoreService:
         for action, about in steps:
             record = CleanupRecord(new_id(), owner, action, now, host, plan.uuid, plan.name, paths=about)
             self._appliance.catalog.cleanups.add(record)
-
-    @contextmanager
-    def _held(self, point: Point, owner: str) -> Iterator[None]:
-        """The point is kept meanwhile; should this process die, the recorded clean-up lets go of it."""
-        holder = f"{owner}-hold"
-        with self._owning(holder, owner):
-            hold = self._appliance.repository.hold(point, "restore", owner)
-            now = self._appliance.clock.now_utc()
-            record = CleanupRecord(new_id(), holder, CleanupAction.RELEASE_HOLD, now, subject=hold.id)
-            self._appliance.catalog.cleanups.add(record)
-            try:
-                yield
-            finally:
-                with contextlib.suppress(HoldNotFound):
-                    self._appliance.repository.release(hold.id)
-                self._appliance.catalog.cleanups.drop(record.id)
 
     @contextmanager
     def _owning(self, owner: str, restore: str) -> Iterator[None]:

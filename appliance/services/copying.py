@@ -1,0 +1,139 @@
+"""Restore points of this home's repository, copied into another home's.
+
+The rule: what is newer than the newest copy of a machine is copied, oldest first, each point a run of its own in the
+other repository, so that an interrupted copy is gone on with by the next; what is older and not there was pruned there,
+and stays away. The other home has its own keys, settings and retention, and restores by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.errors import StrongroomError
+from appliance.models import MachineRecord, new_id
+from appliance.progress import SILENT, Progress
+from appliance.services.holds import held_meanwhile
+from appliance.services.points import PointService, machines_named
+from imaging.copying import Copier, copied_from
+from imaging.errors import BitmapLied, ParentMapLost
+from imaging.packing import PackWriter
+from imaging.pending import PendingIndex
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from imaging.points import Point
+    from imaging.running import Run
+
+
+class SameRepository(StrongroomError):
+    exit_code = 2
+
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"both homes use the same repository ({id})",
+            hint="Make another one in the other home: STRONGROOM_HOME=DIR strongroom init --repository PATH.",
+            id=id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MachineToCopy:
+    """`points` are missing in the other repository, oldest first; `total` is how many the machine has here."""
+
+    machine: MachineRecord
+    points: tuple[Point, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedPoint:
+    machine: str
+    origin: str
+    copy: str
+    read_bytes: int
+    stored_bytes: int
+
+
+class CopyService:
+    """Borrows both appliances."""
+
+    def __init__(self, origin: Appliance, target: Appliance) -> None:
+        self._origin = origin
+        self._target = target
+        if origin.repository.id == target.repository.id:
+            raise SameRepository(origin.repository.id.hex())
+
+    def plan(self, names: Sequence[str] = (), *, last: int | None = None) -> tuple[MachineToCopy, ...]:
+        """What is missing of the machines of these names, or of all; of each the `last` points only. NotProtected."""
+        service = PointService(self._origin)
+        service.refresh()
+        known = self._origin.catalog.points.machines()
+        wanted = {each.series: each for name in names for each in machines_named(name, known)}
+        machines = list(wanted.values()) if names else list(known)
+        points = self._origin.repository.points()
+        copies = self._target.repository.points()
+        found = []
+        for machine in machines:
+            mine = sorted((p for p in points if p.series == machine.series), key=lambda p: p.generation)
+            series = self._series(mine[-1]) if mine else ""
+            newest = max((p.created_utc for p in copies if p.series == series), default=None)
+            missing = [p for p in mine if newest is None or p.created_utc > newest]
+            found.append(MachineToCopy(machine, tuple(missing[-last:] if last else missing), len(mine)))
+        return tuple(found)
+
+    def copy(self, plan: Sequence[MachineToCopy], *, progress: Progress = SILENT) -> Iterator[CopiedPoint]:
+        """Copies one point after the other, and tells of each that is done. SeriesBusy, SourceError, ImagingError."""
+        for each in plan:
+            for point in each.points:
+                yield self._point(each.machine, point, progress)
+
+    def _point(self, machine: MachineRecord, point: Point, progress: Progress) -> CopiedPoint:
+        repository = self._target.repository
+        with (
+            held_meanwhile(self._origin, point, f"restore-{new_id()}"),
+            repository.begin_run(self._series(point), host=point.manifest.machine.host) as lease,
+        ):
+            before = self._copied(lease.parent, point)
+            try:
+                copy, read_bytes, stored_bytes = self._store(machine, point, before, lease, progress)
+            except (BitmapLied, ParentMapLost) as err:
+                progress.note(f"{machine.name} is copied in full: {err}")
+                copy, read_bytes, stored_bytes = self._store(machine, point, None, lease, progress)
+        PointService(self._target).record(copy)
+        return CopiedPoint(machine.name, point.id, copy.id, read_bytes, stored_bytes)
+
+    def _store(self, machine: MachineRecord, point: Point, before: Point | None, lease: Run,
+               progress: Progress) -> tuple[Point, int, int]:  # fmt: skip
+        repository, settings = self._target.repository, self._target.settings
+        with ExitStack() as stack:
+            pending = PendingIndex(settings.cache_directory)
+            stack.callback(pending.close)
+            writer = stack.enter_context(PackWriter(
+                repository.store, repository.keys, repository.index, pending, lease.put_index,
+                compression_level=repository.config.compression_level, pack_bytes=repository.config.pack_bytes,
+            ))  # fmt: skip
+            copier = Copier(
+                self._origin.repository, repository, writer, workers=settings.limits.workers + 1,
+                start=lambda disk, size: progress.start(f"{machine.name} {disk}", size), advance=progress.advance,
+            )  # fmt: skip
+            draft = copier.copy(point, before, lease.parent)
+            progress.finish()
+            writer.flush()
+            stored_bytes = writer.stored.bytes
+            return lease.commit(draft), draft.statistics.read_bytes, stored_bytes
+
+    def _copied(self, parent: Point | None, point: Point) -> Point | None:
+        """The point of which the copy's parent is a copy, if it is still there."""
+        if parent is None:
+            return None
+        origin = self._origin.repository
+        notes = parent.manifest.notes
+        return next((each for each in origin.points(point.series) if copied_from(each, origin.id) in notes), None)
+
+    def _series(self, point: Point) -> str:
+        machine = point.manifest.machine
+        name = machine.uuid if machine.kind == "vm" and machine.uuid is not None else machine.name
+        return self._target.repository.series_of(machine.kind, name)

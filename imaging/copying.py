@@ -1,0 +1,132 @@
+"""One restore point, from one repository into another, which has keys, cuts and an index of its own.
+
+Rules: a copy is made as a backup is, with the point as its source, so that it is cut, named and sealed as if the
+machine had been backed up there; where the point before has been copied, the two maps say exactly what changed since,
+and only that is read. Every chunk that is read was authenticated, and nothing of the copy refers to the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from imaging.diskmap import difference
+from imaging.errors import ImagingError, SourceError
+from imaging.extents import ByteRange, clip
+from imaging.ingest import WORKERS, Ingested, ParentDisk, ingest_disk
+from imaging.manifest import DiskEntry, FileEntry, ManifestDraft, Statistics
+from imaging.packing import PackWriter
+from imaging.points import Point
+from imaging.reader import DiskReader
+from imaging.repository import Repository
+from imaging.source import BlockStatus
+
+_CACHE_BYTES: Final = 1 << 20  # of chunks: each is read once
+
+
+def copied_from(point: Point, repository_id: bytes) -> str:
+    """The note on a copy that tells of which point it is one."""
+    return f"copied from restore point {point.id} of repository {repository_id.hex()}"
+
+
+class PointDisk:
+    """A disk of a restore point as a source. `changed`: what may differ from what the copy's parent holds."""
+
+    def __init__(self, reader: DiskReader, changed: Sequence[ByteRange]) -> None:
+        self._reader = reader
+        self._changed = changed
+        self.size_bytes = reader.size_bytes
+
+    def status(self, start: int, stop: int) -> BlockStatus:
+        """See Source."""
+        extents = self._reader.extents(start, stop - start)
+        zero = [ByteRange(extent.start, extent.stop) for extent in extents if extent.zero]
+        return BlockStatus(zero, clip(self._changed, start, stop))
+
+    def read(self, requests: Sequence[tuple[int, memoryview]]) -> None:
+        """See Source."""
+        for offset, view in requests:
+            try:
+                self._reader.read_into(offset, view)
+            except ImagingError as error:
+                raise SourceError(offset, len(view), str(error), hint=error.hint) from error
+
+
+class Copier:
+    """Copies points through one pack writer of the target. Borrows everything."""
+
+    def __init__(
+        self,
+        origin: Repository,
+        target: Repository,
+        writer: PackWriter,
+        *,
+        workers: int = WORKERS,
+        start: Callable[[str, int], None],
+        advance: Callable[[int], None],
+    ) -> None:
+        """`start` is told of each disk and its size, `advance` of bytes of it that are done."""
+        self._origin = origin
+        self._target = target
+        self._writer = writer
+        self._workers = workers
+        self._start = start
+        self._advance = advance
+        self._read_bytes = self._chunks = self._sampled = 0
+
+    def copy(self, point: Point, before: Point | None, parent: Point | None) -> ManifestDraft:
+        """Everything of the point but its manifest. `parent`, in the target, is a copy of `before`, in the origin.
+
+        SourceError where the original cannot be read; BitmapLied where the parent is not what it should be a copy of;
+        what the target's store raises. The writer must be flushed afterwards.
+        """
+        manifest = point.manifest
+        disks = tuple(self._disk(entry, before, parent) for entry in manifest.disks)
+        files = tuple(self._file(entry) for entry in manifest.files)
+        return ManifestDraft(
+            machine=manifest.machine, created_utc=manifest.created_utc,
+            kind="incremental" if any(disk.read == "incremental" for disk in disks) else "full",
+            consistency=manifest.consistency, disks=disks, files=files, skipped=manifest.skipped,
+            domain_xml=manifest.domain_xml, policy=manifest.policy,
+            notes=(*manifest.notes, copied_from(point, self._origin.id)),
+            statistics=Statistics(
+                read_bytes=self._read_bytes, stored_bytes=self._writer.stored.bytes, chunks=self._chunks,
+                new_chunks=self._writer.stored.chunks, sampled_chunks=self._sampled,
+            ),
+        )  # fmt: skip
+
+    def _disk(self, entry: DiskEntry, before: Point | None, parent: Point | None) -> DiskEntry:
+        reader = self._reader(entry.root, entry.size_bytes)
+        old = None if before is None else before.manifest.disk(entry.name)
+        copied = None if parent is None else parent.manifest.disk(entry.name)
+        fetch = self._target.blobs.node
+        known = self._target.index.known if self._target.index_has_losses() else None
+        self._start(entry.name, entry.size_bytes)
+        if old is None or copied is None or not old.size_bytes == copied.size_bytes == entry.size_bytes:
+            former = None if copied is None else ParentDisk(copied.root, copied.size_bytes, fetch, known)
+            result = self._ingest(PointDisk(reader, ()), former=former)
+            return replace(entry, root=result.root, read="full", reason=None, checkpoint=False)
+        pair = (old.root, old.size_bytes), (entry.root, entry.size_bytes)
+        changed = list(difference(*pair, self._origin.blobs.node))
+        base = ParentDisk(copied.root, copied.size_bytes, fetch, known)
+        result = self._ingest(PointDisk(reader, changed), parent=base)
+        return replace(entry, root=result.root, read="incremental", reason=None, checkpoint=False)
+
+    def _file(self, entry: FileEntry) -> FileEntry:
+        return replace(entry, root=self._ingest(PointDisk(self._reader(entry.root, entry.size_bytes), ())).root)
+
+    def _reader(self, root: bytes | None, size_bytes: int) -> DiskReader:
+        return DiskReader(self._origin.blobs, root, size_bytes, cache_bytes=_CACHE_BYTES)
+
+    def _ingest(
+        self, source: PointDisk, *, parent: ParentDisk | None = None, former: ParentDisk | None = None
+    ) -> Ingested:
+        result = ingest_disk(
+            source, self._writer, self._target.keys, parent=parent, former=former, workers=self._workers,
+            advance=self._advance,
+        )  # fmt: skip
+        self._read_bytes += result.read_bytes
+        self._chunks += result.chunks
+        self._sampled += result.sampled_chunks
+        return result

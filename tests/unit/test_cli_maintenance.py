@@ -41,7 +41,9 @@ def test_prune_collect_and_forecast_agree_on_what_is_freed(strongroom: CommandLi
         each["name"]: each["frees_bytes"] for each in strongroom("repository", "forecast", "--json").json()["machines"]
     }
     assert 3 * MIB < told["web"] < 4 * MIB
-    assert told["db"] < 64 * 1024, "nearly all that it holds, web holds too"
+    assert told["db"] < 320 * 1024, (
+        "what it holds, web holds too, but for its last chunk (of 256 KiB at most) and its map"
+    )
     alone = strongroom("repository", "forecast", "web", "--json").json()
     assert [each["id"] for each in alone] == points
     assert all(MIB < each["frees_bytes"] < 1.5 * MIB for each in alone)

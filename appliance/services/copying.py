@@ -79,8 +79,7 @@ class CopyService:
         for machine in machines:
             mine = sorted((p for p in points if p.series == machine.series), key=lambda p: p.generation)
             series = self._series(mine[-1]) if mine else ""
-            newest = max((p.created_utc for p in copies if p.series == series), default=None)
-            missing = [p for p in mine if newest is None or p.created_utc > newest]
+            missing = self._newer(mine, [p for p in copies if p.series == series])
             found.append(MachineToCopy(machine, tuple(missing[-last:] if last else missing), len(mine)))
         return tuple(found)
 
@@ -89,6 +88,17 @@ class CopyService:
         for each in plan:
             for point in each.points:
                 yield self._point(each.machine, point, progress)
+
+    def _newer(self, points: list[Point], copies: list[Point]) -> list[Point]:
+        """Those after the newest that was copied: by their order, which no clock decides, and by time only where none
+        of those that were copied is left here."""
+        notes = {note for copy in copies for note in copy.manifest.notes}
+        repository = self._origin.repository.id
+        copied = [point.generation for point in points if copied_from(point, repository) in notes]
+        if copied:
+            return [point for point in points if point.generation > max(copied)]
+        newest = max((copy.created_utc for copy in copies), default=None)
+        return [point for point in points if newest is None or point.created_utc > newest]
 
     def _point(self, machine: MachineRecord, point: Point, progress: Progress) -> CopiedPoint:
         repository = self._target.repository

@@ -84,7 +84,6 @@ def test_what_was_pruned_there_stays_away_and_last_copies_the_newest(homes: tupl
     for seed in range(3):
         state = changed(state, seed)
         one.backup(state, "web")
-        _second_later(one)
     copied = one("repository", "copy", str(two.home), "--last", "1", "--json").json()["points"]
     assert [each["origin"] for each in copied] == [points(one)[-1]["id"]]
     assert one("repository", "copy", str(two.home), "--json").json()["points"] == [], "older ones were passed over"
@@ -96,22 +95,12 @@ def test_what_was_pruned_there_stays_away_and_last_copies_the_newest(homes: tupl
     assert restored(two, "web", "latest") == state
 
 
-def _second_later(line: CommandLine) -> None:
-    """Points are dated to the second."""
-    import time
-
-    newest = str(points(line)[-1]["created_utc"])
-    while time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) <= newest[:19]:
-        time.sleep(0.05)
-
-
 def test_an_interrupted_copy_is_gone_on_with(
     homes: tuple[CommandLine, CommandLine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = homes
     state = os.urandom(3 * MIB)
     one.backup(state, "web")
-    _second_later(one)
     one.backup(changed(state, 1), "web")
     real = LocalStore.put
     puts = 0

@@ -204,7 +204,7 @@ def serve(
             )
         try:
             _wait_ready(process, listen, path, errors)
-            _allow_for_size(process, listen)
+            _allow_for_size(process, listen, path, errors)
             yield listen
         except SourceError as err:
             if _ran_out(process):
@@ -224,9 +224,7 @@ def _wait_ready(process: subprocess.Popen[bytes], listen: Path, path: Path, erro
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ImageUnreadable(
-                str(path), _last_line(errors.read_bytes()) or f"qemu-nbd ended with {process.returncode}"
-            )
+            raise _ended(process, path, errors)
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(listen)) == 0:
                 return
@@ -234,9 +232,21 @@ def _wait_ready(process: subprocess.Popen[bytes], listen: Path, path: Path, erro
     raise ImageUnreadable(str(path), f"qemu-nbd was not ready in {_START_S} s")
 
 
-def _allow_for_size(process: subprocess.Popen[bytes], listen: Path) -> None:
-    with NbdSource(listen, connections=1) as source:
-        limit_s = cpu_limit_s(source.size_bytes)
+def _ended(process: subprocess.Popen[bytes], path: Path, errors: Path) -> ImageUnreadable:
+    return ImageUnreadable(str(path), _last_line(errors.read_bytes()) or f"qemu-nbd ended with {process.returncode}")
+
+
+def _allow_for_size(process: subprocess.Popen[bytes], listen: Path, path: Path, errors: Path) -> None:
+    try:
+        with NbdSource(listen, connections=1) as source:
+            limit_s = cpu_limit_s(source.size_bytes)
+    except SourceError as err:
+        # It listens before it opens the image: one that it may not open, it leaves after the first client was let in.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_BURIAL_S)
+        if process.returncode is None or process.returncode == -signal.SIGXCPU:
+            raise
+        raise _ended(process, path, errors) from err
     with suppress(ProcessLookupError):  # it has just died: whoever reads from it will tell
         resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit_s, limit_s + _CPU_GRACE_S))
 

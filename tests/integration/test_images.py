@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,21 @@ def test_reading_keeps_no_hold_on_the_buffer(tmp_path: Path) -> None:
         assert sys.getrefcount(buffer) == before
     assert buffer[: 3 * MIB] == content()[: 3 * MIB]
     assert buffer[5 * MIB :] == content()[5 * MIB : 8 * MIB]
+
+
+def test_a_server_that_lets_a_client_in_before_it_is_refused_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listens first, and opens the image then: what it says of that is told, and not that it hung up."""
+    path = image(tmp_path, "qcow2", random.Random(1).randbytes(70_000))
+    monkeypatch.setattr(images, "_wait_ready", lambda *_: None)
+    holder = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(tmp_path / "s"), str(path)])
+    try:
+        while not (tmp_path / "s").exists():
+            assert holder.poll() is None
+        time.sleep(0.3)
+        with pytest.raises(ImageUnreadable, match="another process"), serve(path, "qcow2", tmp_path, writable=True):
+            pass
+    finally:
+        holder.terminate()
+        holder.wait()

@@ -25,6 +25,7 @@ from appliance.hypervisor.protocol import HostConfig
 from appliance.hypervisor.ssh_folder import socket_folder
 from appliance.hypervisor.tools import limited, raise_for_tool
 from appliance.hypervisor.uri import libvirt_uri
+from appliance.settings import PREFIX
 from imaging.images import dying_with_parent
 
 LIBVIRT_SOCKET = "/run/libvirt/libvirt-sock"
@@ -34,6 +35,13 @@ _ALIVE_S = 5
 _MAX_ERROR_BYTES = 4096
 
 Done = subprocess.CompletedProcess[bytes]
+
+
+def _without_settings() -> dict[str, str]:
+    """SSH needs much of the environment (agents, HOME), and none of our settings, some of which are secret."""
+    return {
+        name: value for name, value in os.environ.items() if name == "STRONGROOM_HOME" or not name.startswith(PREFIX)
+    }
 
 
 class SshHost:
@@ -108,6 +116,7 @@ class SshHost:
                 subprocess.Popen[bytes],
                 dying_with_parent([*self._options(), "-M", "-N", "-T", "--", self.config.hostname]),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+                env=_without_settings(),
             ).result()  # fmt: skip
             deadline = time.monotonic() + self.config.timeout_s
             while not (self._folder / "ctl").exists():
@@ -142,7 +151,9 @@ class SshHost:
         command = [*self._options(), "-T", "--", self.config.hostname, shlex.join(arguments)]
         limit_s = timeout_s or max(30.0, self.config.timeout_s)
         try:
-            done = subprocess.run(command, input=data, capture_output=True, timeout=limit_s, check=False)
+            done = subprocess.run(
+                command, input=data, capture_output=True, timeout=limit_s, check=False, env=_without_settings()
+            )
         except subprocess.TimeoutExpired as error:
             raise HostUnreachable(self.config.name, f"{arguments[0]} took longer than {limit_s:g} s there") from error
         if done.returncode == _SSH_FAILED:
@@ -169,7 +180,12 @@ class SshHost:
         command = [*self._options(), "-O", what, *arguments, "--", self.config.hostname]
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=self.config.timeout_s, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self.config.timeout_s,
+                check=False,
+                env=_without_settings(),
             )
         except subprocess.TimeoutExpired as error:
             raise HostUnreachable(self.config.name, f"SSH did not {what} a socket in time") from error

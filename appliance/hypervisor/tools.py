@@ -1,7 +1,7 @@
 """Programs run on the hypervisor's host: always an argument list, always with limits.
 
 The rule: an image may be hostile, so a tool that opens one has a limit on CPU time, on memory and on wall time, gets no
-input, and its answer is bounded.
+input and no secret in its environment, and its answer is bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from appliance.hypervisor.errors import ImageToolFailed
+from imaging.images import bare_environment
 
 CPU_LIMIT_S = 60
 MEMORY_LIMIT_BYTES = 2 * 1024**3
@@ -36,7 +37,14 @@ class LocalTools:
 
 def run_bounded(command: Sequence[str], tool: str, subject: str, timeout_s: float = WALL_LIMIT_S) -> bytes:
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            env=bare_environment(),
+        )
     except subprocess.TimeoutExpired as error:
         raise ImageToolFailed(tool, subject, f"it took longer than {timeout_s:g} s") from error
     except OSError as error:

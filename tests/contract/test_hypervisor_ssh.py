@@ -28,6 +28,7 @@ from appliance.hypervisor.errors import (
 from appliance.hypervisor.libvirt_driver import connect
 from appliance.hypervisor.protocol import BackupRequest, DiskBackup, HostConfig, Hypervisor, Transport
 from appliance.hypervisor.ssh import SshHost
+from appliance.hypervisor.tools import LocalTools
 from appliance.settings import load
 from tests.contract.hypervisor_waiting import wait_until
 from tests.lab import Lab
@@ -319,6 +320,18 @@ def test_master_outlives_the_thread_that_first_needed_it(sshd: Sshd, folder: Pat
         assert len(first) == 1
         assert host.run(["true"]).returncode == 0
         assert masters(folder) == first
+
+
+def test_no_tool_sees_our_secrets(sshd: Sshd, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither SSH, nor what is run here on images that may be hostile."""
+    monkeypatch.setenv("STRONGROOM_S3_SECRET_KEY", "hush")
+    assert b"hush" not in LocalTools().run(["env"], "an image")
+    with SshHost(sshd.config, folder) as host:
+        assert host.run(["true"]).returncode == 0
+        (master,) = masters(folder)
+        seen = Path(f"/proc/{master}/environ").read_bytes()
+    assert b"PATH=" in seen
+    assert b"hush" not in seen
 
 
 KILLED = """

@@ -33,7 +33,7 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
     Examples:
       STRONGROOM_HOME=/srv/second strongroom init --repository /mnt/usb/backup
       strongroom repository copy /srv/second
-      STRONGROOM_HOME=/srv/second strongroom restore web-1 --point latest --disk vda --to web-1.raw --format raw
+      STRONGROOM_HOME=/srv/second strongroom recovery start web-1 --point latest
     """
     import os
 

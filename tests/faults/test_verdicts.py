@@ -309,7 +309,7 @@ def test_a_collection_keeps_the_copy_that_is_good(tmp_path: Path, damage: Callab
 
 def test_a_collection_that_meets_damage_tells(tmp_path: Path) -> None:
     """It reads packs that it wants to empty."""
-    shared, own = content(1, 100_000), content(2, 2_000_000)
+    shared, own = content(1, 600_000), content(2, 2_000_000)  # shared: longer than a chunk can be
     with make(tmp_path) as repository:
         first = back_up(repository, "web", {"disk": shared + own})
         second = back_up(repository, "web", {"disk": shared})

@@ -16,6 +16,7 @@ from typing import Final
 
 _ENTRY: Final = struct.Struct("<32sI")
 _SAVE_EVERY: Final = 64
+_UNREAD: Final = 1 << 31  # beside the day on which a pack was first seen
 
 
 class ReadLog:
@@ -31,16 +32,19 @@ class ReadLog:
 
     def due(self, packs: Mapping[bytes, int], every_days: int, today: int) -> frozenset[bytes]:
         """Of these packs (hash → size in bytes), those to read today, so that all are read in `every_days` runs: one
-        share of the bytes, those never read first and then the longest ago; and whatever is overdue."""
+        share of the bytes, those never read first and then the longest ago; and whatever was seen or read so many days
+        ago, however much is new."""
         share_bytes = -(-sum(packs.values()) // every_days)
         chosen: set[bytes] = set()
         taken_bytes = 0
-        for pack in sorted(packs, key=lambda pack: (self._days.get(pack, -1), pack)):
-            read = self._days.get(pack)
-            overdue = read is not None and read + every_days <= today
-            if taken_bytes >= share_bytes and not overdue:
-                if read is not None:
-                    break
+        for pack in packs:
+            self._days.setdefault(pack, _UNREAD | today)
+
+        def age(pack: bytes) -> tuple[bool, int, bytes]:
+            return not self._days[pack] & _UNREAD, self._days[pack] & ~_UNREAD, pack
+
+        for pack in sorted(packs, key=age):
+            if taken_bytes >= share_bytes and (self._days[pack] & ~_UNREAD) + every_days > today:
                 continue
             chosen.add(pack)
             taken_bytes += packs[pack]

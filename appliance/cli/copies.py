@@ -35,16 +35,13 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
       strongroom repository copy /srv/second
       STRONGROOM_HOME=/srv/second strongroom recovery start web-1 --point latest
     """
-    import os
-
     from appliance.bootstrap import Appliance
     from appliance.services.copying import CopyService
     from appliance.settings import load
 
-    # What the environment sets is of this home; the other has its file.
-    settings = load({"STRONGROOM_HOME": str(home.absolute()), "PATH": os.environ.get("PATH", "")})
     if not home.is_dir():
         raise click.BadParameter(f"{home} is no home of Strongroom", param_hint="HOME")
+    settings = load({"STRONGROOM_HOME": str(home.absolute())})  # what the environment sets is of this home alone
     with Appliance(settings) as target:
         service = CopyService(session.appliance, target)
         plan = service.plan(names, last=last)

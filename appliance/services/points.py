@@ -240,10 +240,13 @@ class PointService:
         return point
 
     def damaged(self, wanted: str) -> DamagedPoint | None:
-        """The point of which only the id is known, as its manifest cannot be read; a unique beginning is enough."""
+        """The point of which only the id is known, as its manifest cannot be read; a beginning is enough that no other
+        point has, damaged or not."""
         prefix = wanted.strip().lower()
-        found = [point for point in self.refresh() if prefix and point.id.startswith(prefix)]
-        return found[0] if len(found) == 1 else None
+        survey = self._surveyed()
+        found = [point for point in survey.damaged if prefix and point.id.startswith(prefix)]
+        others = any(point.id.startswith(prefix) for point in survey.points)
+        return found[0] if len(found) == 1 and not others else None
 
     def delete_damaged(self, point: DamagedPoint) -> None:
         """Drop what is left of a point that cannot be read, so that the repository can be collected again. PointHeld,

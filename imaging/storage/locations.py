@@ -92,4 +92,5 @@ def read_location(path: Path) -> Location:
         found = json.loads(data)
         return Folder(Path(found["folder"])) if "folder" in found else BucketPrefix(**found["bucket"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(str(path), "it does not say where a repository is") from error
+        hint = "remove it: the next command that serves a disk writes it again"
+        raise Damaged(str(path), "it does not say where a repository is", hint=hint) from error

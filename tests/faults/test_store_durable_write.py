@@ -138,6 +138,9 @@ def test_a_large_object_is_written_whole_past_the_page_cache_or_not_at_all(folde
         with pytest.raises(StoreUnavailable):
             store.put(name, large)
         assert list(store.list("")) == []
+    with pytest.raises(NoSpace):
+        LocalStore(folder, FailingSystem("write_direct", errno.ENOSPC)).put(name, large)
+    assert list(store.list("")) == []
     store.put(name, large)
     assert not temporaries(folder)
     whole = b"".join(large)

@@ -7,6 +7,8 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -14,7 +16,10 @@ from appliance.bootstrap import Appliance
 from appliance.clock import SystemClock
 from appliance.policy.retention import Rules
 from appliance.services.maintenance import MaintenanceService
+from appliance.services.points import PointService
 from appliance.settings import load
+from imaging.errors import Damaged
+from imaging.points import DamagedPoint, Point, Survey
 from tests.unit.cli_runner import CommandLine
 
 MIB = 1 << 20
@@ -182,3 +187,22 @@ def test_a_share_of_the_data_is_verified(strongroom: CommandLine) -> None:
         assert strongroom("repository", "verify", *wrong).code == 2
     every = strongroom("repository", "verify", "--read-data", "--json").json()
     assert every["read_packs"] == every["packs"]
+
+
+def test_a_beginning_that_another_point_has_too_names_no_damaged_one(
+    strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey = Survey(
+        (cast(Point, SimpleNamespace(id="ab" + "1" * 30)),),
+        tuple(
+            DamagedPoint(f"manifests/{'0' * 32}/0000000001-{id}", Damaged("it", "it is"))
+            for id in ("ab" + "2" * 30, "cd" + "3" * 30, "cd" + "4" * 30)
+        ),
+    )
+    with Appliance(load(strongroom.environment)) as appliance:
+        service = PointService(appliance)
+        monkeypatch.setattr(service, "_surveyed", lambda: survey)
+        found = {wanted: service.damaged(wanted) for wanted in ("", "a", "ab", "AB2", "cd", "cd4", "ef")}
+    assert {wanted: point and point.id[:3] for wanted, point in found.items()} == {
+        "": None, "a": None, "ab": None, "AB2": "ab2", "cd": None, "cd4": "cd4", "ef": None,
+    }  # fmt: skip

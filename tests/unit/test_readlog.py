@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ def test_everything_is_read_in_so_many_runs(sizes: list[int], every: int, skippe
         if runs >= every:
             assert read.keys() == packs.keys()
             assert all(day - read[each] < every for each in packs), "nothing is overdue after a run"
+
+
+def test_nothing_waits_longer_however_much_is_new() -> None:
+    """Each day brings more than a share."""
+    log = ReadLog(None)
+    packs: dict[bytes, int] = {}
+    seen: dict[bytes, int] = {}
+    read: dict[bytes, int] = {}
+    rng = random.Random(1)
+    for day in range(100, 160):
+        for _ in range(10):
+            packs[rng.randbytes(32)] = 10
+        for each in packs:
+            seen.setdefault(each, day)
+        for each in log.due(packs, 7, day):
+            read[each] = day
+            log.note(each, day)
+        assert all(day - read.get(each, seen[each]) < 7 for each in packs)
 
 
 def test_what_came_is_read_first_and_what_went_is_forgotten(tmp_path: Path) -> None:

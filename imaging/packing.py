@@ -113,9 +113,13 @@ class PackWriter:
     def flush(self) -> None:
         """Put what is still open, wait until everything is durable, and publish it. Raises the first failure of a put.
         No other thread may be storing."""
-        for (blob_type, _), place in self._open.items():
-            with place.lock:
-                self._finish(blob_type, place)
+        try:
+            for (blob_type, _), place in self._open.items():
+                with place.lock:
+                    self._finish(blob_type, place)
+        except BaseException as err:
+            self._failure = self._failure or err  # what was in that pack is nowhere
+            raise
         for future in self._futures:
             future.result()
         self._check()

@@ -82,6 +82,17 @@ def test_a_pack_that_was_lost_before_its_put_is_never_forgotten() -> None:
             packs.flush()
 
 
+def test_a_pack_that_is_lost_at_the_flush_is_never_forgotten() -> None:
+    store, pending = MemoryStore(), FullCache()
+    with writer(store, pending, lambda packs: None) as packs:
+        packs.store_chunks(chunks(1, 1))
+        for _ in range(2):
+            with pytest.raises(IndexUnavailable):
+                packs.flush()
+        with pytest.raises(IndexUnavailable):
+            packs.store_chunks(chunks(1, 1))
+
+
 def test_what_was_flushed_is_there_and_published_after_it_was_durable() -> None:
     store, pending = MemoryStore(), DictIndex()
     published: list[PackRows] = []

@@ -13,7 +13,7 @@ from typing import Final
 
 from imaging.diskmap import difference
 from imaging.errors import ImagingError, SourceError
-from imaging.extents import ByteRange, clip
+from imaging.extents import REGION_BYTES, ByteRange, clip
 from imaging.ingest import WORKERS, Ingested, ParentDisk, ingest_disk
 from imaging.manifest import DiskEntry, FileEntry, ManifestDraft, Statistics
 from imaging.packing import PackWriter
@@ -32,6 +32,8 @@ def copied_from(point: Point, repository_id: bytes) -> str:
 
 class PointDisk:
     """A disk of a restore point as a source. `changed`: what may differ from what the copy's parent holds."""
+
+    piece_bytes = REGION_BYTES
 
     def __init__(self, reader: DiskReader, changed: Sequence[ByteRange]) -> None:
         self._reader = reader

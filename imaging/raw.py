@@ -51,6 +51,8 @@ class RawFileSource:
     SourceError if the file has become shorter meanwhile. Raises ImageUnreadable.
     """
 
+    piece_bytes = 1 << 20  # measured, reading and hashing 4 GB: 2.1 CPU s, 2.6 with 16 MiB at a time
+
     def __init__(self, path: Path) -> None:
         self._path = path
         try:

@@ -49,6 +49,7 @@ _SHORT_ZERO_BYTES = HOLE_PAGES_MIN * PAGE_BYTES
 _LOST = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
 _LIKENESS_CHUNKS = 16  # after so many, more than half of them changed: that region is another one now
 _CHUNKS_A_BATCH = 16
+_FLYING = 16  # regions for each worker: a slow one keeps the others no longer from work; what waits holds no data
 WORKERS = 3  # two cores: one more than that, so that waiting for the source or a put idles none
 
 
@@ -142,7 +143,7 @@ class _Ingest:
             try:
                 for job in self.jobs(sampler):
                     flying.append((job.region, pool.submit(self.region, job)))
-                    if len(flying) > 2 * workers:
+                    if len(flying) > _FLYING * workers:
                         collect()
                 while flying:
                     collect()

@@ -43,6 +43,7 @@ from imaging.verdicts import DAMAGED, Verdict, Verdicts
 if TYPE_CHECKING:
     from imaging.collecting import Collected, Collection, Exclusive, Options
     from imaging.collection import CollectionPlan
+    from imaging.damage import Namer
     from imaging.repairing import Repair, Repaired
     from imaging.scrub import Reading, VerifyProgress, VerifyReport
 
@@ -366,16 +367,18 @@ class Repository:
     # Verifying
 
     def verify(self, read_data: bool = False, progress: VerifyProgress | None = None,
-               reading: Reading | None = None) -> VerifyReport:  # fmt: skip
+               reading: Reading | None = None, namer: Namer | None = None) -> VerifyReport:  # fmt: skip
         """Checks every object; with `read_data` every chunk too, or with `reading` a share of them. Marks packs that
-        are damaged, so that runs store them anew."""
+        are damaged, so that runs store them anew. `namer` may tell which files lie in what is damaged."""
         from imaging.readlog import ReadLog
         from imaging.scrub import Reading, verify
 
         log = ReadLog(self._cache / "read-packs")
         if read_data and reading is None:
             reading = Reading()
-        return verify(self, self._objects, self._keeper, self._clock, log=log, reading=reading, progress=progress)
+        return verify(
+            self, self._objects, self._keeper, self._clock, log=log, reading=reading, progress=progress, namer=namer
+        )
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from imaging import running
 from imaging.clock import Clock
+from imaging.damage import NAMES_MAX, Damage, Namer, told
 from imaging.envelope import ObjectType
 from imaging.errors import Damaged, ImagingError, ObjectMissing, StoreUnavailable, WrongVersion
 from imaging.index_objects import decode_index
@@ -65,14 +67,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class AffectedPoint:
-    """A restore point that cannot be restored whole: its disks (or files) that are hit, or none when its manifest
+    """A restore point that cannot be restored whole: what of its disks (or files) is hit, or nothing when its manifest
     is."""
 
     id: str
     name: str
     machine: str | None
-    disks: tuple[str, ...]
+    damage: tuple[Damage, ...]
     detail: str
+
+    @property
+    def disks(self) -> tuple[str, ...]:
+        return tuple(each.disk for each in self.damage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +111,10 @@ def verify(
     log: ReadLog,
     reading: Reading | None,
     progress: VerifyProgress | None = None,
+    namer: Namer | None = None,
 ) -> VerifyReport:
-    """Without `reading` the packs' tables are read, and not what is in them. StoreError."""
+    """Without `reading` the packs' tables are read, and not what is in them. `namer` is asked what lies in what is
+    damaged. StoreError."""
     watcher = progress or _Silent()
     findings = Findings()
     objects = objects.uncached()
@@ -142,7 +150,7 @@ def verify(
         findings.add(damaged.name, damaged.error)
     points = [point for point in survey.points if point.name in findings.manifests]  # not those that came meanwhile
     watcher.start("disk maps", None)
-    affected = list(_affected(repository, points, findings, bad, watcher))
+    affected = list(_affected(repository, points, findings, bad, watcher, namer))
     affected += [AffectedPoint(each.id, each.name, None, (), str(each.error)) for each in survey.damaged]
     watcher.finish()
     return VerifyReport(
@@ -330,7 +338,12 @@ def _compare(keeper: IndexKeeper, verdict: PackVerdict, findings: Findings) -> N
 
 
 def _affected(
-    repository: Repository, points: Sequence[Point], findings: Findings, bad: Bad, progress: VerifyProgress
+    repository: Repository,
+    points: Sequence[Point],
+    findings: Findings,
+    bad: Bad,
+    progress: VerifyProgress,
+    namer: Namer | None,
 ) -> Iterator[AffectedPoint]:
     def is_good(pack: bytes, identity: bytes) -> bool:
         if pack not in findings.packs:
@@ -348,9 +361,22 @@ def _affected(
     walk = MapWalk(repository.blobs.node, readable)
     for point in points:
         parts: list[DiskEntry | FileEntry] = [*point.manifest.disks, *point.manifest.files]
-        hit = tuple(part.name for part in parts if not walk.is_whole(part))
+        found = [(part, damage) for part in parts if (damage := walk.damage(part)) is not None]
+        hit = tuple(_named(point, part, damage, namer, progress) for part, damage in found)
         problem = findings.problems.get(point.name)
         if hit or problem is not None:
-            detail = str(problem) if problem is not None else f"data of {', '.join(hit)} is damaged or missing"
+            detail = str(problem) if problem is not None else f"data is damaged or missing: {told(hit)}"
             yield AffectedPoint(point.id, point.name, point.manifest.machine.name, hit, detail)
             progress.note(f"restore point {point.id} of {point.manifest.machine.name}: {detail}")
+
+
+def _named(
+    point: Point, part: DiskEntry | FileEntry, damage: Damage, namer: Namer | None, progress: VerifyProgress
+) -> Damage:
+    if namer is None:
+        return damage
+    try:
+        return replace(damage, names=tuple(islice(namer.names(point, part, damage.ranges), NAMES_MAX)))
+    except ImagingError as error:
+        progress.note(f"what lies there in {part.name} of restore point {point.id} cannot be named: {error}")
+        return damage

@@ -82,8 +82,10 @@ def info(session: Session, as_json: bool) -> None:
 def verify(session: Session, read_data: bool, every_days: int | None, limit: str | None, as_json: bool) -> None:
     """Check every object of the repository. Ends with exit code 1 when anything is damaged.
 
-    Names what is damaged and the restore points that it touches; all others restore. Changes nothing. With --every,
-    what was read the longest ago is read first, and an interrupted run is gone on with by the next.
+    Names what is damaged and the restore points that it touches, with the byte ranges of each disk that cannot be read
+    (--json has all of them, half open); all others restore. Removes and changes no data; packs found damaged are noted
+    in the repository. With --every, what was read the longest ago is read first, and an interrupted run is gone on with
+    by the next.
 
     \b
     Examples:
@@ -117,7 +119,8 @@ def verify(session: Session, read_data: bool, every_days: int | None, limit: str
     if not report.ok:
         tell(f"error: {len(report.problems)} objects are damaged or missing, {len(report.affected)} points touched")
         tell(
-            "hint: all other points restore; a full backup ('--full') of the machines touched stores what is lost anew"
+            "hint: all other points restore; 'repository repair --from HOME' takes what is lost out of a copy, and a"
+            " full backup ('--full') stores anew what the machines still hold of it"
         )
         exit_with(EXIT_FAILED)
 
@@ -149,7 +152,13 @@ def _report_json(report: VerifyReport) -> dict[str, object]:
         "points": report.points,
         "damaged": [{"object": each.name, "reason": str(each.error)} for each in report.problems],
         "affected_points": [
-            {"id": hit.id, "name": hit.machine, "disks": list(hit.disks), "reason": hit.detail}
+            {
+                "id": hit.id,
+                "name": hit.machine,
+                "disks": list(hit.disks),
+                "reason": hit.detail,
+                "damage": [each.facts() for each in hit.damage],
+            }
             for hit in report.affected
         ],
         "unknown_objects": list(report.unknown),

@@ -21,6 +21,7 @@ from appliance.services.restore.errors import (
     MachineRuns,
     NameInvalid,
     NameTaken,
+    PartDamaged,
     PointDamaged,
     WouldOverwrite,
 )
@@ -371,7 +372,8 @@ def test_in_place_a_failure_keeps_the_definition_tells_where_and_again_finishes_
 
     with pytest.raises(LeftUndefined) as failed:
         RestoreService(home.appliance).machine(guest.name, "latest", HOST, force=True)
-    assert isinstance(failed.value.__cause__, ImagingError), "the first error is the cause"
+    assert isinstance(failed.value.__cause__, PartDamaged)
+    assert isinstance(failed.value.__cause__.__cause__, ImagingError), "the first error is the cause"
     assert f"host {HOST} has no machine {guest.name} any more" in str(failed.value)
     assert "run it again" in failed.value.hint
     (kept,) = kept_definitions(home)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from appliance.progress import Progress
 from appliance.services.exports import ExportService
+from appliance.services.restore.damaged import telling_damage
 from imaging import convert
 from imaging.errors import TargetFailed, TargetRefused
 from imaging.manifest import DiskEntry
@@ -37,7 +38,8 @@ class DiskRestorer:
         self._progress = progress
 
     def to(self, point: Point, entry: DiskEntry, target: Path, image_format: str, *, force: bool) -> Restored:
-        """To a file that does not exist (or is replaced, with `force`), or to a block device (only with `force`)."""
+        """To a file that does not exist (or is replaced, with `force`), or to a block device (only with `force`).
+        PartDamaged."""
         convert.check_format(image_format, entry.size_bytes, target)
         if _is_block_device(target):
             return self._to_device(entry, target, image_format, force)
@@ -45,6 +47,7 @@ class DiskRestorer:
             if image_format == "raw":
                 return self._to_raw(entry, part, target)
             with (
+                telling_damage(self._appliance.repository, entry, also=(TargetFailed,)),  # qemu-img met an I/O error
                 self._stage(entry),
                 ExportService(self._appliance).serve_point(point, entry, purpose="restore") as served,
             ):
@@ -57,10 +60,15 @@ class DiskRestorer:
             return
 
     def over(self, entry: DiskEntry, path: Path, image_format: str) -> Restored:
-        """Over a disk that is there, whatever it holds: only what differs is written. TargetRefused, TargetFailed."""
+        """Over a disk that is there, whatever it holds: only what differs is written. TargetRefused, TargetFailed,
+        PartDamaged."""
         folder = self._appliance.settings.run_directory
-        with overwriting(path, image_format, entry.size_bytes, folder) as target, self._stage(entry):
-            repository = self._appliance.repository
+        repository = self._appliance.repository
+        with (
+            telling_damage(repository, entry),
+            overwriting(path, image_format, entry.size_bytes, folder) as target,
+            self._stage(entry),
+        ):
             writer = DiskWriter(
                 repository.blobs,
                 repository.keys,
@@ -131,7 +139,7 @@ class DiskRestorer:
         writer = DiskWriter(
             repository.blobs, repository.keys, target, threads=self._threads, advance=self._progress.advance
         )
-        with self._stage(entry):
+        with telling_damage(repository, entry), self._stage(entry):
             return writer.write(entry.root, entry.size_bytes)
 
 

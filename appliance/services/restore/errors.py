@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.errors import StrongroomError
+from imaging.damage import Damage, told
+
+_HEALING = (
+    "'strongroom repository verify --read-data' finds all that is damaged, and 'strongroom repository repair --from"
+    " HOME' takes it out of a copy."
+)
 
 
 class NotAMachine(StrongroomError):
@@ -57,15 +63,26 @@ class PoolUnusable(StrongroomError):
 class PointDamaged(StrongroomError):
     """Found before anything was touched. `kept`: the definition that an earlier attempt, which failed, has left."""
 
-    def __init__(self, point: str, machine: str, parts: Sequence[str], kept: Path | None = None) -> None:
+    def __init__(self, point: str, machine: str, damage: Sequence[Damage], kept: Path | None = None) -> None:
         super().__init__(
-            f"restore point {point} of {machine} cannot be restored whole: data of {', '.join(parts)} is damaged or"
-            " missing in the repository; nothing was touched",
-            hint=f"Choose another point ('strongroom point list {machine}'); 'strongroom repository verify' tells which"
-            " ones are whole."
+            f"restore point {point} of {machine} cannot be restored whole: data is damaged or missing in the"
+            f" repository ({told(damage)}); nothing was touched",
+            hint=f"Choose another point ('strongroom point list {machine}'); {_HEALING}"
             + (f" The machine's definition from before an attempt that failed is in {kept}." if kept else ""),
             point=point,
-            parts=tuple(parts),
+            damage=[each.facts() for each in damage],
+        )
+
+
+class PartDamaged(StrongroomError):
+    """Met while a disk or file was written. What is damaged and was not met yet is not told."""
+
+    def __init__(self, damage: Damage) -> None:
+        super().__init__(
+            f"{damage.disk} cannot be restored whole, as data of it is damaged or missing in the repository;"
+            f" known to be so: {damage}",
+            hint=f"Choose another point ('strongroom point list'); {_HEALING}",
+            damage=damage.facts(),
         )
 
 

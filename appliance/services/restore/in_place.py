@@ -21,9 +21,9 @@ from appliance.services.restore.errors import LeftUndefined, MachineRuns, NameTa
 from appliance.services.restore.kept import KeptDefinition
 from appliance.services.restore.parts import MachineParts, RestoredDisk
 from appliance.services.restore.planning import MachinePlan, PlannedDisk, plan_in_place
-from appliance.services.restore.wholeness import damaged_parts
 from imaging import images
 from imaging.errors import TargetRefused
+from imaging.soundness import known_damage
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -127,13 +127,13 @@ class InPlace:
         manifest = self._point.manifest
         names = {planned.name for planned in plan.files}
         self._progress.start(f"checking restore point {manifest.id[:8]}", None)
-        damaged = damaged_parts(
+        damage = known_damage(
             self._appliance.repository,
             [*(disk.entry for disk in plan.disks), *(file for file in manifest.files if file.name in names)],
         )
         self._progress.finish()
-        if damaged:
-            raise PointDamaged(manifest.id, manifest.machine.name, damaged, kept)
+        if damage:
+            raise PointDamaged(manifest.id, manifest.machine.name, damage, kept)
 
     def _what_undefining_loses(self, existing: MachineInfo) -> tuple[str, ...]:
         attached = self._hypervisor.machines.attached(existing.uuid)

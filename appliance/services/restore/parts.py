@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.hypervisor.protocol import Hypervisor
+from appliance.services.restore.damaged import telling_damage
 from appliance.services.restore.disks import DiskRestorer
 from appliance.services.restore.planning import MachinePlan, PlannedDisk
 from imaging.reader import DiskReader
@@ -59,7 +60,9 @@ class MachineParts:
             folder = os.path.dirname(planned.path)
             if not os.path.isdir(folder):
                 self._hypervisor.files.prepare_folder(folder)
-            self._hypervisor.files.write(planned.path, reader.pread(0, file.size_bytes))
+            with telling_damage(self._repository, file):
+                content = reader.pread(0, file.size_bytes)
+            self._hypervisor.files.write(planned.path, content)
 
 
 def _told(disk: PlannedDisk, restored: Restored) -> RestoredDisk:

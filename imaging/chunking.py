@@ -90,6 +90,15 @@ def runs(flags: Bools) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
+def page_flags(page_hash: PageHash, pages: Words) -> tuple[Bools, Bools]:
+    """For an array of (n, 512) u64: which pages are zero, and which are cut pages."""
+    zero = zero_pages(pages)
+    cut = np.zeros(len(zero), np.bool_)
+    for a, b in runs(~zero):
+        cut[a:b] = page_hash.cut_pages(pages[a:b])
+    return zero, cut
+
+
 def holes(zero: Bools) -> list[tuple[int, int]]:
     """The runs of zero pages that are holes: long enough, or at the region's end."""
     return [(a, b) for a, b in runs(zero) if b - a >= HOLE_PAGES_MIN or b == len(zero)]

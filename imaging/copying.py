@@ -7,7 +7,9 @@ and only that is read. Every chunk that is read was authenticated, and nothing o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -28,6 +30,55 @@ _CACHE_BYTES: Final = 1 << 20  # of chunks: each is read once
 def copied_from(point: Point, repository_id: bytes) -> str:
     """The note on a copy that tells of which point it is one."""
     return f"copied from restore point {point.id} of repository {repository_id.hex()}"
+
+
+_COPIED_FROM: Final = re.compile(r"copied from restore point ([0-9a-f]{32}) of repository ([0-9a-f]{32})")
+
+
+def lineage(point: Point, repository_id: bytes) -> frozenset[tuple[str, str]]:
+    """(repository, id) of the point, and of all that it is a copy of. Two points that share one hold the same."""
+    found = (_COPIED_FROM.fullmatch(note) for note in point.manifest.notes)
+    return frozenset([(repository_id.hex(), point.id), *((each[2], each[1]) for each in found if each)])
+
+
+class SamePoints:
+    """The points of another repository that are copies of ours, or of which ours are copies. Borrows both."""
+
+    def __init__(
+        self, ours: Repository, other: Repository, held: Callable[[Point], AbstractContextManager[object]]
+    ) -> None:
+        """`held` keeps a point of the other repository while it is read."""
+        self._ours = ours
+        self._other = other
+        self._held = held
+        self._by_origin = {each: point for point in other.points() for each in lineage(point, other.id)}
+
+    @contextmanager
+    def of(self, point: Point) -> Iterator[PartsOfPoint | None]:
+        """The point of the other repository that holds what `point` of ours does, if there is one."""
+        found = (self._by_origin.get(each) for each in sorted(lineage(point, self._ours.id)))
+        other = next((each for each in found if each is not None), None)
+        if other is None:
+            yield None
+            return
+        with self._held(other):
+            yield PartsOfPoint(self._other, other)
+
+
+class PartsOfPoint:
+    """Disks and files of a point, by name. Borrows the repository."""
+
+    def __init__(self, repository: Repository, point: Point) -> None:
+        self._repository = repository
+        parts: list[DiskEntry | FileEntry] = [*point.manifest.files, *point.manifest.disks]
+        self._parts = {each.name: each for each in parts}
+
+    def disk(self, name: str, size_bytes: int) -> DiskReader | None:
+        """The one of this name, if it has this size."""
+        part = self._parts.get(name)
+        if part is None or part.size_bytes != size_bytes:
+            return None
+        return DiskReader(self._repository.blobs, part.root, size_bytes)
 
 
 class PointDisk:

@@ -103,21 +103,36 @@ class Namer(Protocol):
         cannot be told: the disk is damaged, after all."""
 
 
-def collect(disk: str, size_bytes: int, hits: Iterable[ByteRange], ranges_max: int = RANGES_MAX) -> Damage:
-    """`hits`: in order, and not overlapping."""
-    bounds = array("Q")
-    damaged, exact = 0, True
-    for hit in hits:
-        damaged += hit.length
-        if bounds and bounds[-1] == hit.start:
-            bounds[-1] = hit.stop
-            continue
-        if len(bounds) >= 4 * ranges_max:
-            bounds, exact = _thinned(bounds, ranges_max), False
-        bounds.extend((hit.start, hit.stop))
-    if len(bounds) > 2 * ranges_max:
-        bounds, exact = _thinned(bounds, ranges_max), False
-    return Damage(disk, size_bytes, damaged, Ranges(bounds), exact)
+class Collector:
+    """Damage of one disk or file, gathered from hits that come in order and do not overlap."""
+
+    def __init__(self, disk: str, size_bytes: int, ranges_max: int = RANGES_MAX) -> None:
+        self._disk = disk
+        self._size_bytes = size_bytes
+        self._ranges_max = ranges_max
+        self._bounds = array("Q")
+        self._damaged_bytes = 0
+        self._exact = True
+
+    def add(self, hit: ByteRange) -> None:
+        self._damaged_bytes += hit.length
+        if self._bounds and self._bounds[-1] == hit.start:
+            self._bounds[-1] = hit.stop
+            return
+        if len(self._bounds) >= 4 * self._ranges_max:
+            self._thin()
+        self._bounds.extend((hit.start, hit.stop))
+
+    def damage(self) -> Damage | None:
+        """None where nothing was hit."""
+        if not self._damaged_bytes:
+            return None
+        if len(self._bounds) > 2 * self._ranges_max:
+            self._thin()
+        return Damage(self._disk, self._size_bytes, self._damaged_bytes, Ranges(self._bounds[:]), self._exact)
+
+    def _thin(self) -> None:
+        self._bounds, self._exact = _thinned(self._bounds, self._ranges_max), False
 
 
 def _thinned(bounds: array[int], ranges_max: int) -> array[int]:

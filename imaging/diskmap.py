@@ -115,7 +115,8 @@ def child_ids(plain: bytes, level: int, name: str) -> list[bytes]:
     return [plain[start : start + ID_BYTES] for start in range(at, len(plain), ID_BYTES)]
 
 
-def _encode_inner(level: int, slots: int, children: dict[int, bytes]) -> bytes:
+def encode_inner(level: int, slots: int, children: dict[int, bytes]) -> bytes:
+    """An inner node's plaintext, from the ids of its children by slot; at least one."""
     bitmap = bytearray(_BITMAP_BYTES)
     for slot in children:
         bitmap[slot // 8] |= 1 << slot % 8
@@ -137,7 +138,7 @@ def _decode_inner(plain: bytes, level: int, slots: int, name: str) -> list[tuple
     return found
 
 
-def _slots(size_bytes: int, level: int, first_region: int) -> int:
+def slot_count(size_bytes: int, level: int, first_region: int) -> int:
     """Slots of the node of `level` that begins at `first_region`."""
     span = node_span(level - 1)
     return min(FANOUT, -(-(region_count(size_bytes) - first_region) // span))
@@ -183,7 +184,7 @@ class MapWriter:
             return
         self._nodes[level] = None
         number, children = node
-        plain = _encode_inner(level, _slots(self._size, level, number * node_span(level)), children)
+        plain = encode_inner(level, slot_count(self._size, level, number * node_span(level)), children)
         self._add(level, number, self._store(plain))
 
 
@@ -203,7 +204,7 @@ def _descend(identity: bytes, level: int, first: int, size_bytes: int, fetch: Fe
 
 def children(identity: bytes, level: int, first: int, size_bytes: int, fetch: FetchNode) -> list[tuple[int, bytes]]:
     """(slot, id) of the children of an inner node that begins at region `first`."""
-    return _decode_inner(fetch(identity), level, _slots(size_bytes, level, first), f"map node {identity.hex()}")
+    return _decode_inner(fetch(identity), level, slot_count(size_bytes, level, first), f"map node {identity.hex()}")
 
 
 def find_leaf(root: bytes | None, size_bytes: int, region: int, fetch: FetchNode) -> bytes | None:

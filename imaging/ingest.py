@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imaging.chunking import HOLE_PAGES_MIN, Bools, PageHash, Record, Words, cut_region, runs, zero_pages
+from imaging.chunking import HOLE_PAGES_MIN, Bools, PageHash, Record, Words, cut_region, page_flags, zero_pages
 from imaging.diskmap import (
     FetchNode,
     Leaf,
@@ -269,11 +269,7 @@ class _Ingest:
 
     def flags(self, words: Words) -> tuple[Bools, Bools]:
         """Which pages are zero, and which are cut pages."""
-        zero = zero_pages(words)
-        cut = np.zeros(len(zero), np.bool_)
-        for a, b in runs(~zero):
-            cut[a:b] = self.hash.cut_pages(words[a:b])
-        return zero, cut
+        return page_flags(self.hash, words)
 
     def former_leaf(self, job: _Job) -> Leaf | None:
         """What the region held in the former disk; None where there is none, or it ends elsewhere, or cannot be had."""

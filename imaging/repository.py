@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from imaging.collecting import Collected, Collection, Exclusive, Options
     from imaging.collection import CollectionPlan
     from imaging.damage import Namer
+    from imaging.healing import Healed, OpenCopy
     from imaging.repairing import Repair, Repaired
     from imaging.scrub import Reading, VerifyProgress, VerifyReport
 
@@ -190,9 +191,9 @@ class Repository:
         """Opened, and brought up to date, when it is first asked for."""
         return self._keeper.index
 
-    def refresh_index(self) -> Reconciled:
-        """Brings the index up to date with the store."""
-        return self._keeper.refresh()
+    def refresh_index(self, condemned: frozenset[bytes] = frozenset()) -> Reconciled:
+        """Brings the index up to date with the store; nothing of `condemned` is relied on."""
+        return self._keeper.refresh(condemned)
 
     def index_has_losses(self) -> bool:
         """Whether packs that points may refer to are known to be damaged or gone: then an incremental run looks
@@ -358,6 +359,18 @@ class Repository:
     def repair(self, progress: VerifyProgress) -> Repaired:
         """Lists again what damaged index objects listed, and sets those aside. SeriesBusy, Fenced, StoreError."""
         return self._repair(progress).mend()
+
+    def heal(self, open_copy: OpenCopy, progress: VerifyProgress, *, dry_run: bool = False) -> Healed:
+        """Stores anew what points need and no sound pack holds: out of damaged packs where it still opens, else out of
+        copies of the points. Only what is known to be damaged or missing is healed: verify() finds it. With `dry_run`
+        all is read and nothing stored. SeriesBusy while a collection runs; Fenced, NoSpace, StoreError; then what
+        counted already stays healed."""
+        from imaging.healing import Healer
+        from imaging.healing_store import LeasedStore, OnlyTold
+
+        self.refresh_index()
+        with OnlyTold(self) if dry_run else LeasedStore(self, self._context) as store:
+            return Healer(self, store, open_copy, progress).heal(self.points())
 
     def _repair(self, progress: VerifyProgress) -> Repair:
         from imaging.repairing import Repair

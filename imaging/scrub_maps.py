@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from imaging.damage import Damage, collect
+from imaging.damage import Collector, Damage
 from imaging.diskmap import children, node_span, read_leaf, root_level
 from imaging.errors import ChunkMissing, Damaged, ObjectMissing, StoreUnavailable
 from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange
@@ -27,7 +27,7 @@ class MapWalk:
         self._fetch = fetch
         self._readable = readable
         self._whole: dict[bytes, bool] = {}
-        self._told: dict[tuple[bytes, int], Damage] = {}
+        self._told: dict[tuple[bytes, int, str], Damage | None] = {}
         self.nodes = 0
 
     def is_whole(self, disk: DiskEntry | FileEntry) -> bool:
@@ -39,12 +39,13 @@ class MapWalk:
         """The byte ranges that cannot be read, or None if there are none. Only what is not whole is walked again."""
         if disk.root is None or self.is_whole(disk):
             return None
-        known = self._told.get((disk.root, disk.size_bytes))
-        if known is None or known.disk != disk.name:
-            hits = self._hits(disk.root, root_level(disk.size_bytes), 0, disk.size_bytes)
-            known = collect(disk.name, disk.size_bytes, hits)
-            self._told[disk.root, disk.size_bytes] = known
-        return known if known.damaged_bytes else None  # what could not be had for a moment came back meanwhile
+        key = disk.root, disk.size_bytes, disk.name
+        if key not in self._told:
+            collector = Collector(disk.name, disk.size_bytes)
+            for hit in self._hits(disk.root, root_level(disk.size_bytes), 0, disk.size_bytes):
+                collector.add(hit)
+            self._told[key] = collector.damage()  # None: what could not be had for a moment came back meanwhile
+        return self._told[key]
 
     def _is_whole(self, identity: bytes, level: int, first: int, size_bytes: int) -> bool:
         known = self._whole.get(identity)

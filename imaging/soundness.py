@@ -7,7 +7,7 @@ lost costs one look at each, and not one at each of their chunks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from imaging.damage import Damage
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from imaging.repository import Repository
 
 UNREADABLE: Final = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
-_DOUBTED: Final = (PackState.DAMAGED, PackState.GONE)
+_DOUBTED: Final = frozenset([PackState.DAMAGED, PackState.GONE])
+NOT_TO_RELY_ON: Final = _DOUBTED | {PackState.UNLISTED, PackState.CONDEMNED}
+"""What is in these may be read now, and be collected at any time."""
 
 
 def known_damage(repository: Repository, parts: Sequence[DiskEntry | FileEntry]) -> tuple[Damage, ...]:
@@ -39,8 +41,10 @@ def known_damage(repository: Repository, parts: Sequence[DiskEntry | FileEntry])
 class Soundness:
     """Remembers each pack that it has looked at. Borrows the repository, whose index is up to date."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, doubted: frozenset[PackState] = _DOUBTED) -> None:
+        """`doubted`: the states of packs that make nothing sound by themselves."""
         self._repository = repository
+        self._doubted = doubted
         self._sizes_bytes = {pack: known.size_bytes for pack, known in repository.index.packs().items()}
         self._whole: dict[bytes, bool] = {}
         """Packs, and whether each is there and as long as it should be."""
@@ -56,7 +60,7 @@ class Soundness:
         return [sound or self._opens(identity) for identity, sound in zip(ids, self.sound(ids), strict=True)]
 
     def _is_sound(self, place: Location) -> bool:
-        if place.state in _DOUBTED:
+        if place.state in self._doubted:
             return False
         whole = self._whole.get(place.pack)
         if whole is None:
@@ -67,25 +71,32 @@ class Soundness:
         end = self._sizes_bytes.get(place.pack, place.offset_bytes + place.stored_bytes)
         try:
             self._repository.store.get(pack_name(place.pack), end - 1, 1)
+        except Damaged as error:
+            self._repository.found_damaged(place.pack, error)
+            return False
         except UNREADABLE:
             return False
         return True
 
     def _opens(self, identity: bytes) -> bool:
-        """By the reader's own means: the index is brought up to date first, and any place left is tried; but not again
-        and again where packs are gone."""
-        places = self._repository.index.locate_many([identity])[0]  # it may have been brought up to date meanwhile
-        if any(map(self._is_sound, places)):
-            return True
-        if self._given_up.issuperset(place.pack for place in places) and (places or self._nowhere):
-            return False
         try:
-            self._repository.blobs.chunk(identity)
+            self.read(identity, self._repository.blobs.chunk)
+        except UNREADABLE:
+            return False
+        return True
+
+    def read(self, identity: bytes, fetch: Callable[[bytes], bytes]) -> bytes:
+        """A blob that is not sound, by the reader's own means: the index is brought up to date first, and any place
+        left is tried; but not again and again where packs are gone. Raises as BlobReader does."""
+        places = self._repository.index.locate_many([identity])[0]
+        if self._given_up.issuperset(place.pack for place in places) and (places or self._nowhere):
+            raise ChunkMissing(identity)
+        try:
+            return fetch(identity)
         except UNREADABLE:
             self._given_up.update(place.pack for place in places if not self._is_left(place.pack))
             self._nowhere = self._nowhere or not places
-            return False
-        return True
+            raise
 
     def _is_left(self, pack: bytes) -> bool:
         try:

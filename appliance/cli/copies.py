@@ -11,7 +11,18 @@ from appliance.cli.output import emit_json, moment, say, size, table
 from appliance.cli.session import Session, json_option, pass_session
 
 if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
     from appliance.services.copying import MachineToCopy
+
+
+def other_home(home: Path) -> Appliance:
+    """The appliance of another home, as its own settings say: what the environment sets is of this home alone."""
+    from appliance.bootstrap import Appliance
+    from appliance.settings import load
+
+    if not home.is_dir():
+        raise click.BadParameter(f"{home} is no home of Strongroom", param_hint="HOME")
+    return Appliance(load({"STRONGROOM_HOME": str(home.absolute())}))
 
 
 @click.command()
@@ -35,14 +46,9 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
       strongroom repository copy /srv/second
       STRONGROOM_HOME=/srv/second strongroom recovery start web-1 --point latest
     """
-    from appliance.bootstrap import Appliance
     from appliance.services.copying import CopyService
-    from appliance.settings import load
 
-    if not home.is_dir():
-        raise click.BadParameter(f"{home} is no home of Strongroom", param_hint="HOME")
-    settings = load({"STRONGROOM_HOME": str(home.absolute())})  # what the environment sets is of this home alone
-    with Appliance(settings) as target:
+    with other_home(home) as target:
         service = CopyService(session.appliance, target)
         plan = service.plan(names, last=last)
         if dry_run:

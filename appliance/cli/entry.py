@@ -29,6 +29,7 @@ from appliance.cli import (
     maintenance,
     points,
     recovery,
+    repairs,
     repository,
     restore,
     status,
@@ -98,7 +99,7 @@ for _command in (
 
 repository.repository.add_command(maintenance.collect)
 repository.repository.add_command(maintenance.forecast)
-repository.repository.add_command(maintenance.repair)
+repository.repository.add_command(repairs.repair)
 repository.repository.add_command(copies.copy)
 repository.repository.add_command(holds.hold)
 

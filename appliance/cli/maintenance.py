@@ -247,54 +247,6 @@ def _done_json(done: Collected) -> dict[str, object]:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only tell what is damaged.")
-@json_option
-@pass_session
-def repair(session: Session, dry_run: bool, as_json: bool) -> None:
-    """Mend what the repository can mend by itself: index objects, out of the packs that they listed.
-
-    Whatever cannot be read is set aside in the repository (aside/), and nothing is thrown away. Damaged data is not
-    mended here: what is alike in a machine is stored again by its next full backup. Run 'repository verify' first, to
-    see what is damaged, and afterwards. Ends with exit code 3 when packs cannot be read.
-
-    \b
-    Examples:
-      strongroom repository repair --dry-run
-      strongroom repository repair
-    """
-    from appliance.services.maintenance import MaintenanceService
-
-    service = MaintenanceService(session.appliance)
-    if dry_run:
-        broken = service.broken_index(progress=session.progress)
-        if as_json:
-            emit_json({"dry_run": True, "damaged_index_objects": list(broken)})
-        else:
-            for name in broken:
-                say(f"{name} is damaged, and would be made anew.")
-            if not broken:
-                say("Every index object can be read.")
-        return
-    done = service.repair(progress=session.progress)
-    if as_json:
-        emit_json(
-            {
-                "dry_run": False,
-                "set_aside": list(done.set_aside),
-                "relisted_packs": done.relisted_packs,
-                "unreadable_packs": [{"object": name, "reason": reason} for name, reason in done.unreadable],
-            }
-        )
-    elif done.set_aside:
-        say(f"{len(done.set_aside)} damaged index objects are set aside; {done.relisted_packs} packs are listed again.")
-    else:
-        say("Every index object can be read: there was nothing to repair.")
-    for _, reason in done.unreadable:
-        warn(reason)
-    exit_with(EXIT_PARTLY if done.unreadable else 0)
-
-
-@click.command()
 @click.argument("name", required=False)
 @json_option
 @pass_session

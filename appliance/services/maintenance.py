@@ -7,22 +7,27 @@ steps, as only the second cannot be undone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import TYPE_CHECKING
 
 from appliance.errors import StrongroomError
-from appliance.models import MachineRecord
+from appliance.models import MachineRecord, new_id
 from appliance.policy.retention import Candidate, ClockDoubtful, NoRules, Rules, Verdict, check_clock, decide
 from appliance.progress import SILENT, Progress
+from appliance.services.copying import SameRepository
+from appliance.services.holds import held_meanwhile
 from appliance.services.points import PointService, machines_named
 from imaging.collecting import Collected, Options
 from imaging.collection import CollectionPlan
+from imaging.copying import SamePoints
 from imaging.errors import PointHeld, SeriesBusy
 from imaging.points import Point
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from imaging.healing import Healed
     from imaging.repairing import Repaired
 
 
@@ -171,6 +176,28 @@ class MaintenanceService:
     def repair(self, *, progress: Progress = SILENT) -> Repaired:
         """ImagingError."""
         return self._appliance.repository.repair(progress)
+
+    # Healing
+
+    def check_other(self, other: Appliance) -> None:
+        """SameRepository."""
+        if other.repository.id == self._appliance.repository.id:
+            raise SameRepository(other.repository.id.hex())
+
+    def heal(self, other: Appliance, *, dry_run: bool = False, progress: Progress = SILENT) -> Healed:
+        """Stores anew what is known to be damaged or missing, out of the points of another home that hold the same;
+        each is held there while it is read. With `dry_run` all is read, and nothing written anywhere. SameRepository,
+        CollectionBusy; ImagingError, and then what counted already stays healed."""
+        self.check_other(other)
+
+        def held(point: Point) -> AbstractContextManager[None]:
+            return nullcontext() if dry_run else held_meanwhile(other, point, f"restore-{new_id()}")
+
+        copies = SamePoints(self._appliance.repository, other.repository, held)
+        try:
+            return self._appliance.repository.heal(copies.of, progress, dry_run=dry_run)
+        except SeriesBusy as err:
+            raise CollectionBusy(err) from err
 
     # Collecting
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.parity            (zfec is no dependency of the project: install it beside, then run this)
 
-A group of k packs of 16 MiB gets r packs of parity; any r of the k + r may be lost. Then the same within one pack, whose
-16 pieces of 1 MiB get r of parity: against bad sectors, not against a pack that is gone. Measured are encoding, in
+A group of k packs of 16 MiB gets r packs of parity; any r of the k + r may be lost. Then the same within one pack: its
+16 pieces of 1 MiB get r of parity, against bad sectors, not against a pack that is gone. Measured are encoding, in
 bytes of packs per second of one core, and bringing r back, which has to read k others first.
 """
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imaging.damage import collect, told
+from imaging.damage import RANGES_MAX, Collector, Damage, told
 from imaging.extents import ByteRange, merge
 
-steps = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), max_size=60)
+steps = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=60)
+
+
+def collect(disk: str, size_bytes: int, hits: Iterable[ByteRange], limit: int = RANGES_MAX) -> Damage:
+    collector = Collector(disk, size_bytes, limit)
+    for hit in hits:
+        collector.add(hit)
+    damage = collector.damage()
+    assert damage is not None
+    return damage
 
 
 def ranges_of(gaps_and_lengths: list[tuple[int, int]]) -> list[ByteRange]:
@@ -43,8 +53,7 @@ def test_where_there_is_none_near_ranges_are_taken_together_and_that_is_said(
     assert damage.damaged_bytes == sum(hit.length for hit in hits)
     assert all(any(told.start <= hit.start and hit.stop <= told.stop for told in damage.ranges) for hit in hits)
     assert all(before.stop < after.start for before, after in pairwise(damage.ranges))
-    if merged:
-        assert (damage.ranges[0].start, damage.ranges[-1].stop) == (merged[0].start, merged[-1].stop)
+    assert (damage.ranges[0].start, damage.ranges[-1].stop) == (merged[0].start, merged[-1].stop)
 
 
 def test_the_widest_gaps_stay() -> None:
@@ -54,6 +63,10 @@ def test_the_widest_gaps_stay() -> None:
     assert list(damage.ranges[1:]) == [ByteRange(500, 520), ByteRange(900, 910)]
     assert damage.ranges[-1] == ByteRange(900, 910)
     assert (damage.damaged_bytes, damage.exact) == (47, False)
+
+
+def test_nothing_is_no_damage() -> None:
+    assert Collector("vda", 4096).damage() is None
 
 
 def test_what_people_read() -> None:

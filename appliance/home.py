@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appliance.errors import StrongroomError
 from appliance.settings import DEFAULT_REPOSITORY, Settings
-from imaging.storage.locations import BucketPrefix, Folder, Location, encode_location
+from imaging.storage.locations import BucketPrefix, ContainerPrefix, Folder, Location, encode_location
 
 MACHINE_KEY_BYTES = 32
 _PRIVATE, _TRAVERSABLE = 0o700, 0o711
@@ -75,10 +75,21 @@ class RepositoryPathConflict(StrongroomError):
     def __init__(self, set_to: str, location: str) -> None:
         super().__init__(
             f"the settings say that the repository is {set_to}, not {location}",
-            hint="Leave the path away, or change repository.path or s3.bucket in strongroom.toml (or"
-            " STRONGROOM_REPOSITORY_PATH or STRONGROOM_S3_BUCKET).",
+            hint="Leave the path away, or change repository.path, s3.bucket or azure.container in strongroom.toml (or"
+            " STRONGROOM_REPOSITORY_PATH, STRONGROOM_S3_BUCKET or STRONGROOM_AZURE_CONTAINER).",
             set_to=set_to,
             location=location,
+        )
+
+
+class TwoPlaces(StrongroomError):
+    exit_code = 2
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(
+            f"the settings name two places of the repository: {one} and {other}",
+            hint="Remove one of them from strongroom.toml or the environment.",
+            settings=[one, other],
         )
 
 
@@ -159,8 +170,16 @@ def write_machine_key(settings: Settings, key: bytes) -> None:
 
 
 def location_of(settings: Settings) -> Location:
-    """Where the settings say that the repository is."""
-    s3 = settings.s3
+    """Where the settings say that the repository is. TwoPlaces."""
+    s3, azure = settings.s3, settings.azure
+    if s3.bucket and azure.container:
+        raise TwoPlaces("s3.bucket", "azure.container")
+    if azure.container:
+        return ContainerPrefix(
+            endpoint=azure.endpoint, account=azure.account, container=azure.container, prefix=azure.prefix,
+            account_key=azure.account_key or None, sas_token=azure.sas_token or None,
+            ca_file=None if azure.ca_file is None else str(azure.ca_file), connections=azure.connections,
+        )  # fmt: skip
     if not s3.bucket:
         return Folder(settings.repository.path)
     return BucketPrefix(

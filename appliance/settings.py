@@ -150,6 +150,21 @@ class S3Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class AzureSettings:
+    """With a container, the repository is there and not in repository.path. The environment of the machine decides
+    nothing."""
+
+    container: Annotated[str, _text(r".{0,63}", "the name of a container")] = ""
+    account: Annotated[str, _text(r".{0,24}", "the name of a storage account")] = ""
+    endpoint: Annotated[str, _text(r"\S{0,300}", "a URL")] = ""  # https://host[:port], if not the public cloud's
+    prefix: Annotated[str, _text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
+    account_key: Annotated[str, _secret] = field(default="", repr=False)
+    sas_token: Annotated[str, _secret] = field(default="", repr=False)
+    ca_file: Annotated[Path | None, _path] = None  # certificates to check the endpoint's against, if not public ones
+    connections: Annotated[int, _count(1, 128)] = 16
+
+
+@dataclass(frozen=True, slots=True)
 class ScratchSettings:
     """Where what a guest overwrites during its backup is kept until the run ends."""
 
@@ -203,6 +218,7 @@ class Settings:
     agent: AgentSettings = AgentSettings()
     limits: LimitSettings = LimitSettings()
     s3: S3Settings = S3Settings()
+    azure: AzureSettings = AzureSettings()
 
     @property
     def location_file(self) -> Path:
@@ -248,8 +264,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "agent": AgentSettings,
     "limits": LimitSettings,
     "s3": S3Settings,
+    "azure": AzureSettings,
 }
-_SECRETS = ("access_key", "secret_key", "session_token")
+_SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token")
 
 
 def home_from(environment: Mapping[str, str]) -> Path:

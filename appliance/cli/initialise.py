@@ -34,7 +34,8 @@ def init(session: Session, location: Path | None, recovery_key_file: Path | None
     repository can be opened when this machine is lost.
 
     In an object store (S3), the repository is made where the settings say: bucket, endpoint and credentials are in the
-    section [s3] of strongroom.toml, or in STRONGROOM_S3_BUCKET, _ENDPOINT, _ACCESS_KEY and _SECRET_KEY.
+    section [s3] of strongroom.toml, or in STRONGROOM_S3_BUCKET, _ENDPOINT, _ACCESS_KEY and _SECRET_KEY. For Azure Blob
+    Storage: container, account and account_key in [azure], or STRONGROOM_AZURE_CONTAINER and so on.
 
     \b
     Examples:

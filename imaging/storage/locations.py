@@ -9,11 +9,12 @@ import json
 import os
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from imaging.errors import Damaged
+from imaging.errors import AddressRefused, Damaged
 
 if TYPE_CHECKING:
     from imaging.storage.contract import Store
@@ -50,7 +51,29 @@ class BucketPrefix:
         return f"s3://{self.bucket}/{self.prefix} at {self.endpoint}"
 
 
-Location: TypeAlias = Folder | BucketPrefix
+@dataclass(frozen=True, slots=True)
+class ContainerPrefix:
+    """In a container of Azure Blob Storage. `prefix` is empty or ends in a slash; of the credentials there is one."""
+
+    endpoint: str
+    account: str
+    container: str
+    prefix: str
+    account_key: str | None = field(default=None, repr=False)
+    sas_token: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    connections: int = 16
+
+    def __str__(self) -> str:
+        return f"azure://{self.account}/{self.container}/{self.prefix}" + (f" at {self.endpoint}" * bool(self.endpoint))
+
+
+Location: TypeAlias = Folder | BucketPrefix | ContainerPrefix
+_KINDS: Final[Mapping[str, type[BucketPrefix | ContainerPrefix]]] = {
+    "bucket": BucketPrefix,
+    "container": ContainerPrefix,
+}
+"""By the word that stands for them in a file."""
 
 
 def open_store(location: Location, *, make: bool = False) -> Store:
@@ -63,22 +86,48 @@ def open_store(location: Location, *, make: bool = False) -> Store:
 
         return LocalStore.make(location.path) if make else LocalStore(location.path)
     from imaging.clock import SystemClock
-    from imaging.storage.endpoints import parse_endpoint
     from imaging.storage.retrying import RetryingStore
+
+    store = _open_container(location) if isinstance(location, ContainerPrefix) else _open_bucket(location)
+    return RetryingStore(store, SystemClock(), time.sleep, random.random)
+
+
+def _open_bucket(location: BucketPrefix) -> Store:
+    from imaging.storage.endpoints import parse_endpoint
     from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store  # boto3 takes a third of a second to load
 
     endpoint = parse_endpoint(location.endpoint, allow_plain=location.allow_plain)
     bucket = Bucket(endpoint, location.bucket, location.prefix, location.region, location.ca_file)
     credentials = Credentials(location.access_key, location.secret_key, location.session_token)
-    store = S3Store(bucket, credentials, Limits(connections=location.connections))
-    return RetryingStore(store, SystemClock(), time.sleep, random.random)
+    return S3Store(bucket, credentials, Limits(connections=location.connections))
+
+
+def _open_container(location: ContainerPrefix) -> Store:
+    try:
+        from imaging.storage.azure import AzureClient, Container, Credentials, endpoint_of
+        from imaging.storage.cloud import CloudStore
+        from imaging.storage.wire import Limits
+    except ModuleNotFoundError as error:
+        raise _not_installed(location, error) from error
+
+    endpoint = endpoint_of(location.account, location.endpoint)
+    container = Container(endpoint, location.account, location.container, location.prefix, location.ca_file)
+    credentials = Credentials(location.account_key, location.sas_token)
+    return CloudStore(AzureClient(container, credentials, Limits(connections=location.connections)))
+
+
+def _not_installed(location: Location, error: ModuleNotFoundError) -> AddressRefused:
+    """The libraries of these object stores are an extra of the package."""
+    hint = "install Strongroom with its extra for other clouds: pip install 'strongroom[clouds]'"
+    return AddressRefused(str(location), f"the library {error.name} is not installed", hint=hint)
 
 
 def encode_location(location: Location) -> bytes:
     """For a file of mode 0600."""
     if isinstance(location, Folder):
         return json.dumps({"folder": str(location.path)}).encode()
-    return json.dumps({"bucket": asdict(location)}).encode()
+    kind = next(word for word, kind in _KINDS.items() if isinstance(location, kind))
+    return json.dumps({kind: asdict(location)}).encode()
 
 
 def read_location(path: Path) -> Location:
@@ -90,7 +139,8 @@ def read_location(path: Path) -> Location:
         raise Damaged(str(path), f"others may read it (mode {mode & 0o777:04o})", hint=f"chmod 0600 {path}")
     try:
         found = json.loads(data)
-        return Folder(Path(found["folder"])) if "folder" in found else BucketPrefix(**found["bucket"])
-    except (ValueError, KeyError, TypeError) as error:
+        ((kind, told),) = found.items()
+        return Folder(Path(told)) if kind == "folder" else _KINDS[kind](**told)
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         hint = "remove it: the next command that serves a disk writes it again"
         raise Damaged(str(path), "it does not say where a repository is", hint=hint) from error

@@ -16,6 +16,7 @@ from imaging.storage.contract import Listed, Store
 from imaging.storage.local import LocalStore
 from imaging.storage.retrying import RetryingStore
 from tests.faults.faulty_store import FaultyStore
+from tests.lab.azurite import fresh_azure_store
 from tests.lab.s3_server import fresh_s3_store
 
 PASSING = StoreUnavailable("reach", "an object", "Connection reset by peer")
@@ -38,6 +39,7 @@ def failing(folder: Path) -> FaultyStore:
 
 
 STORES: dict[str, Callable[[Path], Store]] = {
+    "azure": lambda folder: fresh_azure_store(),
     "local": local,
     "object": lambda folder: fresh_s3_store(),
     "object, retrying": lambda folder: retrying(fresh_s3_store()),

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import ClassVar, Self, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
-OPERATIONS = ("put", "create", "get", "list", "delete", "delete_many")
+OPERATIONS = ("put", "create", "get", "head", "list", "delete", "delete_many")
 _PATIENCE_S = 30.0
 
 
@@ -312,6 +312,6 @@ def _operation(method: str, path: str, headers: Message) -> str:
         return "create" if headers.get("If-None-Match") else "put"
     if method == "POST":
         return "delete_many"
-    if method == "DELETE":
-        return "delete"
-    return "list" if "list-type" in query else "get"
+    if method in ("DELETE", "HEAD"):
+        return method.lower()
+    return "list" if {"list-type", "comp"} & query.keys() else "get"

@@ -22,10 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import boto3
 from botocore.config import Config
@@ -38,7 +38,6 @@ BUCKET: Final = "strongroom-lab"
 START_TIMEOUT_S: Final = 30.0
 _STARTS: Final = 3
 _PREFIX: Final = "strongroom-s3-"
-_SERVICES: Final = ("master", "volume", "filer", "s3", "admin")
 _PORTS: Final = "ports.json"
 _GRPC: Final = 10_000
 """Each service also listens on the port that is higher by this."""
@@ -52,6 +51,8 @@ class S3Server:
 
     credentials: Final = _ALL
     without_rights: Final = _NONE
+    services: ClassVar[tuple[str, ...]] = ("master", "volume", "filer", "s3", "admin")
+    """Each has a port of its own."""
 
     def __init__(self, parent: Path = Path("/var/tmp")) -> None:
         _sweep(parent)
@@ -88,7 +89,7 @@ class S3Server:
         """Starts it, and waits until it has taken an object. Its ports are free ones, which somebody else may take in
         the meantime: then others are tried."""
         for attempt in range(_STARTS):
-            self.ports = _free_ports()
+            self.ports = _free_ports(self.services)
             (self.folder / _PORTS).write_text(json.dumps(self.ports))
             self._process = self._spawn()
             try:
@@ -116,14 +117,23 @@ class S3Server:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         data = Path(tempfile.mkdtemp(prefix="data-", dir=self.folder))
+        ports = [f"-{service}.port={port}" for service, port in self.ports.items()]
+        return self._run(
+            "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, "-volume.max=500", "-webdav=false",
+            "-admin.ui=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-s3.autoCreateBucket=false", f"-s3.config={self._config()}",
+        )  # fmt: skip
+
+    def _config(self) -> Path:
         config = self.folder / "s3.json"
         config.write_text(json.dumps({"identities": [_identity(_ALL, "Admin"), _identity(_NONE, "Read:no-bucket")]}))
-        ports = [f"-{service}.port={port}" for service, port in self.ports.items()]
+        return config
+
+    def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """One weed, that ends with this process."""
+        weed = Path(sys.executable).parent / "weed"
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", Path(sys.executable).parent / "weed", f"-logdir={self.folder}", "mini",
-             f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, "-volume.max=500", "-webdav=false",
-             "-admin.ui=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-             "-s3.autoCreateBucket=false", f"-s3.config={config}"],
+            ["setpriv", "--pdeathsig", "KILL", weed, f"-logdir={self.folder}", *arguments],
             env={
                 "GOMEMLIMIT": "600MiB", "HOME": str(self.folder), "PATH": os.environ["PATH"], "TMPDIR": str(self.folder)
             },
@@ -189,16 +199,16 @@ def _identity(credentials: Credentials, *actions: str) -> dict[str, object]:
     return {"name": credentials.access_key, "credentials": [keys], "actions": list(actions)}
 
 
-def _free_ports() -> dict[str, int]:
+def _free_ports(services: Sequence[str]) -> dict[str, int]:
     """Below those that the kernel gives to clients."""
     found: dict[str, int] = {}
     with contextlib.ExitStack() as held:
-        while len(found) < len(_SERVICES):
+        while len(found) < len(services):
             port = random.randrange(10_000, 22_000)
             with contextlib.suppress(OSError):
                 for number in (port, port + _GRPC):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", number))
-                found[_SERVICES[len(found)]] = port
+                found[services[len(found)]] = port
     return found
 
 
@@ -219,5 +229,6 @@ def _sweep(parent: Path) -> None:
 def _remove_sockets(ports: Mapping[str, int]) -> None:
     """SeaweedFS makes them in /tmp, whatever TMPDIR says, and leaves them there."""
     for service, port in ports.items():
-        for name in (f"{service}-{port}", f"{service}-grpc-{port + _GRPC}"):
+        kind = service.rstrip("0123456789")
+        for name in (f"{kind}-{port}", f"{kind}-grpc-{port + _GRPC}"):
             Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)

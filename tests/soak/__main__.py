@@ -1,6 +1,7 @@
 """Runs what takes too long for `make test`, with seeds, and says how it went.
 
-python -m tests.soak [--what backups|schedule] [--store local|object] [--appliances 1|2] [--rounds N] [--seed S]
+python -m tests.soak [--what backups|schedule|replicas] [--store local|object] [--appliances 1|2] [--rounds N]
+    [--seed S]
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults import killing, schedules
+from tests.faults import killing, replicas, schedules
 
 ROUNDS = {"backups": 200, "schedule": 300}
 
@@ -22,19 +23,21 @@ def main() -> int:
         description="Kill backups of machines at random moments, or what writes to a repository.",
     )
     parser.add_argument(
-        "--what", choices=("backups", "schedule"), default="backups",
+        "--what", choices=("backups", "schedule", "replicas"), default="backups",
         help="backups of machines and images, killed (default); or a schedule of backups, deletions, collections and"
-        " checks of one repository, killed",
+        " checks of one repository, killed; or a repository in an object store of three servers that loses one",
     )  # fmt: skip
     parser.add_argument("--store", choices=("local", "object"), default="local", help="of a schedule (default: local)")
     parser.add_argument("--appliances", type=int, choices=(1, 2), default=2, help="of a schedule (default: 2)")
     parser.add_argument("--rounds", type=int, help="how many (default: 200 backups, 300 rounds of a schedule)")
     parser.add_argument("--seed", type=int, help="what the choices are drawn from (default: drawn, and printed)")
     given = parser.parse_args()
-    rounds = ROUNDS[given.what] if given.rounds is None else given.rounds
+    rounds = ROUNDS.get(given.what, 1) if given.rounds is None else given.rounds
     seed = secrets.randbelow(1 << 32) if given.seed is None else given.seed
     if given.what == "backups":
         return _backups(rounds, seed)
+    if given.what == "replicas":
+        return _replicas(rounds, seed)
     return _schedule(rounds, seed, given.store, given.appliances)
 
 
@@ -49,6 +52,14 @@ def _schedule(rounds: int, seed: int, store: str, appliances: int) -> int:
     make_store = schedules.local_store if store == "local" else schedules.object_store()
     with tempfile.TemporaryDirectory(prefix="strongroom-soak-", dir="/var/tmp") as folder:
         _say(str(schedules.run(Path(folder), rounds, seed, make_store, appliances=appliances, say=_say)))
+    return 0
+
+
+def _replicas(rounds: int, seed: int) -> int:
+    for number in range(rounds):
+        _say(f"an object store that keeps everything twice loses a server: seed {seed + number}")
+        with tempfile.TemporaryDirectory(prefix="strongroom-soak-", dir="/var/tmp") as folder:
+            _say(replicas.run(Path(folder), seed + number, _say))
     return 0
 
 

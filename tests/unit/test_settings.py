@@ -223,8 +223,23 @@ def test_with_a_bucket_the_repository_is_there(tmp_path: Path) -> None:
     assert "hush" not in repr(location)
 
 
-def test_where_the_repository_is_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, S3)
+AZURE = "[azure]\ncontainer = 'backups'\naccount = 'acme'\naccount_key = 'aHVzaA=='\nprefix = 'home/'\n"
+
+
+def test_with_a_container_the_repository_is_there(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, AZURE)
+    location = home.chosen_location(settings, None)
+    assert str(location) == "azure://acme/backups/home/"
+    with pytest.raises(home.RepositoryPathConflict, match=r"azure://acme/backups/.*/srv/b"):
+        home.chosen_location(settings, Path("/srv/b"))
+    assert "aHVzaA" not in repr(settings) + repr(location)
+    with pytest.raises(home.TwoPlaces, match=r"s3\.bucket and azure\.container"):
+        home.location_of(settings_of(tmp_path, AZURE + S3))
+
+
+@pytest.mark.parametrize("toml", [S3, AZURE])
+def test_where_the_repository_is_can_be_read_by_its_owner_alone(tmp_path: Path, toml: str) -> None:
+    settings = settings_of(tmp_path, toml)
     (tmp_path / "keys").mkdir()
     path = home.write_location(settings)
     assert path.stat().st_mode & 0o777 == 0o600

@@ -14,15 +14,16 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from appliance import home
+from appliance import home, identity
 from appliance.clock import Clock, SystemClock
+from appliance.models import ApplianceRecord, RepositoryRecord, new_id
 from appliance.ownership import is_owned, own
 from appliance.settings import Settings, load
 
 if TYPE_CHECKING:
     from appliance.catalog import Catalog
+    from appliance.catalog.database import Database
     from appliance.hypervisor.protocol import HostConfig, Hypervisor
-    from appliance.models import ApplianceRecord
     from imaging.repository import Appliance as Identity
     from imaging.repository import Repository
 
@@ -52,23 +53,51 @@ class Appliance:
 
     @cached_property
     def catalog(self) -> Catalog:
+        """The home's own, or the one that the settings share with other appliances. CatalogError."""
         from appliance.catalog import Catalog
+        from appliance.catalog.database import Database
+        from appliance.catalog.schema import upgrade
 
-        catalog = Catalog.open(self.settings.catalog_file, self.settings.run_directory / "catalog.lock")
-        self._closing.callback(catalog.close)
+        url = self.settings.catalog.url
+        database = Database.shared(url) if url else Database.at(self.settings.catalog_file)
+        self._closing.callback(database.close)
+        upgrade(database, self.settings.run_directory / "catalog.lock")
+        catalog = Catalog(database, self._identified(database))
+        catalog.appliances.join(self._as_seen(catalog.me), str(self.settings.identity_file))
         return catalog
 
     @cached_property
-    def record(self) -> ApplianceRecord:
-        """Who this appliance is, as the catalog keeps it."""
-        return self.catalog.appliance(self.clock)
+    def id(self) -> str:
+        """Who this appliance is, in the catalog and in the repository: 32 hex digits. The catalog need not answer."""
+        return identity.read_id(self.settings) or self.catalog.me
 
     @cached_property
     def identity(self) -> Identity:
         """Who this appliance is in the repository's leases."""
         from imaging.repository import Appliance as Identity
 
-        return Identity(id=bytes.fromhex(self.record.id), host=socket.gethostname())
+        return Identity(id=bytes.fromhex(self.id), host=socket.gethostname())
+
+    def _identified(self, database: Database) -> str:
+        """The id of this home; one that is older than its file is known to its catalog."""
+        from appliance.catalog.appliances import only_appliance
+
+        found = identity.read_id(self.settings)
+        if found is None:
+            earlier = None if database.is_shared else only_appliance(database)
+            try:
+                found = identity.keep_id(self.settings, earlier or new_id())
+            except home.HomeUnusable:
+                if earlier is None:
+                    raise
+                found = earlier  # a home that is full still has to give back space
+        return found
+
+    def _as_seen(self, id: str) -> ApplianceRecord:
+        now = self.clock.now_utc()
+        return ApplianceRecord(
+            id, now, socket.gethostname(), str(self.settings.home), identity.place(self.settings), now
+        )
 
     @cached_property
     def repository(self) -> Repository:
@@ -90,6 +119,15 @@ class Appliance:
     def use_repository(self, repository: Repository) -> None:
         """Take one that was opened otherwise (with a passphrase, or just made); the caller closes it."""
         self.__dict__["repository"] = repository
+
+    def attach(self) -> None:
+        """See that the catalog is that of this repository, before anything of it is written there.
+        CatalogOfAnotherRepository."""
+        repository = self.repository
+        known, id = self.catalog.repository(), repository.id.hex()
+        if known is None or known.id != id:
+            location = str(home.location_of(self.settings))
+            self.catalog.attach_repository(RepositoryRecord(id, location, self.clock.now_utc()))
 
     def connect(self, host: str) -> Hypervisor:
         """A new connection to a host of the catalog; the caller closes it (`with`). RecordMissing, HypervisorError."""

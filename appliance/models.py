@@ -1,7 +1,8 @@
 """What the catalog keeps and the services pass around: plain frozen values.
 
 The rule: no SQL object, no libvirt object and no bare dict crosses a module's edge; these do. Ids are 32 hex digits,
-moments are aware and in UTC, sizes are in bytes.
+moments are aware and in UTC, sizes are in bytes. `appliance` is the id of the one that a record is of; "" in one that
+is not in the catalog yet: whoever adds it.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ApplianceRecord:
-    """Who this appliance is in leases and holds."""
+    """An appliance of the catalog: who it is in leases and holds, and where it was last seen."""
 
     id: str
     created_utc: datetime
+    name: str = ""  # of its machine
+    home: str = ""
+    place: str = ""  # tells a copy of the home from the home
+    seen_utc: datetime | None = None  # by its own clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class RepositoryRecord:
 class HostRecord:
     config: HostConfig
     added_utc: datetime
+    appliance: str = ""
 
     @property
     def name(self) -> str:
@@ -171,6 +177,7 @@ class RunRecord:
     disks: tuple[RunDisk, ...] = ()
     notes: tuple[str, ...] = ()
     dismissed_utc: datetime | None = None  # when an admin said that it needs no eye any more
+    appliance: str = ""
 
 
 class RecoveryState(StrEnum):
@@ -246,6 +253,7 @@ class RecoveryRecord:
     start_ms: int | None = None  # from the request to the domain started
     error: str | None = None
     notes: tuple[str, ...] = field(default=())
+    appliance: str = ""
 
 
 class ExportKind(StrEnum):
@@ -267,6 +275,7 @@ class ExportRecord:
     hold: str | None = None
     address: str = ""  # an NBD URI, or the folder of a mount
     sockets: tuple[str, ...] = ()
+    appliance: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +288,7 @@ class OwedThaw:
     since_utc: datetime
     attempts: int = 0
     last_error: str | None = None
+    appliance: str = ""
 
 
 class CleanupAction(StrEnum):
@@ -306,3 +316,4 @@ class CleanupRecord:
     disks: tuple[str, ...] = ()
     attempts: int = 0
     last_error: str | None = None
+    appliance: str = ""

@@ -7,7 +7,8 @@ path set here leads out of it.
 
     STRONGROOM_HOME           mode   what
       strongroom.toml         0600   this file
-      catalog.sqlite          0600   the catalog (rebuilt by `repository adopt`)
+      catalog.sqlite          0600   the catalog, unless it is a shared one (rebuilt by `repository adopt`)
+      appliance.id            0600   who this appliance is
       keys/machine.key        0600   opens the repository unattended
       keys/location.json      0600   where the repository is, for the servers of its disks
       cache/                  0700   chunk index and manifests: may be deleted at any time
@@ -149,6 +150,25 @@ class S3Settings:
     connections: Annotated[int, _count(1, 128)] = 16
 
 
+_CATALOG_URL = re.compile(r"postgresql(\+psycopg)?://[^\s/]*/[^\s/?]+(\?\S*)?", re.ASCII)
+
+
+def _catalog_url(value: object) -> str:
+    """The message never shows it: it may hold a password."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or len(value) > 1000 or _CATALOG_URL.fullmatch(value) is None:
+        raise ValueError("it must be postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSettings:
+    """Without a URL, the catalog is a file in the home; with one, appliances share it."""
+
+    url: Annotated[str, _catalog_url] = field(default="", repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class AzureSettings:
     """With a container, the repository is there and not in repository.path. The environment of the machine decides
@@ -219,6 +239,7 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     s3: S3Settings = S3Settings()
     azure: AzureSettings = AzureSettings()
+    catalog: CatalogSettings = CatalogSettings()
 
     @property
     def location_file(self) -> Path:
@@ -231,7 +252,12 @@ class Settings:
 
     @property
     def catalog_file(self) -> Path:
+        """Of this home alone; not used while the settings name a shared one."""
         return self.home / "catalog.sqlite"
+
+    @property
+    def identity_file(self) -> Path:
+        return self.home / "appliance.id"
 
     @property
     def machine_key_file(self) -> Path:
@@ -265,8 +291,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "limits": LimitSettings,
     "s3": S3Settings,
     "azure": AzureSettings,
+    "catalog": CatalogSettings,
 }
-_SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token")
+_SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url")
 
 
 def home_from(environment: Mapping[str, str]) -> Path:
@@ -300,7 +327,18 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
                     raise SettingsError(where, f"{_label(where, name, option.name)} is {shown}: {err}") from None
             values[option.name] = home / value if isinstance(value, Path) else value
         sections[name] = kind(**values)
+    _check_private(home / SETTINGS_FILE, given)
     return Settings(home=home, **sections)
+
+
+def _check_private(path: Path, given: Mapping[tuple[str, str], tuple[str, object]]) -> None:
+    """A file with the password of a database that others rely on is its owner's alone."""
+    where, url = given.get(("catalog", "url"), ("", ""))
+    if where == str(path) and ("@" in str(url) or "password" in str(url)) and (mode := path.stat().st_mode) & 0o077:
+        raise SettingsError(
+            where, f"others may read it (mode {mode & 0o777:04o}), and it holds the login of the catalog",
+            hint=f"chmod 0600 {path}",
+        )  # fmt: skip
 
 
 def _label(where: str, section: str, key: str) -> str:

@@ -4,7 +4,11 @@ The rule: everything needed to restore is in the repository. What is lost with t
 machines run out of the repository, thaws and clean-ups that are owed, mounts), the list of hosts and the history of
 runs. Callers get and give the frozen values of `appliance.models`.
 
-    catalog = Catalog.open(settings.catalog_file, lock_file)     # made and brought up to date
+Several appliances can share one: machines, points and runs are seen by all, but an appliance looks after, and changes,
+only what it began itself, as nobody else can know whether the process that did so lives. A list is of the own records,
+unless it says `everyones`.
+
+    catalog = Catalog.open(Database.at(settings.catalog_file), lock_file, id)     # made and brought up to date
     catalog.runs.save(RunRecord(...)); catalog.cleanups.add(...); catalog.recoveries.update(record, state=...)
 """
 
@@ -15,48 +19,38 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from appliance.catalog import rows, tables
+from appliance.catalog.appliances import Appliances
 from appliance.catalog.database import Database
+from appliance.catalog.errors import CatalogOfAnotherRepository
+from appliance.catalog.exports import Exports
 from appliance.catalog.hosts import Hosts
 from appliance.catalog.points import Points
-from appliance.catalog.recoveries import Exports, Recoveries
+from appliance.catalog.recoveries import Recoveries
 from appliance.catalog.runs import Cleanups, OwedThaws, Runs
 from appliance.catalog.schema import upgrade
-from appliance.clock import Clock
-from appliance.models import ApplianceRecord, RepositoryRecord, new_id
+from appliance.models import RepositoryRecord
 
 
 class Catalog:
-    """Owns the database. Safe to use from several threads and processes."""
+    """Owns the database. Safe to use from several threads, processes and appliances. `me`: the id of this appliance."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, me: str) -> None:
         self.database = database
-        self.hosts = Hosts(database)
+        self.me = me
+        self.appliances = Appliances(database, me)
+        self.hosts = Hosts(database, me)
         self.points = Points(database)
-        self.runs = Runs(database)
-        self.cleanups = Cleanups(database)
-        self.thaws = OwedThaws(database)
-        self.recoveries = Recoveries(database)
-        self.exports = Exports(database)
+        self.runs = Runs(database, me)
+        self.cleanups = Cleanups(database, me)
+        self.thaws = OwedThaws(database, me)
+        self.recoveries = Recoveries(database, me)
+        self.exports = Exports(database, me)
 
     @classmethod
-    def open(cls, path: Path, lock_file: Path) -> Catalog:
-        """The SQLite catalog at `path`, made and migrated as needed. CatalogError, CatalogVersionUnknown."""
-        database = Database.at(path)
+    def open(cls, database: Database, lock_file: Path, me: str) -> Catalog:
+        """Made and migrated as needed. CatalogError, CatalogVersionUnknown."""
         upgrade(database, lock_file)
-        return cls(database)
-
-    def appliance(self, clock: Clock) -> ApplianceRecord:
-        """Who this appliance is; decided once, when it is first asked."""
-        with self.database.read() as connection:
-            row = connection.execute(select(tables.appliance)).first()
-        if row is None:
-            with self.database.write() as connection:
-                row = connection.execute(select(tables.appliance)).first()
-                if row is None:
-                    record = ApplianceRecord(new_id(), clock.now_utc())
-                    connection.execute(tables.appliance.insert().values(rows.encode(record)))
-                    return record
-        return rows.decode(ApplianceRecord, row)
+        return cls(database, me)
 
     def repository(self) -> RepositoryRecord | None:
         with self.database.read() as connection:
@@ -64,8 +58,12 @@ class Catalog:
         return None if row is None else rows.decode(RepositoryRecord, row)
 
     def attach_repository(self, record: RepositoryRecord) -> None:
-        """The one repository of this home."""
+        """The one repository of the catalog. That of a home follows the home; a shared one keeps to the repository that
+        it has, as others rely on it: CatalogOfAnotherRepository."""
         with self.database.write() as connection:
+            known = connection.execute(select(tables.repositories.c.id)).scalar()
+            if self.database.is_shared and known not in (None, record.id):
+                raise CatalogOfAnotherRepository(self.database.where, str(known), record.id)
             connection.execute(delete(tables.repositories))
             connection.execute(tables.repositories.insert().values(rows.encode(record)))
 

@@ -1,8 +1,9 @@
 """The engine under the catalog, and its transactions.
 
-The rule: every access is one short transaction, read or write, and a write is on disk when its `with` ends
-(SQLite: WAL, synchronous=FULL). A writer takes the write lock when it begins, so it never fails half-way by finding
-another writer. Only this module and `schema` know which engine it is.
+The rule: every access is one short transaction, read or write, and a write is on disk when its `with` ends. A writer
+takes the write lock when it begins, so of all processes of all appliances one writes at a time, sees what the others
+have written, and never fails half-way by finding another writer. Only this module, `postgres` and `schema` know which
+engine it is.
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.pool import NullPool
 
+from appliance.catalog import postgres
 from appliance.catalog.errors import REBUILD_HINT, CatalogBusy, CatalogError
 
 _BUSY_TIMEOUT_MS = 30_000
 
 
 class Database:
-    """Owns the engine. Connections are opened per transaction, so that forks and threads share none."""
+    """Owns the engine. Of SQLite, connections are opened per transaction, so that forks and threads share none."""
 
-    def __init__(self, url: str) -> None:
-        self.engine: Engine = create_engine(url, poolclass=NullPool)
-        if self.engine.dialect.name == "sqlite":
-            event.listen(self.engine, "connect", _sqlite_connected)
-            event.listen(self.engine, "begin", _sqlite_begin)
+    def __init__(self, engine: Engine, where: str) -> None:
+        self.engine = engine
+        self.where = where  # for people: without a password
 
     @classmethod
     def at(cls, path: Path) -> Database:
@@ -38,11 +38,21 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as err:
             raise CatalogError(f"catalog {path} cannot be opened: {err.strerror}", hint="Check its folder.") from err
-        return cls(f"sqlite+pysqlite:///{path}")
+        engine = create_engine(f"sqlite+pysqlite:///{path}", poolclass=NullPool)
+        event.listen(engine, "connect", _sqlite_connected)
+        event.listen(engine, "begin", _sqlite_begin)
+        return cls(engine, str(path))
+
+    @classmethod
+    def shared(cls, url: str) -> Database:
+        """The PostgreSQL database that several appliances share; nothing is asked of it yet. CatalogDriverMissing,
+        CatalogError."""
+        engine = postgres.engine(url)
+        return cls(engine, postgres.place(engine.url))
 
     @property
-    def is_sqlite(self) -> bool:
-        return self.engine.dialect.name == "sqlite"
+    def is_shared(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -54,7 +64,27 @@ class Database:
         with self._translated(), self.engine.connect() as connection:
             connection = connection.execution_options(strongroom_write=True)
             with connection.begin():
+                if self.is_shared:
+                    postgres.lock_writers(connection)
                 yield connection
+
+    @contextmanager
+    def exclusively(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """Hold the lock of this name among the appliances that share the catalog; False: another one has it, and did
+        not let go of it within half a minute if that was waited for.
+
+        It is gone with the connection, so with its holder. A catalog of one home has none: there, `ownership` does it.
+        """
+        if not self.is_shared:
+            yield True
+            return
+        with self._translated():
+            held = postgres.Lock(self.engine, name)
+            got = held.take(wait=wait)
+        try:
+            yield got
+        finally:
+            held.release()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -64,17 +94,21 @@ class Database:
         try:
             yield
         except exc.DBAPIError as err:
-            where = self.engine.url.database or self.engine.url.host
-            reason = str(err.orig)
-            if "locked" in reason or "busy" in reason:
-                raise CatalogBusy(
-                    f"catalog {where} is locked by another process", hint="Try again when that process is done."
-                ) from err
-            if isinstance(err.orig, sqlite3.DatabaseError) and ("malformed" in reason or "not a database" in reason):
-                raise CatalogError(f"catalog {where} is damaged: {reason}", hint=REBUILD_HINT) from err
-            raise CatalogError(
-                f"catalog {where} failed: {reason}", hint="Check that its file system has room and is writable."
-            ) from err
+            if self.is_shared:
+                raise postgres.translated(err, self.where) from err
+            raise self._of_sqlite(err) from err
+
+    def _of_sqlite(self, err: exc.DBAPIError) -> CatalogError:
+        reason = str(err.orig)
+        if "locked" in reason or "busy" in reason:
+            return CatalogBusy(
+                f"catalog {self.where} is locked by another process", hint="Try again when that process is done."
+            )
+        if isinstance(err.orig, sqlite3.DatabaseError) and ("malformed" in reason or "not a database" in reason):
+            return CatalogError(f"catalog {self.where} is damaged: {reason}", hint=REBUILD_HINT)
+        return CatalogError(
+            f"catalog {self.where} failed: {reason}", hint="Check that its file system has room and is writable."
+        )
 
 
 def _sqlite_connected(connection: sqlite3.Connection, _record: Any) -> None:

@@ -19,8 +19,55 @@ class CatalogBusy(CatalogError):
     retryable = True
 
 
+class CatalogUnreachable(CatalogError):
+    """The server of a shared catalog does not answer, or went away."""
+
+    retryable = True
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(
+            f"catalog {where} cannot be reached: {reason}",
+            hint="Start the server, or correct catalog.url. No restore point is lost; to restore without it, put"
+            " STRONGROOM_CATALOG_URL= (nothing) before the command: the home's own catalog is used then, and made from"
+            " the repository.",
+            where=where,
+        )
+
+
+class CatalogDriverMissing(CatalogError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"catalog.url names a PostgreSQL database, and its driver cannot be loaded: {reason}",
+            hint="Install it: pip install 'strongroom[postgres]'.",
+        )
+
+
 class CatalogVersionUnknown(CatalogError):
     """A newer program has worked on it."""
+
+
+class CatalogOfAnotherRepository(CatalogError):
+    def __init__(self, where: str, known: str, repository: str) -> None:
+        super().__init__(
+            f"catalog {where} belongs to repository {known}, and this home uses {repository}",
+            hint="Appliances share a catalog together with a repository: adopt that one, or give this home a database"
+            " of its own (catalog.url).",
+            known=known,
+            repository=repository,
+        )
+
+
+class HomeCopied(CatalogError):
+    """Two homes say that they are the same appliance: what runs in the other would look dead here."""
+
+    def __init__(self, file: str, id: str, name: str, home: str) -> None:
+        super().__init__(
+            f"the catalog knows this appliance ({id[:12]}) as the home {home} of {name}: this is a copy of it, or was"
+            " moved",
+            hint=f"Remove {file}: this home then is an appliance of its own. If the other one is gone for good,"
+            f" 'strongroom appliance take-over {id[:12]}' takes on what it had under way.",
+            id=id,
+        )
 
 
 class RecordMissing(CatalogError):
@@ -31,6 +78,19 @@ class RecordMissing(CatalogError):
 class RecordExists(CatalogError):
     def __init__(self, what: str, name: str, *, hint: str = "") -> None:
         super().__init__(f"there is a {what} {name} already", hint=hint, name=name)
+
+
+class OfAnotherAppliance(CatalogError):
+    """Only the appliance that began it knows whether its processes live."""
+
+    def __init__(self, what: str, id: str, appliance: str) -> None:
+        super().__init__(
+            f"{what} {id[:12]} is of another appliance, {appliance}",
+            hint="Give the command there. If that appliance is gone for good: strongroom appliance take-over"
+            " APPLIANCE ('strongroom appliance list' shows them).",
+            id=id,
+            appliance=appliance,
+        )
 
 
 class StateConflict(CatalogError):

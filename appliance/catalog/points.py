@@ -1,13 +1,14 @@
 """Protected machines and their restore points, as far as lists need them.
 
-The rule: this is a copy of what the repository says, replaced from there; nothing is decided by it alone.
+The rule: this is a copy of what the repository says, replaced from there; nothing is decided by it alone. Of appliances
+that share it, one never replaces what another has made of a newer look at the repository.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
@@ -24,17 +25,26 @@ class Points:
             rows.save(connection, tables.machines, machine, tables.machines.c.series == machine.series)
             rows.save(connection, tables.points, point, tables.points.c.id == point.id)
 
-    def replace(self, machines: Iterable[MachineRecord], points: Iterable[PointRecord]) -> None:
-        """Everything at once, in one transaction: what is not given is not there any more."""
+    def replace(
+        self, machines: Iterable[MachineRecord], points: Iterable[PointRecord], *, before: frozenset[str] | None = None
+    ) -> bool:
+        """Everything at once, in one transaction: what is not given is not there any more.
+
+        `before`: the manifest names that were here before the repository was looked at. If others are by now, somebody
+        has looked since: nothing is changed, and False returned.
+        """
         machine_rows = [rows.encode(machine) for machine in machines]
         point_rows = [rows.encode(point) for point in points]
         with self._database.write() as connection:
+            if before is not None and _names(connection) != before:
+                return False
             connection.execute(delete(tables.points))
             connection.execute(delete(tables.machines))
             if machine_rows:
                 connection.execute(tables.machines.insert(), machine_rows)
             if point_rows:
                 connection.execute(tables.points.insert(), point_rows)
+        return True
 
     def remove(self, point: str) -> None:
         with self._database.write() as connection:
@@ -53,14 +63,20 @@ class Points:
     def names(self) -> frozenset[str]:
         """Manifest names."""
         with self._database.read() as connection:
-            return frozenset(connection.execute(select(tables.points.c.manifest_name)).scalars())
+            return _names(connection)
 
     def machines(self) -> tuple[MachineRecord, ...]:
+        """By name."""
         with self._database.read() as connection:
-            query = select(tables.machines).order_by(tables.machines.c.name, tables.machines.c.series)
-            return tuple(rows.decode(MachineRecord, row) for row in connection.execute(query))
+            found = [rows.decode(MachineRecord, row) for row in connection.execute(select(tables.machines))]
+        # Here and not there, where the order depends on the database's language.
+        return tuple(sorted(found, key=lambda machine: (machine.name, machine.series)))
 
     def machine(self, series: str) -> MachineRecord | None:
         with self._database.read() as connection:
             row = connection.execute(select(tables.machines).where(tables.machines.c.series == series)).first()
         return None if row is None else rows.decode(MachineRecord, row)
+
+
+def _names(connection: Connection) -> frozenset[str]:
+    return frozenset(connection.execute(select(tables.points.c.manifest_name)).scalars())

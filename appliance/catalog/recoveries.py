@@ -1,7 +1,7 @@
-"""Instant recoveries with their states, and what is exported or mounted.
+"""Instant recoveries with their states.
 
 The rule: a recovery changes its state only along `RecoveryState.may_become`, and only from the state that the one who
-changes it has seen: of two processes that want it, one gets a `StateConflict`.
+changes it has seen: of two processes that want it, one gets a `StateConflict`. Only its own appliance changes it.
 """
 
 from __future__ import annotations
@@ -10,32 +10,39 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
-from appliance.catalog.errors import RecordMissing, StateConflict
-from appliance.models import ExportRecord, RecoveryRecord, RecoveryState
+from appliance.catalog.errors import OfAnotherAppliance, RecordMissing, StateConflict
+from appliance.models import RecoveryRecord, RecoveryState
 
 
 class Recoveries:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, me: str) -> None:
         self._database = database
+        self._me = me
 
-    def add(self, record: RecoveryRecord) -> None:
+    def add(self, record: RecoveryRecord) -> RecoveryRecord:
+        """Returns it as it is kept."""
+        record = rows.owned(record, self._me)
         with self._database.write() as connection:
             connection.execute(tables.recoveries.insert().values(rows.encode(record)))
+        return record
 
     def update(self, record: RecoveryRecord, *, now_utc: datetime, **changes: Any) -> RecoveryRecord:
         """Change fields, `state` among them; returns the record as it is now.
 
         StateConflict: the stored state is not `record.state` any more, or the step does not exist.
+        OfAnotherAppliance.
         """
+        if record.appliance != self._me:
+            raise OfAnotherAppliance("recovery", record.id, record.appliance)
         state = changes.get("state", record.state)
         if not record.state.may_become(state):
             raise StateConflict("recovery", record.id, record.state.value, state.value)
         changed = replace(record, **changes, updated_utc=now_utc)
-        here = (tables.recoveries.c.id == record.id) & (tables.recoveries.c.state == record.state.value)
+        here = self._mine(record.id) & (tables.recoveries.c.state == record.state.value)
         with self._database.write() as connection:
             if connection.execute(update(tables.recoveries).where(here).values(rows.encode(changed))).rowcount == 0:
                 query = select(tables.recoveries.c.state).where(tables.recoveries.c.id == record.id)
@@ -44,7 +51,7 @@ class Recoveries:
         return changed
 
     def get(self, id: str) -> RecoveryRecord:
-        """By its id or a unique beginning of it. RecordMissing."""
+        """By its id or a unique beginning of it, of whatever appliance. RecordMissing."""
         query = select(tables.recoveries).where(tables.recoveries.c.id.startswith(id, autoescape=True))
         with self._database.read() as connection:
             found = [rows.decode(RecoveryRecord, row) for row in connection.execute(query)] if id else []
@@ -54,9 +61,11 @@ class Recoveries:
             raise RecordMissing("recovery", id, hint="See 'strongroom recovery list'.")
         return found[0]
 
-    def list(self, *, ended: bool = True) -> tuple[RecoveryRecord, ...]:
+    def list(self, *, ended: bool = True, everyones: bool = False) -> tuple[RecoveryRecord, ...]:
         """Oldest first; without those that have ended, if asked."""
         query = select(tables.recoveries).order_by(tables.recoveries.c.started_utc, tables.recoveries.c.id)
+        if not everyones:
+            query = query.where(tables.recoveries.c.appliance == self._me)
         with self._database.read() as connection:
             found = tuple(rows.decode(RecoveryRecord, row) for row in connection.execute(query))
         return tuple(record for record in found if ended or not record.state.ended)
@@ -65,25 +74,8 @@ class Recoveries:
         """Remove the record of one that has ended. Not there: fine."""
         ended = [state.value for state in RecoveryState if state.ended]
         with self._database.write() as connection:
-            here = (tables.recoveries.c.id == id) & tables.recoveries.c.state.in_(ended)
+            here = self._mine(id) & tables.recoveries.c.state.in_(ended)
             connection.execute(delete(tables.recoveries).where(here))
 
-
-class Exports:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def save(self, record: ExportRecord) -> None:
-        with self._database.write() as connection:
-            rows.save(connection, tables.exports, record, tables.exports.c.id == record.id)
-
-    def remove(self, id: str) -> None:
-        """Not there: fine."""
-        with self._database.write() as connection:
-            connection.execute(delete(tables.exports).where(tables.exports.c.id == id))
-
-    def list(self) -> tuple[ExportRecord, ...]:
-        """Oldest first."""
-        query = select(tables.exports).order_by(tables.exports.c.started_utc, tables.exports.c.id)
-        with self._database.read() as connection:
-            return tuple(rows.decode(ExportRecord, row) for row in connection.execute(query))
+    def _mine(self, id: str) -> ColumnElement[bool]:
+        return (tables.recoveries.c.id == id) & (tables.recoveries.c.appliance == self._me)

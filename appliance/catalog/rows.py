@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Hashable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -42,6 +42,11 @@ def save(connection: Connection, table: Table, value: Any, key: ColumnElement[bo
     row = encode(value)
     if connection.execute(update(table).where(key).values(row)).rowcount == 0:
         connection.execute(insert(table).values(row))
+
+
+def owned(value: Value, me: str) -> Value:
+    """A record that says of no appliance that it is its own is of `me`, which adds it."""
+    return value if value.appliance else replace(value, appliance=me)  # type: ignore[attr-defined,type-var]
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,15 @@
 """Backup runs, and what they would leave behind if they died: clean-ups pending and thaws owed.
 
 The rule: a clean-up is recorded *before* the act that it undoes, and dropped only when it was undone or the thing is
-wanted after all. A record without its thing costs one look; a thing without its record stays for ever.
+wanted after all. A record without its thing costs one look; a thing without its record stays for ever. Whether a run
+lives, and what is to be undone for one that does not, only the appliance knows whose it is.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
@@ -17,10 +18,14 @@ from appliance.models import CleanupRecord, OwedThaw, RunRecord, RunState
 
 
 class Runs:
-    def __init__(self, database: Database) -> None:
+    """Lists are everyone's: the history of a machine is one, whoever backed it up."""
+
+    def __init__(self, database: Database, me: str) -> None:
         self._database = database
+        self._me = me
 
     def save(self, run: RunRecord) -> None:
+        run = rows.owned(run, self._me)
         with self._database.write() as connection:
             rows.save(connection, tables.runs, run, tables.runs.c.id == run.id)
 
@@ -42,6 +47,10 @@ class Runs:
         with self._database.read() as connection:
             return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
 
+    def own_running(self) -> tuple[RunRecord, ...]:
+        """Of this appliance, newest first: whether they live, its locks tell."""
+        return tuple(run for run in self.list(state=RunState.RUNNING) if run.appliance == self._me)
+
     def last(self) -> tuple[RunRecord, ...]:
         """The newest of each machine or image, newest first."""
         runs = tables.runs
@@ -61,16 +70,20 @@ class Runs:
 
 
 class Cleanups:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, me: str) -> None:
         self._database = database
+        self._me = me
 
     def add(self, record: CleanupRecord) -> None:
+        record = rows.owned(record, self._me)
         with self._database.write() as connection:
             connection.execute(tables.cleanups.insert().values(rows.encode(record)))
 
-    def list(self, owner: str | None = None) -> tuple[CleanupRecord, ...]:
+    def list(self, owner: str | None = None, *, everyones: bool = False) -> tuple[CleanupRecord, ...]:
         """Newest first: the order in which acts are undone."""
         query = select(tables.cleanups).order_by(tables.cleanups.c.created_utc.desc(), tables.cleanups.c.id)
+        if not everyones:
+            query = query.where(tables.cleanups.c.appliance == self._me)
         if owner is not None:
             query = query.where(tables.cleanups.c.owner == owner)
         with self._database.read() as connection:
@@ -97,32 +110,39 @@ class Cleanups:
 
 
 class OwedThaws:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, me: str) -> None:
         self._database = database
+        self._me = me
 
     def owe(self, machine_uuid: str, host: str, name: str, since_utc: datetime) -> None:
         """Written before the freeze is asked for; owed already: the older debt stays."""
-        key = (tables.owed_thaws.c.machine_uuid == machine_uuid) & (tables.owed_thaws.c.host == host)
+        key = self._mine(machine_uuid, host)
         with self._database.write() as connection:
             if connection.execute(select(tables.owed_thaws.c.name).where(key)).first() is None:
-                record = OwedThaw(machine_uuid, host, name, since_utc)
+                record = OwedThaw(machine_uuid, host, name, since_utc, appliance=self._me)
                 connection.execute(tables.owed_thaws.insert().values(rows.encode(record)))
 
     def paid(self, machine_uuid: str, host: str) -> None:
         """The agent confirmed, or the machine is off. Not owed: fine."""
-        key = (tables.owed_thaws.c.machine_uuid == machine_uuid) & (tables.owed_thaws.c.host == host)
+        key = self._mine(machine_uuid, host)
         with self._database.write() as connection:
             connection.execute(delete(tables.owed_thaws).where(key))
 
     def failed(self, machine_uuid: str, host: str, error: str) -> None:
-        key = (tables.owed_thaws.c.machine_uuid == machine_uuid) & (tables.owed_thaws.c.host == host)
+        key = self._mine(machine_uuid, host)
         with self._database.write() as connection:
             connection.execute(
                 update(tables.owed_thaws).where(key).values(attempts=tables.owed_thaws.c.attempts + 1, last_error=error)
             )
 
-    def list(self) -> tuple[OwedThaw, ...]:
+    def list(self, *, everyones: bool = False) -> tuple[OwedThaw, ...]:
         """Oldest first."""
+        query = select(tables.owed_thaws).order_by(tables.owed_thaws.c.since_utc)
+        if not everyones:
+            query = query.where(tables.owed_thaws.c.appliance == self._me)
         with self._database.read() as connection:
-            query = select(tables.owed_thaws).order_by(tables.owed_thaws.c.since_utc)
             return tuple(rows.decode(OwedThaw, row) for row in connection.execute(query))
+
+    def _mine(self, machine_uuid: str, host: str) -> ColumnElement[bool]:
+        owed = tables.owed_thaws.c
+        return (owed.machine_uuid == machine_uuid) & (owed.host == host) & (owed.appliance == self._me)

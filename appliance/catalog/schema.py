@@ -1,7 +1,8 @@
 """Bringing a catalog up to the version that this program writes.
 
-The rule: a catalog is brought up to date when it is opened, under a lock, in one transaction, by the scripts shipped in
-the package; one that a newer program wrote is left alone. Alembic is imported only when there is something to do.
+The rule: a catalog is brought up to date when it is opened, in one transaction, by the scripts shipped in the package,
+by one process at a time: a lock file keeps those of a home apart, the writers' lock those of all appliances; one that a
+newer program wrote is left alone. Alembic is imported only when there is something to do.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from appliance.catalog.database import Database
 from appliance.catalog.errors import REBUILD_HINT, CatalogVersionUnknown
 from appliance.ownership import own
 
-HEAD = "0002"  # the newest script in migrations/versions; a test compares
+HEAD = "0003"  # the newest script in migrations/versions; a test compares
 
-_POSTGRES_LOCK = 0x5354524F4E47524D  # "STRONGRM"
+_SHARED_HINT = (
+    "All appliances that share a catalog run the same version: update this one. No restore point is lost, whatever"
+    " becomes of the catalog: an empty database is made a catalog from the repository ('If the catalog is lost' in"
+    " docs/operations.md)."
+)
 
 
 def upgrade(database: Database, lock_file: Path) -> None:
@@ -26,11 +31,9 @@ def upgrade(database: Database, lock_file: Path) -> None:
         if version(connection) == HEAD:
             return
     with own(lock_file, "the catalog", wait=True), database.write() as connection:
-        if not database.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
         found = version(connection)
         if found != HEAD:  # unless another process was quicker
-            _migrate(connection, found)
+            _migrate(connection, found, f"Use that program. {REBUILD_HINT}" if not database.is_shared else _SHARED_HINT)
 
 
 def version(connection: Connection) -> str | None:
@@ -39,7 +42,7 @@ def version(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-def _migrate(connection: Connection, found: str | None) -> None:
+def _migrate(connection: Connection, found: str | None, hint: str) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -53,7 +56,7 @@ def _migrate(connection: Connection, found: str | None) -> None:
         if found is not None and found not in known:
             raise CatalogVersionUnknown(
                 f"the catalog was written by a newer program (its version is {found}, this program knows up to {HEAD})",
-                hint=f"Use that program. {REBUILD_HINT}",
+                hint=hint,
                 found=found,
             )
         command.upgrade(config, "head")

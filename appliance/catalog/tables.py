@@ -1,7 +1,8 @@
 """The catalog's tables, as SQLAlchemy sees them.
 
 The rule: nothing here is particular to one engine: text, integers, moments with a zone, JSON. What lists of values hold
-(disks, notes) is never searched for, and so is JSON. A change here needs a migration; a test compares the two.
+(disks, notes) is never searched for, and so is JSON. What is under way is of the appliance that began it; machines and
+points are everybody's. A change here needs a migration; a test compares the two.
 """
 
 from __future__ import annotations
@@ -60,11 +61,15 @@ class Moment(TypeDecorator[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-appliance = Table(
-    "appliance",
+appliances = Table(
+    "appliances",
     metadata,
     Column("id", String(ID_CHARACTERS), primary_key=True),
     Column("created_utc", Moment, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("home", Text, nullable=False),
+    Column("place", String(64), nullable=False),
+    Column("seen_utc", Moment, nullable=True),
 )
 
 repositories = Table(
@@ -78,6 +83,7 @@ repositories = Table(
 hosts = Table(
     "hosts",
     metadata,
+    Column("appliance", String(ID_CHARACTERS), primary_key=True),
     Column("name", String(64), primary_key=True),
     Column("transport", String(16), nullable=False),
     Column("hostname", String(255), nullable=False),
@@ -136,6 +142,7 @@ runs = Table(
     "runs",
     metadata,
     Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("appliance", String(ID_CHARACTERS), nullable=False),
     Column("name", Text, nullable=False),
     Column("machine_kind", String(16), nullable=False),
     Column("uuid", String(UUID_CHARACTERS), nullable=True),
@@ -156,6 +163,7 @@ recoveries = Table(
     "recoveries",
     metadata,
     Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("appliance", String(ID_CHARACTERS), nullable=False),
     Column("state", String(16), nullable=False, index=True),
     Column("point", String(ID_CHARACTERS), nullable=False),
     Column("manifest_name", String(128), nullable=False),
@@ -181,6 +189,7 @@ exports = Table(
     "exports",
     metadata,
     Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("appliance", String(ID_CHARACTERS), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("point", String(ID_CHARACTERS), nullable=False),
     Column("manifest_name", String(128), nullable=False),
@@ -195,6 +204,7 @@ exports = Table(
 owed_thaws = Table(
     "owed_thaws",
     metadata,
+    Column("appliance", String(ID_CHARACTERS), primary_key=True),
     Column("machine_uuid", String(UUID_CHARACTERS), primary_key=True),
     Column("host", String(64), primary_key=True),
     Column("name", Text, nullable=False),
@@ -207,6 +217,7 @@ cleanups = Table(
     "cleanups",
     metadata,
     Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("appliance", String(ID_CHARACTERS), nullable=False),
     Column("owner", String(64), nullable=False, index=True),
     Column("action", String(32), nullable=False),
     Column("created_utc", Moment, nullable=False),

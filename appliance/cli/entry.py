@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli import (
+    appliances,
     backup,
     copies,
     daemon,
@@ -91,6 +92,7 @@ for _command in (
     exports.umount,
     repository.repository,
     status.status,
+    appliances.appliance,
     daemon.serve,
     daemon.supervise,
 ):

@@ -46,6 +46,7 @@ def _json(record: RecoveryRecord) -> dict[str, object]:
         "name": record.source_name,
         "point": record.point,
         "host": record.host,
+        "appliance": record.appliance,
         "machine": record.machine_name,
         "uuid": record.machine_uuid,
         "network": record.network,
@@ -147,19 +148,23 @@ def list_recoveries(session: Session, active: bool, as_json: bool) -> None:
     Example:
       strongroom recovery list --json
     """
+    from appliance.services.fleet import FleetService
     from appliance.services.recovery import RecoveryService
 
-    records = RecoveryService(session.appliance).list(ended=not active)
+    records = RecoveryService(session.appliance).list(ended=not active, everyones=True)
     if as_json:
         emit_json([_json(record) for record in records])
         return
+    names = FleetService(session.appliance).names()
+    whose = ["appliance"] if len(names) > 1 else []
     table(
-        ["id", "machine", "host", "of", "state", "disks", "size", "since", "error"],
+        ["id", "machine", "host", *whose, "of", "state", "disks", "size", "since", "error"],
         [
             (
                 record.id[:12],
                 record.machine_name,
                 record.host,
+                *(names.get(record.appliance, record.appliance[:12]) for _ in whose),
                 record.source_name,
                 record.state,
                 len(record.disks),
@@ -234,7 +239,7 @@ def discard(session: Session, id: str, yes: bool, as_json: bool) -> None:
     """
     from appliance.services.recovery import RecoveryService
 
-    record = session.appliance.catalog.recoveries.get(id)
+    record = RecoveryService(session.appliance).find(id)
     confirm(
         f"Remove {record.machine_name} from {record.host}, with everything that it wrote since it was recovered?", yes
     )

@@ -65,37 +65,54 @@ def _concerns(found: Status) -> list[str]:
     from appliance.models import RunState
 
     concerns = list(found.problems)
-    concerns += [f"the run of {item.run.name} died; the next run cleans up" for item in found.runs if not item.alive]
     concerns += [
-        f"a thaw of {debt.name} on {debt.host} is owed since {moment(debt.since_utc)}:"
-        f" {debt.last_error or 'not tried yet'}"
-        for debt in found.owed_thaws
+        f"the run of {item.run.name} died; the next run cleans up" for item in found.runs if item.alive is False
     ]
     concerns += [
-        f"to be cleaned up: {record.action} {record.subject} of {record.machine_name or record.owner}"
+        f"a thaw of {debt.name} on {debt.host} is owed{_by(found, debt.appliance)} since {moment(debt.since_utc)}:"
+        f" {debt.last_error or 'not tried yet'}"
+        for debt in found.owed_thaws
+        # Another appliance owes one for a moment with every backup; what it tried in vain is a debt.
+        if debt.attempts or debt.appliance == found.me
+    ]
+    concerns += [
+        f"to be cleaned up{_by(found, record.appliance)}: {record.action} {record.subject} of"
+        f" {record.machine_name or record.owner}"
         + (f" (tried {record.attempts} times: {record.last_error})" if record.last_error else "")
         for record in found.cleanups
         # The checkpoint of a deleted point is no debt of a dead run: it goes when next the host is asked.
         if record.attempts or not record.owner.startswith("point-")
     ]
-    concerns += [f"recovery {rec.id[:12]} of {rec.source_name}: {rec.error}" for rec in found.recoveries if rec.error]
+    concerns += [
+        f"recovery {rec.id[:12]} of {rec.source_name}{_by(found, rec.appliance)}: {rec.error}"
+        for rec in found.recoveries
+        if rec.error
+    ]
     concerns += [
         f"{item.export.kind} {item.export.address} of {item.export.name} is no longer served"
         for item in found.exports
-        if not item.alive and item.export.kind == "export"
+        if item.alive is False and item.export.kind == "export"
     ]
     concerns += [
-        f"the last run of {run.name} {'failed' if run.state is RunState.FAILED else 'was interrupted'}: {run.error}"
+        f"the last run of {run.name}{_by(found, run.appliance)}"
+        f" {'failed' if run.state is RunState.FAILED else 'was interrupted'}: {run.error}"
         for run in found.failed_runs
     ]
     return concerns
 
 
+def _by(found: Status, appliance: str) -> str:
+    name = found.whose(appliance)
+    return "" if name is None else f" by appliance {name}"
+
+
 def _show(found: Status) -> None:
     state = found.repository
+    several = [("appliance", f"{found.names[found.me]}, one of {len(found.appliances)} with this catalog")]
     facts(
         [
             ("home", found.home),
+            *(several if len(found.appliances) > 1 else ()),
             ("repository", f"{state.location} ({'reachable' if state.reachable else 'NOT REACHABLE'})"),
             ("free", size(state.free_bytes)),
             ("hosts", ", ".join(host.name for host in found.hosts) or "none"),
@@ -119,9 +136,27 @@ def _show(found: Status) -> None:
         ],
     )
     for heading, lines in (
-        ("run", [(item.run.name, item.run.id[:12], moment(item.run.started_utc)) for item in found.runs]),
-        ("recovery", [(rec.machine_name, rec.id[:12], f"{rec.state} on {rec.host}") for rec in found.recoveries]),
-        ("export", [(e.export.name, e.export.kind.value, e.export.address) for e in found.exports]),
+        (
+            "run",
+            [
+                (item.run.name, item.run.id[:12], moment(item.run.started_utc) + _by(found, item.run.appliance))
+                for item in found.runs
+            ],
+        ),
+        (
+            "recovery",
+            [
+                (rec.machine_name, rec.id[:12], f"{rec.state} on {rec.host}{_by(found, rec.appliance)}")
+                for rec in found.recoveries
+            ],
+        ),
+        (
+            "export",
+            [
+                (e.export.name, e.export.kind.value, e.export.address + _by(found, e.export.appliance))
+                for e in found.exports
+            ],
+        ),
         (
             "hold",
             [(h.id[:12], f"{h.purpose} of point {h.point[:12]}", moment(h.created_utc)) for h in found.holds],
@@ -141,6 +176,7 @@ def _run_json(run: RunRecord) -> dict[str, object]:
         "ended_utc": run.ended_utc,
         "error": run.error,
         "dismissed_utc": run.dismissed_utc,
+        "appliance": run.appliance,
     }
 
 
@@ -148,6 +184,9 @@ def _json(found: Status) -> dict[str, object]:
     state = found.repository
     return {
         "home": found.home,
+        "appliance": found.me,
+        "appliances": [{"id": each.id, "name": found.names[each.id], "home": each.home, "seen_utc": each.seen_utc}
+                       for each in found.appliances],
         "repository": {
             "id": state.id,
             "location": state.location,
@@ -162,17 +201,18 @@ def _json(found: Status) -> dict[str, object]:
         ],
         "last_runs": [_run_json(run) for run in found.last_runs],
         "runs": [
-            {"id": item.run.id, "name": item.run.name, "started_utc": item.run.started_utc, "alive": item.alive}
+            {"id": item.run.id, "name": item.run.name, "started_utc": item.run.started_utc, "alive": item.alive,
+             "appliance": item.run.appliance}
             for item in found.runs
         ],
         "recoveries": [
             {"id": rec.id, "name": rec.source_name, "machine": rec.machine_name, "host": rec.host,
-             "state": rec.state.value, "error": rec.error}
+             "state": rec.state.value, "error": rec.error, "appliance": rec.appliance}
             for rec in found.recoveries
         ],
         "exports": [
             {"id": item.export.id, "kind": item.export.kind.value, "name": item.export.name, "point": item.export.point,
-             "address": item.export.address, "alive": item.alive}
+             "address": item.export.address, "alive": item.alive, "appliance": item.export.appliance}
             for item in found.exports
         ],
         "holds": [
@@ -182,12 +222,13 @@ def _json(found: Status) -> dict[str, object]:
         ],
         "owed_thaws": [
             {"machine": debt.name, "uuid": debt.machine_uuid, "host": debt.host, "since_utc": debt.since_utc,
-             "attempts": debt.attempts, "error": debt.last_error}
+             "attempts": debt.attempts, "error": debt.last_error, "appliance": debt.appliance}
             for debt in found.owed_thaws
         ],
         "cleanups": [
             {"owner": record.owner, "action": record.action.value, "subject": record.subject,
-             "machine": record.machine_name, "attempts": record.attempts, "error": record.last_error}
+             "machine": record.machine_name, "attempts": record.attempts, "error": record.last_error,
+             "appliance": record.appliance}
             for record in found.cleanups
         ],
         "problems": list(found.problems),

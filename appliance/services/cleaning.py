@@ -1,8 +1,9 @@
 """Undo what dead processes of this home left behind, and pay the thaws that are owed.
 
-The rule: only what the catalog recorded is touched; what its owner, alive, still uses is left alone; a checkpoint
-that the newest restore point relies on is kept; what cannot be undone now stays recorded, with the reason, and is
-tried again. Guests come first: what a host, a repository or the catalog refuses keeps nothing else from being tried.
+The rule: only what the catalog recorded of this appliance is touched; what its owner, alive, still uses is left alone;
+a checkpoint that the newest restore point relies on is kept; what cannot be undone now stays recorded, with the reason,
+and is tried again. Guests come first: what a host, a repository or the catalog refuses keeps nothing else from being
+tried.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class CleaningService:
         problems: list[str] = []
         with _Connections(self._appliance, hypervisor) as connections:
             for record in self._appliance.catalog.cleanups.list(owner):
-                problems += self._attempt(record, connections)
+                # Each for itself: what is to be undone does not wait for a catalog that went away meanwhile.
+                problems += attempted(f"{record.action} of {record.owner}", self._attempt, record, connections)
         return tuple(problems)
 
     def _remove_stale_sockets(self) -> None:
@@ -124,14 +126,14 @@ class CleaningService:
         """What large runs that were killed had set aside: nobody uses it once no run is alive."""
         appliance = self._appliance
         folders = list(appliance.settings.cache_directory.glob(f"{PENDING_FOLDER_PREFIX}*"))
-        if folders and not appliance.catalog.runs.list(state=RunState.RUNNING):
+        if folders and not appliance.catalog.runs.own_running():
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _mark_interrupted(self) -> list[str]:
         catalog = self._appliance.catalog
         problems: list[str] = []
-        for run in catalog.runs.list(state=RunState.RUNNING):
+        for run in catalog.runs.own_running():
             if not self._appliance.alive(f"run-{run.id}") and catalog.runs.get(run.id).state is RunState.RUNNING:
                 problems += attempted(f"how the run of {run.name} ended", self._mark, run)
         for lock in self._appliance.settings.run_directory.glob("run-*.lock"):
@@ -205,8 +207,11 @@ class CleaningService:
 
     def _thaw_unless_busy(self, debt: OwedThaw, connections: _Connections) -> list[str]:
         try:
-            with self._appliance.own(freezing(debt.machine_uuid), f"the guest agent of {debt.name}"):
-                return self._thaw_one(debt, connections)
+            with (
+                self._appliance.own(freezing(debt.machine_uuid), f"the guest agent of {debt.name}"),
+                self._appliance.catalog.database.exclusively(freezing(debt.machine_uuid)) as nobody_else,
+            ):
+                return self._thaw_one(debt, connections) if nobody_else else []
         except InUse:
             return []  # frozen rightly, or thawed by another process at this moment
 

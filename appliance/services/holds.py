@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from appliance.errors import StrongroomError
 from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.ownership import is_owned
+from appliance.services.fleet import FleetService
 from appliance.services.points import PROTECTED
 from appliance.services.upkeep import UpkeepService
 from imaging.errors import HoldNotFound
@@ -102,22 +103,34 @@ class HoldService:
         if hold.purpose == PROTECTED:
             return "protected by an admin", f"strongroom point protect {hold.point} --off"
         if kind == "recovery":
-            for recovery in catalog.recoveries.list(ended=False):
+            for recovery in catalog.recoveries.list(ended=False, everyones=True):
                 if recovery.id == id:
                     words = f"{recovery.machine_name} on {recovery.host} runs out of it ({recovery.state})"
-                    return words, f"strongroom recovery migrate {id[:12]}, or recovery discard {id[:12]}"
+                    way_out = f"strongroom recovery migrate {id[:12]}, or recovery discard {id[:12]}"
+                    return self._there(recovery.appliance, words, way_out)
         if kind == "export":
-            for served in catalog.exports.list():
+            for served in catalog.exports.list(everyones=True):
                 if served.id == id:
-                    return f"{served.kind} {served.address}", f"End that {served.kind} (or: strongroom umount DIR)."
+                    way_out = f"End that {served.kind} (or: strongroom umount DIR)."
+                    return self._there(served.appliance, f"{served.kind} {served.address}", way_out)
         if self._appliance.alive(hold.owner):
             return "a command of this home is at work", "Wait until it has ended."
-        for debt in catalog.cleanups.list():
+        for debt in catalog.cleanups.list(everyones=True):
             if debt.action is CleanupAction.RELEASE_HOLD and debt.subject == hold.id:
-                return "a command that is just ending", "It is let go of by itself; see 'strongroom status'."
+                ended = "It is let go of by itself; see 'strongroom status'."
+                if debt.appliance == catalog.me:
+                    return "a command that is just ending", ended
+                return self._there(debt.appliance, "a command is at work, or was killed", f"When it has ended: {ended}")
         if self._is_served(id):
             return "not known to this home, but its export still runs on this machine: something may read it", ""
         return "not known to this home: of another appliance, or of a catalog that was lost", ""
+
+    def _there(self, appliance: str, words: str, way_out: str) -> tuple[str, str]:
+        """The same, with the appliance that does it, where that is another one."""
+        if appliance == self._appliance.catalog.me:
+            return words, way_out
+        name = FleetService(self._appliance).name(appliance)
+        return f"{words}, by appliance {name}", f"There: {way_out}"
 
     def _is_served(self, id: str) -> bool:
         """Whether an export with the name of that recovery, export or mount lives, as after a lost catalog."""

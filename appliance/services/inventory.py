@@ -216,7 +216,7 @@ class InventoryService:
         names = {point.manifest.checkpoint for point in points if point.manifest.checkpoint}
         names |= {
             record.subject
-            for record in self._appliance.catalog.cleanups.list()
+            for record in self._appliance.catalog.cleanups.list(everyones=True)
             if record.action is CleanupAction.DELETE_CHECKPOINT and record.machine_uuid == uuid and record.subject
         }
         with self._appliance.connect(found.host) as hypervisor:

@@ -38,6 +38,7 @@ _HELD_HINT = (
     " what that is, and 'repository hold release' lets go of what nobody uses any more."
 )
 LATEST = "latest"
+_LOOKS = 5
 PROTECTED = "protected"
 
 
@@ -131,14 +132,23 @@ class PointService:
         return self._surveyed().damaged
 
     def _surveyed(self) -> Survey:
-        survey = self._appliance.repository.survey()
-        if {point.name for point in survey.points} != self._appliance.catalog.points.names():
+        """Where somebody else brings the catalog up to date meanwhile, the repository is looked at once more: what was
+        seen may be older than what is there."""
+        self._appliance.attach()
+        copy = self._appliance.catalog.points
+        for _ in range(_LOOKS):
+            before = copy.names()
+            survey = self._appliance.repository.survey()
+            if {point.name for point in survey.points} == before:
+                break
             records = [record_of(point) for point in survey.points]
-            self._appliance.catalog.points.replace(machines_of(survey.points), records)
+            if copy.replace(machines_of(survey.points), records, before=before):
+                break
         return survey
 
     def record(self, point: Point) -> PointRecord:
         """Note a point that was just committed, so that lists have it without asking the repository."""
+        self._appliance.attach()
         series = self._appliance.repository.points(point.manifest.series)
         record = record_of(point)
         for machine in machines_of(series):
@@ -231,7 +241,7 @@ class PointService:
         problems = UpkeepService(self._appliance).here()
         self._owe_checkpoint(point)
         try:
-            self._appliance.repository.delete_point(point, by=self._appliance.record.id)
+            self._appliance.repository.delete_point(point, by=self._appliance.id)
         except PointHeld as err:
             err.hint = "; ".join([*problems, _HELD_HINT])
             raise
@@ -251,7 +261,7 @@ class PointService:
     def delete_damaged(self, point: DamagedPoint) -> None:
         """Drop what is left of a point that cannot be read, so that the repository can be collected again. PointHeld,
         StillReadable."""
-        self._appliance.repository.delete_point(point, by=self._appliance.record.id)
+        self._appliance.repository.delete_point(point, by=self._appliance.id)
         self.refresh()
 
     def _owe_checkpoint(self, point: Point) -> None:
@@ -273,7 +283,7 @@ class PointService:
         """Keep a point from being deleted. Protected already: fine."""
         details = self.details(wanted)
         if not any(hold.purpose == PROTECTED for hold in details.holds):
-            self._appliance.repository.hold(details.point, PROTECTED, self._appliance.record.id)
+            self._appliance.repository.hold(details.point, PROTECTED, self._appliance.id)
         return details.point
 
     def unprotect(self, wanted: str) -> Point:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from appliance import home
 from appliance.bootstrap import Appliance
+from appliance.catalog.errors import CatalogOfAnotherRepository
 from appliance.clock import parse_utc
 from appliance.errors import StrongroomError
 from appliance.models import MachineRecord, PointRecord, RepositoryRecord
@@ -100,6 +101,7 @@ def init(
     HomeInUse, RepositoryExists, StoreError and the like; then nothing of the home has changed.
     """
     with _founding(settings, path) as (appliance, location, machine_key):
+        _refuse_another(appliance, None)
         store = open_store(location, make=True)
         repository, recovery_key = Repository.create(
             store,
@@ -123,6 +125,7 @@ def adopt(settings: Settings, path: Path | None, secret: Secret) -> Founded:
     with _founding(settings, path) as (appliance, location, machine_key):
         store = open_store(location)
         with Repository.open(store, secret, cache=settings.cache_directory, appliance=appliance.identity) as repository:
+            _refuse_another(appliance, repository.id.hex())
             repository.add_slot(MachineKey(machine_key), f"machine key of {appliance.identity.host}")
             return _take_on(appliance, repository, location, machine_key)
 
@@ -138,12 +141,21 @@ def _founding(settings: Settings, path: Path | None) -> Iterator[tuple[Appliance
         yield appliance, location, home.new_machine_key()
 
 
+def _refuse_another(appliance: Appliance, repository: str | None) -> None:
+    """CatalogOfAnotherRepository, before anything is made, where others use the catalog with another one; None: with a
+    new one."""
+    catalog = appliance.catalog
+    known = catalog.repository()
+    if catalog.database.is_shared and known is not None and known.id != repository:
+        raise CatalogOfAnotherRepository(catalog.database.where, known.id, repository or "a new one")
+
+
 def _take_on(appliance: Appliance, repository: Repository, location: Location, machine_key: bytes) -> Founded:
     settings = appliance.settings
     appliance.use_repository(repository)
+    appliance.catalog.attach_repository(RepositoryRecord(repository.id.hex(), str(location), appliance.clock.now_utc()))
     points = PointService(appliance)
     damaged = points.refresh()
-    appliance.catalog.attach_repository(RepositoryRecord(repository.id.hex(), str(location), appliance.clock.now_utc()))
     home.remember_repository(settings, location)
     home.write_machine_key(settings, machine_key)
     return Founded(

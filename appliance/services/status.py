@@ -1,17 +1,20 @@
 """How everything stands, in one look.
 
 The rule: status never fails because a part does: what cannot be asked is told as a problem, and the catalog's copy is
-shown for it. It asks no hypervisor, so that it answers at once.
+shown for it. It asks no hypervisor, so that it answers at once. Of other appliances that share the catalog it shows
+what they have recorded; whether their processes live, it cannot know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from appliance import home
 from appliance.errors import StrongroomError
 from appliance.models import (
+    ApplianceRecord,
     CleanupRecord,
     ExportRecord,
     HostRecord,
@@ -21,6 +24,8 @@ from appliance.models import (
     RunRecord,
     RunState,
 )
+from appliance.services.cleaning import attempted
+from appliance.services.fleet import FleetService
 from appliance.services.points import PointService
 from appliance.services.restore.kept import kept_files
 from imaging.errors import ImagingError
@@ -42,13 +47,13 @@ class NothingToDismiss(StrongroomError):
 @dataclass(frozen=True, slots=True)
 class ActiveRun:
     run: RunRecord
-    alive: bool  # False: its process is dead, and the next run cleans up
+    alive: bool | None  # False: its process is dead, and the next run cleans up; None: of another appliance
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveExport:
     export: ExportRecord
-    alive: bool
+    alive: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,9 @@ class RepositoryState:
 @dataclass(frozen=True, slots=True)
 class Status:
     home: str
+    me: str  # the id of this appliance
+    appliances: tuple[ApplianceRecord, ...]
+    names: Mapping[str, str]  # what to call each, by its id
     repository: RepositoryState
     hosts: tuple[HostRecord, ...]
     machines: tuple[MachineRecord, ...]
@@ -71,13 +79,17 @@ class Status:
     exports: tuple[ActiveExport, ...]
     holds: tuple[Hold, ...]
     owed_thaws: tuple[OwedThaw, ...]
-    cleanups: tuple[CleanupRecord, ...]  # of owners that are dead
+    cleanups: tuple[CleanupRecord, ...]  # of owners that are dead; of other appliances, what was tried in vain
     problems: tuple[str, ...]
 
     @property
     def failed_runs(self) -> tuple[RunRecord, ...]:
         """Last runs that made no point, and that nobody has dismissed."""
         return tuple(run for run in self.last_runs if _waits(run))
+
+    def whose(self, appliance: str) -> str | None:
+        """What to call the appliance that something is of; None: this one, or there is no other."""
+        return None if appliance == self.me else self.names.get(appliance, appliance[:12])
 
 
 class StatusService:
@@ -94,25 +106,50 @@ class StatusService:
         catalog = appliance.catalog
         problems: list[str] = []
         repository, holds = self._repository(problems)
-        runs = catalog.runs.list(state=RunState.RUNNING)
+        fleet = FleetService(appliance)
         problems += [
             f"a restore in place has not come to its end: the machine's definition is kept in {path}; restore it again"
             for path in kept_files(appliance.settings)
         ]
+        problems += attempted("the home's own catalog", self._left_behind, fleet)
         return Status(
             home=str(appliance.settings.home),
+            me=catalog.me,
+            appliances=catalog.appliances.list(),
+            names=fleet.names(),
             repository=repository,
             hosts=catalog.hosts.list(),
             machines=catalog.points.machines(),
             last_runs=catalog.runs.last(),
-            runs=tuple(ActiveRun(run, appliance.alive(f"run-{run.id}")) for run in runs),
-            recoveries=catalog.recoveries.list(ended=False),
-            exports=tuple(ActiveExport(each, appliance.alive(f"export-{each.id}")) for each in catalog.exports.list()),
+            runs=tuple(
+                ActiveRun(run, self._alive(run.appliance, f"run-{run.id}"))
+                for run in catalog.runs.list(state=RunState.RUNNING)
+            ),
+            recoveries=catalog.recoveries.list(ended=False, everyones=True),
+            exports=tuple(
+                ActiveExport(each, self._alive(each.appliance, f"export-{each.id}"))
+                for each in catalog.exports.list(everyones=True)
+            ),
             holds=holds,
-            owed_thaws=catalog.thaws.list(),
-            cleanups=tuple(record for record in catalog.cleanups.list() if not appliance.alive(record.owner)),
+            owed_thaws=catalog.thaws.list(everyones=True),
+            cleanups=tuple(
+                record
+                for record in catalog.cleanups.list(everyones=True)
+                if (record.attempts if record.appliance != catalog.me else not appliance.alive(record.owner))
+            ),
             problems=tuple(problems),
         )
+
+    def _alive(self, whose: str, owner: str) -> bool | None:
+        return self._appliance.alive(owner) if whose == self._appliance.catalog.me else None
+
+    def _left_behind(self, fleet: FleetService) -> list[str]:
+        left = ", ".join(f"{what} {count}" for what, count in fleet.left_behind().items())
+        told = (
+            f"the home's own catalog, {self._appliance.settings.catalog_file}, has something under way ({left}):"
+            " 'STRONGROOM_CATALOG_URL= strongroom status' shows it"
+        )
+        return [told] if left else []
 
     def dismiss(self, name: str) -> tuple[RunRecord, ...]:
         """Take the failed last run of a machine or image (by name, UUID, vm:NAME or image:NAME) off the list of what

@@ -69,4 +69,5 @@ class UpkeepService:
         try:
             return self._cleaning.hurts_guests()
         except CatalogError:
-            return self._appliance.settings.catalog_file.exists()
+            settings = self._appliance.settings
+            return settings.home.exists() if settings.catalog.url else settings.catalog_file.exists()

@@ -3,7 +3,8 @@
     python -m tests.faults.crash PLACE WHEN NTH ARGUMENTS…
 
 PLACE is `module:Class.method` or `module:function`, or `state:NAME`, the moment in which a recovery is recorded as
-such; WHEN is `before` or `after` the NTH call, and may name another signal: `before-SIGTERM`. A command that gets to
+such; WHEN is `before` or `after` the NTH call, and may name another signal: `before-SIGTERM`; one that is suspended
+there (`before-SIGSTOP`) goes on when it is told to. A command that gets to
 its end ends with its own exit code, by which a test sees that the place was never reached.
 """
 
@@ -27,7 +28,7 @@ def crash_at(place: str, when: str, nth: int) -> None:
         place, state = _UPDATE, place.removeprefix("state:")
     when, _, name_of_signal = when.partition("-")
     number = signal.Signals[name_of_signal or "SIGKILL"]
-    if number != signal.SIGKILL:
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)  # tests may be run by what ignores it
     module_name, path = place.split(":")
     owner: Any = importlib.import_module(module_name)

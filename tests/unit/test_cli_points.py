@@ -234,6 +234,8 @@ def test_status_json_has_every_part(strongroom: CommandLine) -> None:
     assert status.code == 0, status.err
     assert set(status.json()) == {
         "home",
+        "appliance",
+        "appliances",
         "repository",
         "hosts",
         "machines",

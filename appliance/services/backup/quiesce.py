@@ -8,6 +8,7 @@ then.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CONSISTENCY_APPLICATION = "application"
 CONSISTENCY_CRASH = "crash"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -54,8 +56,15 @@ class Quiescer:
             return
         try:
             lock = self._appliance.settings.run_directory / f"{freezing(machine.uuid)}.lock"
-            with own(lock, f"the guest agent of {machine.name}", wait=True):
-                yield from self._frozen(machine, result)
+            with (
+                own(lock, f"the guest agent of {machine.name}", wait=True),
+                self._appliance.catalog.database.exclusively(freezing(machine.uuid), wait=True) as nobody_else,
+            ):
+                if nobody_else:
+                    yield from self._frozen(machine, result)
+                else:
+                    result.notes.append("the guest was not frozen: another appliance is at work with its agent")
+                    yield result
         finally:
             if self._may_be_owed(machine):
                 spawning.pay_debts(self._appliance.settings)
@@ -84,7 +93,7 @@ class Quiescer:
             if may_be_frozen:
                 self._thaw(machine, result)
             else:
-                catalog.thaws.paid(machine.uuid, host)
+                self._note(lambda: catalog.thaws.paid(machine.uuid, host))
 
     def _is_owed(self, machine: MachineInfo) -> bool:
         wanted = (machine.uuid, self._hypervisor.host.name)
@@ -101,10 +110,18 @@ class Quiescer:
         thaws, host = self._appliance.catalog.thaws, self._hypervisor.host.name
         thaw = self._hypervisor.agents.thaw(machine.uuid, self._settings.thaw_timeout_s)
         if thaw.confirmed:
-            thaws.paid(machine.uuid, host)
+            self._note(lambda: thaws.paid(machine.uuid, host))
         else:
-            thaws.failed(machine.uuid, host, thaw.detail)
+            self._note(lambda: thaws.failed(machine.uuid, host, thaw.detail))
             result.notes.append(f"the guest agent has not confirmed the thaw, which is retried: {thaw.detail}")
+
+    def _note(self, act: Callable[[], None]) -> None:
+        """Write down how a thaw went. A catalog that went away keeps the debt: one more thaw than is needed, later, and
+        no reason to end a backup whose guest runs again."""
+        try:
+            act()
+        except CatalogError as err:
+            _log.warning("the thaw is still recorded as owed: %s", err)
 
 
 class _Limit:

@@ -27,7 +27,7 @@ from appliance.services import spawning
 from appliance.services.backup.captured import CONSISTENCY_OFFLINE, Capture, CapturedDisk
 from appliance.services.backup.planning import DiskPlan, plan_disks
 from appliance.services.backup.storing import Storer, entry_kind, machine_files
-from appliance.services.cleaning import CleaningService
+from appliance.services.cleaning import CleaningService, attempted
 from appliance.services.points import PointService
 from appliance.services.upkeep import UpkeepService
 from imaging import images
@@ -79,7 +79,7 @@ class BackupService:
             try:
                 result = self._machine(record, hypervisor, machine, full, progress)
             finally:
-                for problem in self._cleaning.settle_owner(f"run-{run.id}", hypervisor):
+                for problem in attempted("clean-ups", self._cleaning.settle_owner, f"run-{run.id}", hypervisor):
                     progress.note(f"not cleaned up, tried again at the next run: {problem}")
             return result
 
@@ -171,11 +171,17 @@ class BackupService:
                 statistics=storer.statistics(round((self._appliance.clock.monotonic_s() - started) * 1000)),
             )  # fmt: skip
             point = lease.commit(draft)
-        record.done(point, storer.disks, notes)
+        try:
+            record.done(point, storer.disks, notes)
+        except CatalogError as err:
+            progress.note(f"the restore point counts, and the catalog learns of it when it can be written again: {err}")
         return RunResult(record.run, point)
 
     def _run(self, name: str, kind: str, uuid: str | None, host: str | None) -> RunRecord:
-        return RunRecord(new_id(), name, kind, uuid, host, RunState.RUNNING, self._appliance.clock.now_utc())
+        return RunRecord(
+            new_id(), name, kind, uuid, host, RunState.RUNNING, self._appliance.clock.now_utc(),
+            appliance=self._appliance.id,
+        )  # fmt: skip
 
     @contextmanager
     def _pursued(self, run: RunRecord) -> Iterator[None]:
@@ -183,18 +189,25 @@ class BackupService:
         try:
             yield
         finally:
-            with suppress(CatalogError):
-                left = self._appliance.catalog.cleanups.list(f"run-{run.id}")
-                if any(record.action is CleanupAction.END_BACKUP_JOB for record in left):
-                    spawning.pay_debts(self._appliance.settings)
+            if self._may_have_left_a_job(run):
+                spawning.pay_debts(self._appliance.settings)
+
+    def _may_have_left_a_job(self, run: RunRecord) -> bool:
+        try:
+            left = self._appliance.catalog.cleanups.list(f"run-{run.id}")
+        except CatalogError:
+            return True
+        return any(record.action is CleanupAction.END_BACKUP_JOB for record in left)
 
     @contextmanager
     def _recorded(self, run: RunRecord) -> Iterator[_Recorded]:
         """The run in the catalog from its first moment to its end; its lock tells others that it lives.
 
-        One that found another at work on the same machine never began.
+        One that found another at work on the same machine never began. Should the catalog not learn how it ended, the
+        next start of this appliance tells it.
         """
         appliance = self._appliance
+        appliance.attach()
         try:
             with appliance.own(f"run-{run.id}", f"run {run.id}"):
                 record = _Recorded(appliance, run)
@@ -202,11 +215,13 @@ class BackupService:
                 try:
                     yield record
                 except SeriesBusy:
-                    appliance.catalog.runs.remove(run.id)
+                    with suppress(CatalogError):
+                        appliance.catalog.runs.remove(run.id)
                     raise
                 except BaseException as err:
                     if record.run.state is RunState.RUNNING:
-                        record.end(RunState.FAILED, error=_words(err))
+                        with suppress(CatalogError):
+                            record.end(RunState.FAILED, error=_words(err))
                     raise
         finally:
             (appliance.settings.run_directory / f"run-{run.id}.lock").unlink(missing_ok=True)

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from appliance.catalog.errors import OfAnotherAppliance
 from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import HostUnreachable
 from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.ownership import InUse
 from appliance.progress import SILENT, Progress
+from appliance.services.fleet import FleetService
 from appliance.services.points import PointService
 from appliance.services.recovery import locking
 from appliance.services.recovery.errors import (
@@ -87,7 +89,7 @@ class RecoveryService:
         with self._appliance.connect(request.host) as hypervisor:
             record = self._plan(hypervisor, found, request)
             with locking.commanding(self._appliance, record.id):
-                self._appliance.catalog.recoveries.add(record)
+                record = self._appliance.catalog.recoveries.add(record)
                 recovery = Recovery(self._appliance, hypervisor, record)
                 try:
                     recovery.begin(found)
@@ -99,9 +101,14 @@ class RecoveryService:
         ensure_supervisor(self._appliance)
         return record
 
-    def list(self, *, ended: bool = False) -> tuple[RecoveryRecord, ...]:
-        """Oldest first; with those that have ended, if asked."""
-        return self._appliance.catalog.recoveries.list(ended=ended)
+    def list(self, *, ended: bool = False, everyones: bool = False) -> tuple[RecoveryRecord, ...]:
+        """Of this appliance, or of all that share the catalog; oldest first; with those that have ended, if asked."""
+        return self._appliance.catalog.recoveries.list(ended=ended, everyones=everyones)
+
+    def find(self, id: str) -> RecoveryRecord:
+        """One of this appliance that has not ended, by its id or a unique beginning of it. RecordMissing,
+        OfAnotherAppliance, RecoveryEnded."""
+        return self._open(id)
 
     def migrate(
         self,
@@ -243,6 +250,9 @@ class RecoveryService:
 
     def _open(self, id: str) -> RecoveryRecord:
         record = self._appliance.catalog.recoveries.get(id)
+        if record.appliance != self._appliance.catalog.me:
+            name = FleetService(self._appliance).name(record.appliance)
+            raise OfAnotherAppliance("recovery", record.id, name)
         if record.state.ended:
             raise RecoveryEnded(record.id, record.state.value)
         return record

@@ -70,6 +70,7 @@ class Supervisor:
         self._for_ever = for_ever
         self._connections: dict[str, Hypervisor] = {}
         self._memory: dict[str, _Memory] = {}
+        self._catalog_words = ""
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`, or, unless for ever, until nothing is left to look after. InUse if another one lives."""
@@ -113,7 +114,7 @@ class Supervisor:
             if self._appliance.catalog.recoveries.list(ended=False):
                 return True
         except CatalogError as err:
-            _log.warning("%s", err)
+            self._tell_catalog(str(err))
         return UpkeepService(self._appliance).guest_hurt()
 
     def look(self) -> None:
@@ -121,13 +122,20 @@ class Supervisor:
         try:
             records = self._appliance.catalog.recoveries.list(ended=False)
         except CatalogError as err:
-            _log.warning("%s", err)
+            self._tell_catalog(str(err))
             return
+        self._tell_catalog("")
         self._memory = {record.id: self._memory.get(record.id, _Memory()) for record in records}
         for record in records:
             memory = self._memory[record.id]
             if self._appliance.clock.monotonic_s() >= memory.next_s:
                 self._look_at(record, memory)
+
+    def _tell_catalog(self, words: str) -> None:
+        """A database that is away for a night is one line of the log; so is that it is back."""
+        if words != self._catalog_words:
+            _log.warning("%s", words or "the catalog answers again")
+            self._catalog_words = words
 
     def _look_at(self, record: RecoveryRecord, memory: _Memory) -> None:
         try:

@@ -46,6 +46,7 @@ _SHARES = (6, 3, 4, 1)
 _KILLED = 0.5
 _TOGETHER = 0.35
 _PATIENCE_S = 120.0
+_DEAD_AFTER_S = 1.5
 _PIECE = 192 * 1024
 _CHECKED = 0.34
 """Of the points, how many are read after each round; all are in the end."""
@@ -267,7 +268,7 @@ class Schedule:
     def _open(self, appliance: Appliance) -> Repository:
         return Repository.open(
             self._make_store(self._folder), MACHINE, cache=self._folder / appliance.host, appliance=appliance,
-            dead_after_s=1.5, beat_s=0.3,
+            dead_after_s=_DEAD_AFTER_S, beat_s=0.3,
         )  # fmt: skip
 
     def _backup(
@@ -373,14 +374,15 @@ class Schedule:
 
     def settle(self) -> None:
         """Without kills: collected until nothing is left to do, all verified, nothing unreferenced, nothing lost."""
-        ended = self.report.collections + 3
+        ended = self.report.collections + 4
         deadline = time.monotonic() + _PATIENCE_S
         while self.report.collections < ended:
             assert time.monotonic() < deadline, "no collection comes to its end"
             child = self._fork("collect", lambda say: self._collect(ME, 30.0, say))
             child.end()
             self._learn(child, False)
-            time.sleep(0.5)  # a dead appliance's lease has to be seen standing still
+            if self.report.collections == ended - 3:
+                time.sleep(_DEAD_AFTER_S)  # a dead appliance's lease has been seen, and stands still
         child = self._fork("settled", self._settled)
         child.end()
         assert child.status == 0, child.said

@@ -140,10 +140,13 @@ class Collection:
         with self._begin() as run:
             earlier = self._earlier()
             self._inspector.points(earlier)
-            staying = [point.name for point in self._context.points.survey().points]
+            self._end_the_dead(run)
+            counting = [point.name for point in self._context.points.survey().points]
             census = self._census(self._inspector.condemned()[1])
             unended = [lease for lease in self._leases.list().unended() if lease != run.lease_id]
             leaving = self._tidying.deletable()
+            # One that was deleted since it was seen to count leaves too, and would be taken for lost ever after.
+            staying = set(counting).difference(leaving)
             known = self._rollcalls.write(earlier, staying, census.unlisted, unended)
             run.check()
             tidied = self._tidying.remove(leaving)
@@ -349,6 +352,13 @@ class Collection:
             and self._epoch_of(lease) < epoch
             and not self._end_if_dead(lease)
         ]
+
+    def _end_the_dead(self, run: Run) -> None:
+        """What a run that died has stored goes, also where nothing is condemned that anybody would be waited for, and
+        where its machine is never backed up again."""
+        for lease in self._leases.list().unended():
+            if lease != run.lease_id and self._leases.is_open(lease):
+                self._end_if_dead(lease)
 
     def _epoch_of(self, lease: str) -> int:
         """The epoch that a lease's run has read; below any where it has none yet, or it cannot be told."""

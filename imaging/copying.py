@@ -2,19 +2,20 @@
 
 Rules: a copy is made as a backup is, with the point as its source, so that it is cut, named and sealed as if the
 machine had been backed up there; where the point before has been copied, the two maps say exactly what changed since,
-and only that is read. Every chunk that is read was authenticated, and nothing of the copy refers to the original.
+and only that is read. Every chunk that is read was authenticated, and nothing of the copy refers to the original; what
+was stored of it can be read back before it counts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
 from imaging.diskmap import difference
-from imaging.errors import ImagingError, SourceError
+from imaging.errors import CopyUnreadable, ImagingError, SourceError
 from imaging.extents import REGION_BYTES, ByteRange, clip
 from imaging.ingest import WORKERS, Ingested, ParentDisk, ingest_disk
 from imaging.manifest import DiskEntry, FileEntry, ManifestDraft, Statistics
@@ -22,6 +23,7 @@ from imaging.packing import PackWriter
 from imaging.points import Point
 from imaging.reader import DiskReader
 from imaging.repository import Repository
+from imaging.scrub_packs import check_packs
 from imaging.source import BlockStatus
 
 _CACHE_BYTES: Final = 1 << 20  # of chunks: each is read once
@@ -104,6 +106,15 @@ class PointDisk:
                 self._reader.read_into(offset, view)
             except ImagingError as error:
                 raise SourceError(offset, len(view), str(error), hint=error.hint) from error
+
+
+def read_back(target: Repository, packs: Mapping[bytes, int], advance: Callable[[int], None]) -> None:
+    """Reads packs (hash → size in bytes) that were just stored, and opens every blob in them: what a copy adds is then
+    known to be there, as what it was made from. CopyUnreadable, also where the store cannot be reached."""
+    for verdict in check_packs(target.store, target.keys, packs, packs, lambda _: None):
+        if verdict.problem is not None:
+            raise CopyUnreadable(str(verdict.problem)) from verdict.problem
+        advance(verdict.size_bytes)
 
 
 class Copier:

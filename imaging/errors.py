@@ -291,6 +291,17 @@ class BitmapLied(ImagingError):
         self.detail = detail
 
 
+class CopyUnreadable(ImagingError):
+    """What was just stored for a copy cannot be read back as it was."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            f"what was just stored in the other repository does not read back right: {detail}",
+            hint="nothing counts of this point there, and the next copy stores it anew; look after that storage first",
+        )
+        self.detail = detail
+
+
 class ImageUnreadable(ImagingError):
     """QEMU's tools cannot open a disk image."""
 

@@ -30,15 +30,17 @@ def other_home(home: Path) -> Appliance:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N points of each machine.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be copied.")
+@click.option("--verify/--no-verify", default=True, help="Read back what was stored (the default), or do not.")
 @json_option
 @pass_session
-def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None, dry_run: bool, as_json: bool) -> None:
+def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None, dry_run: bool, verify: bool,
+         as_json: bool) -> None:  # fmt: skip
     """Copy restore points into the repository of another home: the second copy, on another disk or in a bucket.
 
     HOME is a folder as STRONGROOM_HOME names one, with its own settings, keys and repository; make it once with
     'strongroom init'. Of each machine what is newer than its newest copy is copied, oldest first; only what changed is
-    read and sent. An interrupted copy is gone on with by the next, so this can run every night. To restore from a copy,
-    use the other home.
+    read and sent. A point counts there once all that was stored for it was read back and found whole. An interrupted
+    copy is gone on with by the next, so this can run every night. To restore from a copy, use the other home.
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
     from appliance.services.copying import CopyService
 
     with other_home(home) as target:
-        service = CopyService(session.appliance, target)
+        service = CopyService(session.appliance, target, verify=verify)
         plan = service.plan(names, last=last)
         if dry_run:
             if as_json:
@@ -62,6 +64,7 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
             copied.append(done)
             if not as_json:
                 amounts = f"{size(done.read_bytes)} read, {size(done.stored_bytes)} stored"
+                amounts += ", and read back" if done.verified_bytes else ""
                 say(f"{done.machine}: {done.origin[:12]} is copied; {amounts}.")
     if as_json:
         emit_json(
@@ -74,6 +77,7 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
                         "copy": each.copy,
                         "read_bytes": each.read_bytes,
                         "stored_bytes": each.stored_bytes,
+                        "verified_bytes": each.verified_bytes,
                     }
                     for each in copied
                 ],

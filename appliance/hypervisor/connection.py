@@ -178,12 +178,13 @@ class Connection:
         return [Domain(self._handle(raw, self.host, raw.name())) for raw in found]
 
     def patiently(self, attempt: Callable[[], T]) -> T:
-        """Do it, and again while the host is away, up to the time-out: for what may safely be done twice."""
+        """Do it, and again while the host is away, up to the time-out: for what may safely be done twice. Not once this
+        connection was closed: no host will come back to it."""
         deadline = time.monotonic() + self.timeout_s
         while True:
             try:
                 return attempt()
             except HostUnreachable:
-                if time.monotonic() >= deadline:
+                if self._closed or time.monotonic() >= deadline:
                     raise
                 time.sleep(_RETRY_PAUSE_S)

@@ -2,7 +2,8 @@
 
 The rule: what is newer than the newest copy of a machine is copied, oldest first, each point a run of its own in the
 other repository, so that an interrupted copy is gone on with by the next; what is older and not there was pruned there,
-and stays away. The other home has its own keys, settings and retention, and restores by itself.
+and stays away. A point counts there once what was stored for it was read back. The other home has its own keys,
+settings and retention, and restores by itself.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from appliance.models import MachineRecord, new_id
 from appliance.progress import SILENT, Progress
 from appliance.services.holds import held_meanwhile
 from appliance.services.points import PointService, machines_named
-from imaging.copying import Copier, copied_from
+from appliance.services.upkeep import UpkeepService
+from imaging.copying import Copier, copied_from, read_back
 from imaging.errors import BitmapLied, ParentMapLost
 from imaging.packing import PackWriter
 from imaging.pending import PendingIndex
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from imaging.places import PackRows
     from imaging.points import Point
     from imaging.running import Run
 
@@ -55,14 +58,17 @@ class CopiedPoint:
     copy: str
     read_bytes: int
     stored_bytes: int
+    verified_bytes: int
+    """Of what was stored, how much was read back and authenticated."""
 
 
 class CopyService:
-    """Borrows both appliances."""
+    """Borrows both appliances. `verify`: what is stored is read back before it counts."""
 
-    def __init__(self, origin: Appliance, target: Appliance) -> None:
+    def __init__(self, origin: Appliance, target: Appliance, *, verify: bool = True) -> None:
         self._origin = origin
         self._target = target
+        self._verify = verify
         if origin.repository.id == target.repository.id:
             raise SameRepository(origin.repository.id.hex())
 
@@ -84,7 +90,11 @@ class CopyService:
         return tuple(found)
 
     def copy(self, plan: Sequence[MachineToCopy], *, progress: Progress = SILENT) -> Iterator[CopiedPoint]:
-        """Copies one point after the other, and tells of each that is done. SeriesBusy, SourceError, ImagingError."""
+        """Copies one point after the other, and tells of each that is done. What copies that were killed have left in
+        either home is cleared away first. SeriesBusy, SourceError, CopyUnreadable, ImagingError."""
+        for home in (self._origin, self._target):
+            for problem in UpkeepService(home).here():
+                progress.note(problem)
         for each in plan:
             for point in each.points:
                 yield self._point(each.machine, point, progress)
@@ -107,22 +117,28 @@ class CopyService:
             repository.begin_run(self._series(point), host=point.manifest.machine.host) as lease,
         ):
             before = self._copied(lease.parent, point)
+            written: dict[bytes, int] = {}  # packs that will count, with their sizes
             try:
-                copy, read_bytes, stored_bytes = self._store(machine, point, before, lease, progress)
+                copy, done = self._store(machine, point, before, lease, written, progress)
             except (BitmapLied, ParentMapLost) as err:
                 progress.note(f"{machine.name} is copied in full: {err}")
-                copy, read_bytes, stored_bytes = self._store(machine, point, None, lease, progress)
+                copy, done = self._store(machine, point, None, lease, written, progress)
         PointService(self._target).record(copy)
-        return CopiedPoint(machine.name, point.id, copy.id, read_bytes, stored_bytes)
+        return done
 
     def _store(self, machine: MachineRecord, point: Point, before: Point | None, lease: Run,
-               progress: Progress) -> tuple[Point, int, int]:  # fmt: skip
+               written: dict[bytes, int], progress: Progress) -> tuple[Point, CopiedPoint]:  # fmt: skip
         repository, settings = self._target.repository, self._target.settings
+
+        def publish(packs: Sequence[PackRows]) -> None:
+            lease.put_index(packs)
+            written.update((pack.pack, pack.size_bytes) for pack in packs)
+
         with ExitStack() as stack:
             pending = PendingIndex(settings.cache_directory)
             stack.callback(pending.close)
             writer = stack.enter_context(PackWriter(
-                repository.store, repository.keys, repository.index, pending, lease.put_index,
+                repository.store, repository.keys, repository.index, pending, publish,
                 compression_level=repository.config.compression_level, pack_bytes=repository.config.pack_bytes,
             ))  # fmt: skip
             copier = Copier(
@@ -132,8 +148,15 @@ class CopyService:
             draft = copier.copy(point, before, lease.parent)
             progress.finish()
             writer.flush()
-            stored_bytes = writer.stored.bytes
-            return lease.commit(draft), draft.statistics.read_bytes, stored_bytes
+            if self._verify and written:
+                progress.start(f"{machine.name}, read back", sum(written.values()))
+                read_back(repository, written, progress.advance)
+                progress.finish()
+            copy = lease.commit(draft)
+            return copy, CopiedPoint(
+                machine.name, point.id, copy.id, draft.statistics.read_bytes, writer.stored.bytes,
+                sum(written.values()) if self._verify else 0,
+            )  # fmt: skip
 
     def _copied(self, parent: Point | None, point: Point) -> Point | None:
         """The point of which the copy's parent is a copy, if it is still there."""

@@ -43,10 +43,11 @@ def crash_at(place: str, when: str, nth: int) -> None:
         if state and named.get("state") != state:
             return real(*arguments, **named)
         calls += 1
-        if calls == nth and when == "before":
+        wanted = calls == nth  # of this call: other threads may be in the same place
+        if wanted and when == "before":
             os.kill(os.getpid(), number)
         result = real(*arguments, **named)
-        if calls == nth and when == "after":
+        if wanted and when == "after":
             os.kill(os.getpid(), number)
         return result
 

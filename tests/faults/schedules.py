@@ -2,7 +2,11 @@
 
 The rule: what a restore point holds is told by its own seed, never by the product; a point that was acknowledged and
 not deleted is there and bit-exact after every round, whatever was killed; one that was deleted stays gone; what nobody
-of ours put into the store is never touched.
+of ours put into the store is never touched. In the end all of that is asked once more of tests/contract's reader, which
+shares no code with the product: of every point, and of what packs are left that nothing needs.
+
+What a round does is drawn from the seed and its number alone, so that a seed does the same again; a kill comes after a
+drawn part of the time that such an action took before.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ import os
 import random
 import secrets
 import signal
+import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +36,7 @@ from imaging.storage.contract import Store
 from imaging.storage.local import LocalStore
 from imaging.storage.retrying import RetryingStore
 from imaging.storage.s3 import S3Store
+from tests.contract.independent_reader import PACK_NAME, IndependentReader
 from tests.faults.repositories import MACHINE, ME, OTHER, content, make, read_disk, write_disks
 from tests.lab.s3_server import running
 
@@ -39,7 +46,18 @@ _SHARES = (6, 3, 4, 1)
 _KILLED = 0.5
 _TOGETHER = 0.35
 _PATIENCE_S = 120.0
+_DEAD_AFTER_S = 1.5
 _PIECE = 192 * 1024
+_CHECKED = 0.34
+"""Of the points, how many are read after each round; all are in the end."""
+
+_STRANGE = (
+    "unknown/object", "packs/aa/something-else", f"packs/ab/{'ab' * 31}", "manifests/notes",
+    "leases/notes", "tombstones/notes", "epochs/notes", "claims/notes", "holds/notes", "damaged/notes",
+)  # fmt: skip
+"""Names that the format does not have, in folders that collections and runs remove things from. None is in index/:
+what is not understood there may list packs, so that nothing is removed any more, and nothing would be shown here."""
+
 MakeStore = Callable[[Path], Store]
 
 
@@ -55,6 +73,8 @@ class Report:
     seed: int
     rounds: int = 0
     killed: int = 0
+    killed_in: Counter[str] = field(default_factory=Counter)
+    committed: int = 0  # points of backups that were killed before they could acknowledge them
     collections: int = 0
     freed_bytes: int = 0
     rescued: int = 0
@@ -63,10 +83,12 @@ class Report:
     took_s: float = 0.0
 
     def __str__(self) -> str:
+        killed_in = ", ".join(f"{action} {count}" for action, count in sorted(self.killed_in.items()))
         return (
-            f"seed {self.seed}: {self.rounds} rounds, {self.killed} processes killed, {self.collections} collections"
-            f" ended and freed {self.freed_bytes} bytes ({self.rescued} packs rescued), {self.refused} actions found"
-            f" another at work; {self.points} points at the end, all bit-exact; {self.took_s:.0f} s"
+            f"seed {self.seed}: {self.rounds} rounds, {self.killed} processes killed ({killed_in or 'none'}),"
+            f" {self.committed} of them after their point counted; {self.collections} collections ended and freed"
+            f" {self.freed_bytes} bytes ({self.rescued} packs rescued), {self.refused} actions found another at work;"
+            f" {self.points} points at the end, all bit-exact; {self.took_s:.0f} s"
         )
 
 
@@ -100,12 +122,12 @@ class Child:
     said: list[dict[str, object]] = field(default_factory=list)
     status: int | None = None
 
-    def end(self, *, kill_after_s: float | None) -> bool:
+    def kill(self) -> None:
+        """Harmless when it has ended."""
+        os.kill(self.process, signal.SIGKILL)
+
+    def end(self) -> bool:
         """Waits for it; returns whether it was killed before its end."""
-        killed = False
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            os.kill(self.process, signal.SIGKILL)
         with os.fdopen(self.pipe) as pipe:
             self.said = [json.loads(line) for line in pipe if line.endswith("\n")]
         _, status = os.waitpid(self.process, 0)
@@ -119,6 +141,7 @@ class Schedule:
 
     def __init__(self, folder: Path, seed: int, make_store: MakeStore = local_store, *, appliances: int = 2) -> None:
         self._folder = folder
+        self._seed = seed
         self._random = random.Random(seed)
         self._make_store = make_store
         self._appliances = appliances
@@ -128,10 +151,12 @@ class Schedule:
         self._gone: set[str] = set()
         self._pieces: dict[str, list[int]] = {name: [] for name in _NAMES}
         self._took_s = dict.fromkeys(_ACTIONS, 0.3)
-        self._fork("make", self._prepare).end(kill_after_s=None)
-        self._strange = self._make_store(folder)
-        for name in ("unknown/object", "packs/aa/something-else"):
-            self._strange.put(name, [b"not ours"])
+        child = self._fork("make", self._prepare)
+        child.end()
+        assert child.status == 0, child.said
+        self._store = self._make_store(folder)
+        for name in _STRANGE:
+            self._store.put(name, [name.encode()])
 
     def _prepare(self, say: Callable[[dict[str, object]], None]) -> None:
         make(self._folder, store=self._make_store(self._folder)).close()
@@ -141,15 +166,25 @@ class Schedule:
     def round(self) -> str:
         """One or two actions at once, possibly killed; then every point is checked."""
         self.report.rounds += 1
+        self._random = random.Random(f"{self._seed} {self.report.rounds}")
         count = 2 if self._random.random() < _TOGETHER else 1
+        actions = [self._random.choices(_ACTIONS, _SHARES)[0] for _ in range(count)]
+        fates = [self._random.uniform(0, 1.1) if self._random.random() < _KILLED else None for _ in actions]
         started = time.monotonic()
-        children = [self._start(self._random.choices(_ACTIONS, _SHARES)[0], number) for number in range(count)]
+        children = [self._start(action, number, alone=count == 1) for number, action in enumerate(actions)]
+        kills = sorted(
+            (
+                (self._took_s[child.action] * fate, number)
+                for number, (child, fate) in enumerate(zip(children, fates, strict=True))
+                if fate is not None
+            )
+        )
+        for after_s, number in kills:
+            time.sleep(max(0.0, started + after_s - time.monotonic()))
+            children[number].kill()
         told = []
         for child in children:
-            kill = self._random.random() < _KILLED
-            after = self._random.uniform(0, self._took_s[child.action] * 1.1) if kill else None
-            killed = child.end(kill_after_s=after)
-            self.report.killed += killed
+            killed = child.end()
             if not killed and count == 1:
                 self._took_s[child.action] = 0.5 * (self._took_s[child.action] + time.monotonic() - started)
             self._learn(child, killed)
@@ -157,7 +192,7 @@ class Schedule:
         self._check()
         return " + ".join(told)
 
-    def _start(self, action: str, number: int) -> Child:
+    def _start(self, action: str, number: int, *, alone: bool) -> Child:
         who = self._random.randrange(self._appliances) if number == 0 else number % self._appliances
         appliance = (ME, OTHER)[who]
         if action == "backup":
@@ -166,15 +201,15 @@ class Schedule:
             return self._fork(action, lambda say: self._backup(appliance, name, pieces, say))
         if action == "delete":
             if not self._sure:
-                return self._start("backup", number)
-            point = self._random.choice(sorted(self._sure))
+                return self._start("backup", number, alone=alone)
+            point = self._random.choice(list(self._sure))  # in the order in which they were made
             child = self._fork(action, lambda say: self._delete(appliance, point, say))
             child.about = point
             return child
         if action == "collect":
             wait_s = self._random.choice((0.0, 0.0, 30.0))
             return self._fork(action, lambda say: self._collect(appliance, wait_s, say))
-        return self._fork(action, lambda say: self._verify(appliance))
+        return self._fork(action, lambda say: self._verify(appliance, alone=alone))
 
     def _next(self, name: str) -> list[int]:
         """Most of what the machine held before, of what others hold, and something new."""
@@ -189,6 +224,8 @@ class Schedule:
 
     def _learn(self, child: Child, killed: bool) -> None:
         assert killed or child.status == 0, f"{child.action} ended with {child.status}: {child.said}"
+        self.report.killed += killed
+        self.report.killed_in[child.action] += killed
         for said in child.said:
             if "point" in said:
                 self._sure[str(said["point"])] = list(said["pieces"])  # type: ignore[call-overload]
@@ -231,7 +268,7 @@ class Schedule:
     def _open(self, appliance: Appliance) -> Repository:
         return Repository.open(
             self._make_store(self._folder), MACHINE, cache=self._folder / appliance.host, appliance=appliance,
-            dead_after_s=1.5, beat_s=0.3,
+            dead_after_s=_DEAD_AFTER_S, beat_s=0.3,
         )  # fmt: skip
 
     def _backup(
@@ -284,9 +321,13 @@ class Schedule:
                 raise
             say({"freed": done.freed_bytes, "rescued": done.rescued_packs})
 
-    def _verify(self, appliance: Appliance) -> None:
-        """While others write and collect, what is there comes and goes: only points are looked at."""
+    def _verify(self, appliance: Appliance, *, alone: bool) -> None:
+        """Everything, whatever was killed before; while others write and collect, what is there comes and goes, and
+        only points are looked at."""
         with self._open(appliance) as repository:
+            if alone:
+                _assert_well(repository)
+                return
             for point in repository.points():
                 for disk in point.manifest.disks:
                     try:
@@ -297,9 +338,9 @@ class Schedule:
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        child = self._fork("check", self._check_points)
-        child.end(kill_after_s=None)
+    def _check(self, share: float = _CHECKED) -> None:
+        child = self._fork("check", lambda say: self._check_points(share, say))
+        child.end()
         assert child.status == 0, child.said
         listed = {str(said["listed"]): list(said["pieces"]) for said in child.said if "listed" in said}  # type: ignore[call-overload]
         missing = set(self._sure) - set(listed) - self._maybe
@@ -312,19 +353,20 @@ class Schedule:
         self._maybe.clear()
         for point, pieces in listed.items():
             assert self._sure.get(point, pieces) == pieces, f"point {point} holds another state"
+            self.report.committed += point not in self._sure
             self._sure[point] = pieces
-        for name in ("unknown/object", "packs/aa/something-else"):
-            assert self._strange.get(name) == b"not ours"
+        for name in _STRANGE:
+            assert self._store.get(name) == name.encode(), f"{name} is not as it was put there"
 
-    def _check_points(self, say: Callable[[dict[str, object]], None]) -> None:
-        """As a machine that knows nothing but the key would find them; a third of them is read."""
+    def _check_points(self, share: float, say: Callable[[dict[str, object]], None]) -> None:
+        """As a machine that knows nothing but the key would find them; so many of them are read."""
         fresh = Appliance(b"C" * 16, "checking")
         with self._open(fresh) as repository:
             survey = repository.survey()
             assert not survey.damaged, survey.damaged
             for point in survey.points:
                 halves = json.loads(point.manifest.run or "{}")
-                if self._random.random() < 0.34:
+                if self._random.random() < share:
                     for disk in point.manifest.disks:
                         wanted = disk_content(halves[disk.name])
                         assert read_disk(repository, point, disk.name) == wanted, f"{point.id} {disk.name} is wrong"
@@ -332,29 +374,74 @@ class Schedule:
 
     def settle(self) -> None:
         """Without kills: collected until nothing is left to do, all verified, nothing unreferenced, nothing lost."""
-        ended = self.report.collections + 3
+        ended = self.report.collections + 4
         deadline = time.monotonic() + _PATIENCE_S
         while self.report.collections < ended:
             assert time.monotonic() < deadline, "no collection comes to its end"
             child = self._fork("collect", lambda say: self._collect(ME, 30.0, say))
-            child.end(kill_after_s=None)
+            child.end()
             self._learn(child, False)
-            time.sleep(0.5)  # a dead appliance's lease has to be seen standing still
+            if self.report.collections == ended - 3:
+                time.sleep(_DEAD_AFTER_S)  # a dead appliance's lease has been seen, and stands still
         child = self._fork("settled", self._settled)
-        child.end(kill_after_s=None)
+        child.end()
         assert child.status == 0, child.said
-        self._check()
+        self._check(share=1.0)
+        self._read_independently()
         self.report.points = len(self._sure)
 
     def _settled(self, say: Callable[[dict[str, object]], None]) -> None:
         with self._open(Appliance(b"D" * 16, "settling")) as repository:
-            report = repository.verify(read_data=True)
-            assert report.ok, [str(problem.error) for problem in report.problems] + [str(a) for a in report.affected]
-            assert set(report.unknown) == {"unknown/object", "packs/aa/something-else"}, report.unknown
+            _assert_well(repository)
             plan = repository.plan_collection(Options(), Silent())
             assert plan.empty, plan
             listed = set(repository.index.packs())
             assert set(listed_packs(repository.store)) <= listed, "a pack is left that no index object lists"
+
+    def _read_independently(self) -> None:
+        """Every point against the model, by a reader that is none of ours; what it needed for them is all there is."""
+        with tempfile.TemporaryDirectory(prefix="mirror-", dir=self._folder) as name:
+            mirror = Path(name)
+            for listed in self._store.list(""):
+                path = mirror / listed.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self._store.get(listed.name))
+            reader = _Noting(mirror, "machine", MACHINE.secret)
+            points = reader.points()
+            assert {manifest["id"] for manifest in points.values()} == set(self._sure)
+            for manifest in points.values():
+                halves = json.loads(manifest["run"])
+                assert [*halves["low"], *halves["high"]] == self._sure[manifest["id"]]
+                for disk, pieces in halves.items():
+                    with tempfile.TemporaryFile(dir=mirror) as out:
+                        reader.restore(manifest, disk, out)
+                        out.seek(0)
+                        assert out.read() == disk_content(pieces), f"{manifest['id']} {disk} is wrong"
+            packs = {mirror / listed.name for listed in self._store.list("packs/") if PACK_NAME.fullmatch(listed.name)}
+            idle = packs - reader.packs_of_what_was_read()
+            assert not idle, f"nothing needs these packs: {sorted(path.name for path in idle)}"
+
+
+class _Noting(IndependentReader):
+    """Knows what it was asked for, and reads it once."""
+
+    def __init__(self, root: Path, kind: str, secret: bytes) -> None:
+        super().__init__(root, kind, secret)
+        self._read: dict[tuple[int, bytes], bytes] = {}
+
+    def blob(self, type_: int, id_: bytes, length: int | None = None) -> bytes:
+        if (type_, id_) not in self._read:
+            self._read[type_, id_] = super().blob(type_, id_, length)
+        return self._read[type_, id_]
+
+    def packs_of_what_was_read(self) -> set[Path]:
+        return {pack for key in self._read for pack, _, _ in self._places[key]}
+
+
+def _assert_well(repository: Repository) -> None:
+    report = repository.verify(read_data=True)
+    assert report.ok, [str(problem.error) for problem in report.problems] + [str(a) for a in report.affected]
+    assert set(report.unknown) == set(_STRANGE), report.unknown
 
 
 def run(

@@ -152,6 +152,9 @@ def test_a_transient_machine_that_goes_away_mid_run(lab: Lab, strongroom: Rig) -
     assert reads(result) == {"vda": ("incremental", None)}
     assert strongroom.content(result.point) == disk.truth
     strongroom.assert_nothing_left(guest)
+    # libvirt 9.0 has written the definition anew, which was undefined, when the job of the running machine ended, and
+    # would find it when it starts next: only of a machine that is defined does it remove the file.
+    lab.connection().defineXML(definition)
 
 
 def test_what_others_do_meanwhile_is_left_alone(lab: Lab, strongroom: Rig) -> None:

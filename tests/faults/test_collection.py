@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +12,27 @@ import pytest
 
 from imaging.collecting import Collected, CollectionRefused, Options
 from imaging.errors import Damaged, PointHeld, PointNotFound, SeriesBusy, StillReadable, StoreUnavailable, WrongVersion
+from imaging.leases import DEAD_AFTER_S
 from imaging.marking import Unresolvable
 from imaging.points import DamagedPoint, Point
-from imaging.repository import Repository
+from imaging.repository import Appliance, Repository
 from imaging.rollcalls import RolledBack
 from imaging.storage.contract import Listed
 from imaging.storage.local import LocalStore
+from imaging.tidying import Tidying
 from tests.faults.faulty_store import FaultyStore
-from tests.faults.repositories import OTHER, ManualClock, back_up, content, draft, make, read_disk, reopen, write_disks
+from tests.faults.repositories import (
+    ME,
+    OTHER,
+    ManualClock,
+    back_up,
+    content,
+    draft,
+    make,
+    read_disk,
+    reopen,
+    write_disks,
+)
 
 MIB = 1 << 20
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -170,6 +185,63 @@ def test_packs_of_an_abandoned_run_go_at_the_second_collection(tmp_path: Path) -
         assert packs(tmp_path) > before, "seen once"
         collect(repository)
         assert packs(tmp_path) == before
+        healthy(repository)
+
+
+@pytest.mark.parametrize("whose", ["own", "another's"])
+def test_packs_of_a_run_that_died_go_though_nothing_else_does(tmp_path: Path, whose: str) -> None:
+    """Its machine is never backed up again: nobody but the collection asks whether it is alive."""
+    clock = ManualClock()
+    with make(tmp_path, clock) as repository:
+        back_up(repository, "web", {"disk": content(1, MIB)})
+        before = packs(tmp_path)
+        dies_in_a_run(tmp_path, repository, ME if whose == "own" else OTHER)
+        assert len(packs(tmp_path) - before) == 2
+        collect(repository)
+        if whose != "own":
+            assert len(packs(tmp_path) - before) == 2, "it may live"
+            clock.pass_s(DEAD_AFTER_S)
+            collect(repository)
+        collect(repository)
+        assert packs(tmp_path) == before
+        healthy(repository)
+
+
+def dies_in_a_run(folder: Path, repository: Repository, appliance: Appliance) -> None:
+    """A process that has put packs and an index object, and then is not there any more."""
+    repository.close()  # a fork must not share what is open
+    process = os.fork()
+    if process == 0:
+        try:
+            with reopen(folder, "cache" if appliance is ME else "other", appliance) as theirs:
+                run = theirs.begin_run(theirs.series_of("image", "dies"))
+                write_disks(theirs, run, {"disk": content(2, MIB)})
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
+
+
+def test_a_point_that_is_deleted_while_the_roll_is_called_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", {"disk": content(1, MIB)})
+        back_up(repository, "db", {"disk": content(2, MIB)})
+        real = Tidying.deletable
+        deleted: list[str] = []
+
+        def late(self: Tidying) -> list[str]:
+            if not deleted:
+                delete(repository, point)
+                deleted.append(point.id)
+            return real(self)
+
+        monkeypatch.setattr(Tidying, "deletable", late)
+        done = collect(repository)
+        assert deleted == [point.id]
+        assert done.removed_points == 1
+        assert collect(repository).plan.empty
         healthy(repository)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -325,10 +326,19 @@ def take_external_snapshot(guest: LabGuest, overlay: Path) -> None:
 
 
 def commit_overlay(guest: LabGuest) -> None:
-    subprocess.run(
-        ["virsh", "-q", "blockcommit", guest.name, "vda", "--active", "--pivot", "--wait"],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    domain = guest.domain
+    domain.blockCommit("vda", None, None, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            domain.blockJobAbort("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+        except libvirt.libvirtError as err:
+            # not yet: it still copies
+            if err.get_error_code() != libvirt.VIR_ERR_BLOCK_COPY_ACTIVE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def test_a_machine_that_is_off_is_incremental_too(lab: Lab, strongroom: Rig) -> None:

@@ -25,6 +25,9 @@ FIGURES = {
 }  # fmt: skip
 
 
+pytestmark = pytest.mark.timeout(600)  # all parts are measured by the first test
+
+
 @pytest.fixture(scope="module")
 def results() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name:
@@ -51,7 +54,7 @@ def _measured(folder: Path) -> dict[str, Any]:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=540,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -56,9 +56,11 @@ class S3Server:
 
     def __init__(self, parent: Path = Path("/var/tmp")) -> None:
         _sweep(parent)
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        made = Path(tempfile.mkdtemp(prefix=f"new-{_PREFIX}", dir=parent))
+        self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # for as long as this process lives
+        # Only now where _sweep of a process beside this one looks: it would take an unlocked folder for a dead one's.
+        self.folder = made.rename(made.with_name(made.name.removeprefix("new-")))
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self.ports: dict[str, int] = {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from imaging.errors import StoreUnavailable
+from imaging.storage.contract import Buffer
 from imaging.storage.local import LocalStore
 from tests.unit.cli_runner import CommandLine
 
@@ -138,3 +140,38 @@ def test_what_cannot_be_a_copy_is_refused(homes: tuple[CommandLine, CommandLine]
     unknown = one("repository", "copy", str(two.home), "nobody")
     assert unknown.code == 1
     assert points(two) == []
+
+
+def test_a_copy_that_does_not_read_back_does_not_count(
+    homes: tuple[CommandLine, CommandLine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that says that it has written, and has written something else."""
+    one, two = homes
+    state = os.urandom(3 * MIB)
+    one.backup(state, "web")
+    real = LocalStore.put
+    spoilt: list[str] = []
+
+    def spoil(self: LocalStore, name: str, data: Sequence[Buffer]) -> None:
+        if name.startswith("packs/") and not spoilt:
+            spoilt.append(name)
+            whole = bytearray(b"".join(bytes(each) for each in data))
+            whole[len(whole) // 2] ^= 1
+            data = [memoryview(whole)]
+        real(self, name, data)
+
+    monkeypatch.setattr(LocalStore, "put", spoil)
+    broken = one("repository", "copy", str(two.home))
+    assert broken.code == 1
+    assert spoilt, "no pack was written"
+    assert spoilt[0] in broken.error()
+    assert "does not read back" in broken.error()
+    assert points(two) == []
+    assert one("repository", "hold", "list", "--json").json() == []
+    monkeypatch.undo()
+    done = one("repository", "copy", str(two.home), "--json").json()["points"]
+    assert [each["verified_bytes"] >= len(state) for each in done] == [True]
+    assert restored(two, "web", "latest") == state
+    one.backup(changed(state, 1), "web")
+    done = one("repository", "copy", str(two.home), "--no-verify", "--json").json()["points"]
+    assert [each["verified_bytes"] for each in done] == [0]

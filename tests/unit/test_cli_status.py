@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,6 +135,19 @@ def test_a_killed_process_owns_nothing_any_more(strongroom: CommandLine) -> None
         assert not appliance.alive("run-killed")
 
 
+def repeat_run(appliance: Appliance, name: str, count: int) -> None:
+    """So many more runs like that one, of other machines, in one transaction: to save each is to wait for a disk."""
+    with contextlib.closing(sqlite3.connect(appliance.settings.catalog_file)) as catalog, catalog:
+        columns = [row[1] for row in catalog.execute("pragma table_info(runs)")]
+        made = {"id": "printf('%032x', number)", "name": "name || '-' || number", "uuid": "uuid || '-' || number"}
+        catalog.execute(
+            f"with recursive numbers(number) as (select 1 union all select number + 1 from numbers where number < ?)"
+            f" insert into runs ({', '.join(columns)})"
+            f" select {', '.join(made.get(column, column) for column in columns)} from runs, numbers where name = ?",
+            (count, name),
+        )
+
+
 @pytest.mark.parametrize("state", [RunState.FAILED, RunState.INTERRUPTED])
 def test_a_last_run_that_made_no_point_is_told_until_the_next_one_does(
     strongroom: CommandLine, state: RunState
@@ -141,9 +156,10 @@ def test_a_last_run_that_made_no_point_is_told_until_the_next_one_does(
     with Appliance(load(strongroom.environment)) as appliance:
         runs = appliance.catalog.runs
         runs.save(last)
-        for number in range(1001):  # of others, since
-            runs.save(replace(RUN, id=new_id(), name=f"vm-{number}", uuid=f"u-{number}", state=RunState.SUCCEEDED,
-                              started_utc=NOW + timedelta(seconds=1)))  # fmt: skip
+        runs.save(replace(RUN, id=new_id(), name="vm", uuid="u", state=RunState.SUCCEEDED,
+                          started_utc=NOW + timedelta(seconds=1)))  # fmt: skip
+        repeat_run(appliance, "vm", 1000)  # of others, since
+        assert len(runs.list()) == 1002
         done = strongroom("status")
         assert done.code == 3
         assert "the last run of web-1" in done.err

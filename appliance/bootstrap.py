@@ -75,14 +75,16 @@ class Appliance:
         """Opened with the machine key. NoRepositoryYet; ImagingError."""
         from imaging.repository import Repository
         from imaging.slots import MachineKey
-        from imaging.storage.locations import open_store
+        from imaging.storage.locations import open_store, pace_of
 
         secret = MachineKey(home.read_machine_key(self.settings))
+        location = home.location_of(self.settings)
         repository = Repository.open(
-            open_store(home.location_of(self.settings)),
+            open_store(location),
             secret,
             cache=self.settings.cache_directory,
             appliance=self.identity,
+            pace=pace_of(location, self.settings.limits.chunk_cache_bytes),
         )
         self._closing.callback(repository.close)
         return repository

@@ -56,7 +56,10 @@ def measure_object(work: Path, images: Images, *, quick: bool) -> Part:
     )  # fmt: skip
     part.table(
         ["64 KiB reads from an export", "p50, ms", "p99, ms"],
-        [["nothing cached", cold["p50_ms"], cold["p99_ms"]], ["again, by a new export", near["p50_ms"], near["p99_ms"]]],
+        [
+            ["nothing cached", cold["p50_ms"], cold["p99_ms"]],
+            ["again, by a new export", near["p50_ms"], near["p99_ms"]],
+        ],
     )
     part.table(
         ["instant recovery of the test guest", "requests", "of packs", "MiB of packs", "s"],

@@ -12,6 +12,8 @@ import pytest
 
 from imaging.clock import SystemClock
 from imaging.errors import Damaged, InvalidName, ObjectExists, ObjectMissing, StoreUnavailable
+from imaging.storage.block_cache import BlockCache
+from imaging.storage.caching import CachingStore
 from imaging.storage.contract import Listed, Store
 from imaging.storage.local import LocalStore
 from imaging.storage.retrying import RetryingStore
@@ -37,7 +39,22 @@ def failing(folder: Path) -> FaultyStore:
     return store
 
 
+def caching(folder: Path, inner: Store) -> CachingStore:
+    """It asks the store itself how long an object is, as the index is not there to know."""
+
+    def size_of(name: str) -> int | None:
+        try:
+            return len(inner.get(name))
+        except (Damaged, ObjectMissing):
+            return None
+
+    blocks = BlockCache.open(folder / "chunks", bytes(16), 64 << 20, reserve_bytes=0)
+    assert blocks is not None
+    return CachingStore(inner, blocks, size_of)
+
+
 STORES: dict[str, Callable[[Path], Store]] = {
+    "caching": lambda folder: caching(folder, local(folder)),
     "local": local,
     "object": lambda folder: fresh_s3_store(),
     "object, retrying": lambda folder: retrying(fresh_s3_store()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from imaging.errors import Damaged, InvalidName, ObjectExists, ObjectMissing, St
 from imaging.storage.block_cache import BlockCache
 from imaging.storage.caching import CachingStore
 from imaging.storage.contract import Listed, Store
+from imaging.storage.limited import LimitedStore
 from imaging.storage.local import LocalStore
 from imaging.storage.retrying import RetryingStore
+from imaging.throttle import Throttle
 from tests.faults.faulty_store import FaultyStore
 from tests.lab.s3_server import fresh_s3_store
 
@@ -55,6 +58,7 @@ def caching(folder: Path, inner: Store) -> CachingStore:
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "caching": lambda folder: caching(folder, local(folder)),
+    "limited": lambda folder: LimitedStore(local(folder), Throttle(1e12, SystemClock(), time.sleep)),
     "local": local,
     "object": lambda folder: fresh_s3_store(),
     "object, retrying": lambda folder: retrying(fresh_s3_store()),

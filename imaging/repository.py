@@ -245,7 +245,7 @@ class Repository:
             return self._blobs
 
     def _chunk_cache(self) -> CachingStore | None:
-        if self._chunk_folder is None or not self.pace.cache_bytes:
+        if self._chunk_folder is None:
             return None
         blocks = BlockCache.open(self._chunk_folder, self.id, self.pace.cache_bytes)
         if blocks is None:

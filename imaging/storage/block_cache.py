@@ -65,17 +65,16 @@ class BlockCache:
         cls, folder: Path, repository_id: bytes, limit_bytes: int, reserve_bytes: int = RESERVE_BYTES
     ) -> Self | None:
         """The cache of this repository, made where it is missing or of another size; those of other repositories are
-        removed. None, after telling why, where there is no room or no folder for one."""
-        sets = (limit_bytes - 2 * _PAGE) // (WAYS * (BLOCK_BYTES + _ENTRY.size))
-        if sets < 1:
-            return None
+        removed. None where the limit has no room for one, which removes this one too; or, after telling why, where the
+        folder cannot be used."""
+        sets = max(0, limit_bytes - 2 * _PAGE) // (WAYS * (BLOCK_BYTES + _ENTRY.size))
         path = folder / repository_id.hex()
         header = _HEADER.pack(_MAGIC, repository_id, BLOCK_BYTES, WAYS, sets)
         try:
+            _remove_all(folder, path if sets > 0 else None)
+            if sets < 1:
+                return None
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for other in folder.iterdir():
-                if other != path and not other.name.startswith("."):  # those are being made
-                    other.unlink(missing_ok=True)
             return cls(_opened(path, header, _slots_at(sets) + sets * WAYS * BLOCK_BYTES), path, sets, reserve_bytes)
         except OSError as error:
             _log.warning("chunks are not kept in %s, and fetched each time: %s", folder, error)
@@ -182,6 +181,14 @@ class BlockCache:
         if not self._complained:
             self._complained = True
             _log.warning("chunks are not kept in %s for now, and fetched each time: %s", self._where, error)
+
+
+def _remove_all(folder: Path, but: Path | None) -> None:
+    """OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        for other in folder.iterdir():
+            if other != but and not other.name.startswith("."):  # those are being made
+                other.unlink(missing_ok=True)
 
 
 def _opened(path: Path, header: bytes, size_bytes: int) -> int:

@@ -174,6 +174,10 @@ def test_others_have_room_first(folder: Path) -> None:
 def test_a_limit_that_has_no_room_for_a_set_means_none(folder: Path, limit: int) -> None:
     assert BlockCache.open(folder, REPOSITORY, limit) is None
     assert not folder.exists()
+    cache = opened(folder)
+    assert BlockCache.open(folder, REPOSITORY, limit) is None
+    assert list(folder.iterdir()) == [], "its space is wanted back"
+    cache.close()
 
 
 def test_a_folder_that_is_none_means_none_and_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,6 @@ from imaging.packs import iter_rows, pack_name, parse_pack, read_table
 from imaging.places import PackRows, unpack_place
 from imaging.sealing import Sealer, open_blob
 from imaging.storage.contract import Buffer, Store
-from imaging.throttle import Throttle
 
 _WORKERS_MAX: Final = 4
 
@@ -40,7 +39,6 @@ def check_packs(
     packs: Mapping[bytes, int],
     whole: Collection[bytes],
     known_rows: Callable[[bytes], PackRows | None],
-    throttle: Throttle | None = None,
 ) -> Iterator[PackVerdict]:
     """A verdict on each pack (hash → size in bytes); those of `whole` are read whole, of the others only the tables.
     `known_rows` is asked for what the index says of a damaged one."""
@@ -48,8 +46,6 @@ def check_packs(
     def check(pack: bytes, size_bytes: int) -> PackVerdict:
         if pack not in whole:
             return _check_table(store, keys, pack, size_bytes, known_rows)
-        if throttle is not None:
-            throttle.take(size_bytes)
         return _check_data(store, keys, pack, size_bytes, known_rows)
 
     workers = min(_WORKERS_MAX, os.cpu_count() or 1)

@@ -10,11 +10,12 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from imaging.errors import AddressRefused, Damaged
+from imaging.storage.pace import FAR, NEAR, Pace
 
 if TYPE_CHECKING:
     from imaging.storage.contract import Store
@@ -120,6 +121,11 @@ def _not_installed(location: Location, error: ModuleNotFoundError) -> AddressRef
     """The libraries of these object stores are an extra of the package."""
     hint = "install Strongroom with its extra for other clouds: pip install 'strongroom[clouds]'"
     return AddressRefused(str(location), f"the library {error.name} is not installed", hint=hint)
+
+
+def pace_of(location: Location, cache_bytes: int) -> Pace:
+    """How the store there wants to be used; of one that is far away up to `cache_bytes` are kept on local disk."""
+    return NEAR if isinstance(location, Folder) else replace(FAR, cache_bytes=cache_bytes)
 
 
 def encode_location(location: Location) -> bytes:

@@ -16,7 +16,7 @@ from imaging.storage.contract import Listed, Store
 from imaging.storage.local import LocalStore
 from imaging.storage.retrying import RetryingStore
 from tests.faults.faulty_store import FaultyStore
-from tests.lab.s3_server import fresh_s3_store
+from tests.lab.s3_server import fresh_locked_store, fresh_s3_store
 
 PASSING = StoreUnavailable("reach", "an object", "Connection reset by peer")
 
@@ -40,6 +40,7 @@ def failing(folder: Path) -> FaultyStore:
 STORES: dict[str, Callable[[Path], Store]] = {
     "local": local,
     "object": lambda folder: fresh_s3_store(),
+    "object, locked": lambda folder: fresh_locked_store(),
     "object, retrying": lambda folder: retrying(fresh_s3_store()),
     "retrying": lambda folder: retrying(local(folder)),
     "retrying over failures": lambda folder: retrying(failing(folder)),

@@ -186,7 +186,8 @@ def location_of(settings: Settings) -> Location:
         endpoint=s3.endpoint, bucket=s3.bucket, prefix=s3.prefix, region=s3.region, access_key=s3.access_key,
         secret_key=s3.secret_key, session_token=s3.session_token or None,
         ca_file=None if s3.ca_file is None else str(s3.ca_file), allow_plain=s3.allow_plain,
-        connections=s3.connections,
+        connections=s3.connections, lock_mode=s3.lock_mode, lock_days=s3.lock_days if s3.lock_mode else 0,
+        lock_extra_days=s3.lock_extra_days if s3.lock_mode else 0,
     )  # fmt: skip
 
 

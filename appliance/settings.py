@@ -148,6 +148,9 @@ class S3Settings:
     ca_file: Annotated[Path | None, _path] = None  # certificates to check the endpoint's against, if not public ones
     allow_plain: Annotated[bool, _switch] = False  # http:// also to other machines
     connections: Annotated[int, _count(1, 128)] = 16
+    lock_mode: Annotated[str, _text("|governance|compliance", "governance or compliance, or nothing")] = ""
+    lock_days: Annotated[int, _count(1, 3650)] = 30  # what 'repository lock' leaves every restore point with, at least
+    lock_extra_days: Annotated[int, _count(1, 365)] = 7  # beyond that, so that not every lock is renewed every night
 
 
 _CATALOG_URL = re.compile(r"postgresql(\+psycopg)?://[^\s/]*/[^\s/?]+(\?\S*)?", re.ASCII)

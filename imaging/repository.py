@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from imaging.collection import CollectionPlan
     from imaging.damage import Namer
     from imaging.healing import Healed, OpenCopy
+    from imaging.lock_sweep import Swept
     from imaging.repairing import Repair, Repaired
     from imaging.scrub import Reading, VerifyProgress, VerifyReport
+    from imaging.storage.versions import Versions
 
 __all__ = [
     "Appliance",
@@ -404,6 +406,19 @@ class Repository:
         from imaging.repairing import Repair
 
         return Repair(self, self._context, progress)
+
+    # Locking
+
+    def sweep_locks(
+        self, versions: Versions, progress: VerifyProgress, *, dry_run: bool, ask_all: bool, connections: int
+    ) -> Swept:
+        """Lengthens the locks of what restore points need; `versions` are those of this store. LockUnsuitable,
+        StoreError."""
+        from imaging.lock_log import LockLog
+        from imaging.lock_sweep import Sweep
+
+        sweep = Sweep(self._objects, versions, LockLog(self._cache), progress, connections)
+        return sweep.run(dry_run=dry_run, ask_all=ask_all)
 
     # Verifying
 

@@ -26,6 +26,7 @@ from appliance.cli import (
     holds,
     hosts,
     initialise,
+    locks,
     machines,
     maintenance,
     points,
@@ -104,6 +105,8 @@ repository.repository.add_command(maintenance.forecast)
 repository.repository.add_command(repairs.repair)
 repository.repository.add_command(copies.copy)
 repository.repository.add_command(holds.hold)
+repository.repository.add_command(locks.lock)
+repository.repository.add_command(locks.undo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -195,6 +195,8 @@ def collect(session: Session, dry_run: bool, wait_s: float, as_json: bool) -> No
         say(f"{net} are freed: {done.deleted_packs} packs of {size(done.freed_bytes)}{moved}.")
         if done.removed_points:
             say(f"{done.removed_points} deleted restore points are gone for good.")
+        if done.deleted_packs and session.appliance.settings.s3.lock_mode:
+            tell("The bucket gives this back when the locks have run out, and its rule for old versions has come by.")
     if done.waiting_packs:
         warn(
             f"{done.waiting_packs} packs stay until {len(done.waiting_for)} backups that began before have ended;"

@@ -111,11 +111,15 @@ def show(session: Session, id: str, as_json: bool) -> None:
     Example:
       strongroom point show 3f9a
     """
+    from appliance.services.locks import LockService, whole_days
     from appliance.services.points import PointService, record_of
 
     details = PointService(session.appliance).details(id)
+    locks = LockService(session.appliance)
+    locked = None if locks.state() is None else locks.promise(details.point)
+    left = whole_days(locked, session.appliance.clock.now_utc())
     if as_json:
-        emit_json(_details_json(details))
+        emit_json(_details_json(details) | {"locked_until_utc": locked, "locked_days": left})
         return
     record = record_of(details.point)
     manifest = details.point.manifest
@@ -134,6 +138,7 @@ def show(session: Session, id: str, as_json: bool) -> None:
             ("sampled chunks", manifest.statistics.sampled_chunks),
             ("checkpoint", record.checkpoint),
             ("held for", ", ".join(sorted(hold.purpose for hold in details.holds))),
+            ("locked until", f"{moment(locked)} ({left} days)" if locked else None),
         ]
     )
     say()

@@ -115,6 +115,7 @@ def _show(found: Status) -> None:
             *(several if len(found.appliances) > 1 else ()),
             ("repository", f"{state.location} ({'reachable' if state.reachable else 'NOT REACHABLE'})"),
             ("free", size(state.free_bytes)),
+            *([("locked until", moment(state.lock.until_utc))] if state.lock is not None else []),
             ("hosts", ", ".join(host.name for host in found.hosts) or "none"),
         ]
     )
@@ -192,6 +193,8 @@ def _json(found: Status) -> dict[str, object]:
             "location": state.location,
             "reachable": state.reachable,
             "free_bytes": state.free_bytes,
+            "lock": None if (lock := state.lock) is None else
+            {"mode": lock.mode, "days": lock.days, "swept_utc": lock.swept_utc, "until_utc": lock.until_utc},
         },
         "hosts": [host.name for host in found.hosts],
         "machines": [

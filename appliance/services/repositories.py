@@ -25,7 +25,7 @@ from appliance.services.points import PointService
 from imaging.errors import Damaged, NotAuthentic, SlotNotFound
 from imaging.repository import Repository
 from imaging.slots import MachineKey, Passphrase, RecoveryKey, Secret, open_slot
-from imaging.storage.locations import Location, open_store
+from imaging.storage.locations import Location, open_store, open_versions
 
 if TYPE_CHECKING:
     from appliance.settings import Settings
@@ -98,10 +98,11 @@ def init(
     """Make a repository in the folder `path`, or where the settings say, and take it on; `deliver` gets the recovery
     key's text, once.
 
-    HomeInUse, RepositoryExists, StoreError and the like; then nothing of the home has changed.
+    HomeInUse, RepositoryExists, LockUnsuitable, StoreError and the like; then nothing of the home has changed.
     """
     with _founding(settings, path) as (appliance, location, machine_key):
         _refuse_another(appliance, None)
+        _prove_locks(location)
         store = open_store(location, make=True)
         repository, recovery_key = Repository.create(
             store,
@@ -123,6 +124,7 @@ def adopt(settings: Settings, path: Path | None, secret: Secret) -> Founded:
     HomeInUse, NotARepository, WrongKey and the like; then nothing of the home has changed.
     """
     with _founding(settings, path) as (appliance, location, machine_key):
+        _prove_locks(location)
         store = open_store(location)
         with Repository.open(store, secret, cache=settings.cache_directory, appliance=appliance.identity) as repository:
             _refuse_another(appliance, repository.id.hex())
@@ -148,6 +150,14 @@ def _refuse_another(appliance: Appliance, repository: str | None) -> None:
     known = catalog.repository()
     if catalog.database.is_shared and known is not None and known.id != repository:
         raise CatalogOfAnotherRepository(catalog.database.where, known.id, repository or "a new one")
+
+
+def _prove_locks(location: Location) -> None:
+    """Where objects are to be locked, the bucket is asked whether it does, and a lock is tried to be broken.
+    LockUnsuitable, StoreError."""
+    versions = open_versions(location)
+    if versions is not None:
+        versions.prove()
 
 
 def _take_on(appliance: Appliance, repository: Repository, location: Location, machine_key: bytes) -> Founded:

@@ -26,6 +26,7 @@ from appliance.models import (
 )
 from appliance.services.cleaning import attempted
 from appliance.services.fleet import FleetService
+from appliance.services.locks import LockService, LockState
 from appliance.services.points import PointService
 from appliance.services.restore.kept import kept_files
 from imaging.errors import ImagingError
@@ -62,6 +63,7 @@ class RepositoryState:
     location: str
     reachable: bool
     free_bytes: int | None
+    lock: LockState | None  # None where nothing is to be locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +171,20 @@ class StatusService:
 
     def _repository(self, problems: list[str]) -> tuple[RepositoryState, tuple[Hold, ...]]:
         location = str(home.location_of(self._appliance.settings))
+        lock = LockService(self._appliance).state()
+        if lock is not None and (concern := lock.concern(self._appliance.clock.now_utc())) is not None:
+            problems.append(f"Object Lock: {concern}; 'strongroom repository lock' sees to it, every night")
         try:
             repository = self._appliance.repository
             problems += [f"the repository: {loss}" for loss in repository.losses]
             for damaged in PointService(self._appliance).refresh():
                 problems.append(f"restore point {damaged.id} cannot be read: {damaged.error}")
             holds = tuple(repository.holds())
-            return RepositoryState(repository.id.hex(), location, True, repository.store.free_bytes()), holds
+            return RepositoryState(repository.id.hex(), location, True, repository.store.free_bytes(), lock), holds
         except (ImagingError, StrongroomError) as err:
             problems.append(f"the repository: {err}")
         record = self._appliance.catalog.repository()
-        return RepositoryState(None if record is None else record.id, location, False, None), ()
+        return RepositoryState(None if record is None else record.id, location, False, None, lock), ()
 
 
 def _waits(run: RunRecord) -> bool:

@@ -19,6 +19,10 @@ from imaging.storage.pace import FAR, NEAR, Pace
 
 if TYPE_CHECKING:
     from imaging.storage.contract import Store
+    from imaging.storage.object_lock import Locking
+    from imaging.storage.retrying import RetryingStore
+    from imaging.storage.s3 import S3Store
+    from imaging.storage.versions import Versions
 
 _FILE_BYTES_MAX: Final = 64 << 10
 
@@ -35,7 +39,8 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class BucketPrefix:
-    """In a bucket of an S3 object store. `prefix` is empty or ends in a slash."""
+    """In a bucket of an S3 object store. `prefix` is empty or ends in a slash; with a `lock_mode` (object_lock.MODES),
+    what restore points are made of is locked against deletion."""
 
     endpoint: str
     bucket: str
@@ -47,6 +52,9 @@ class BucketPrefix:
     ca_file: str | None = None
     allow_plain: bool = False
     connections: int = 16
+    lock_mode: str = ""
+    lock_days: int = 0
+    lock_extra_days: int = 0
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix} at {self.endpoint}"
@@ -86,21 +94,37 @@ def open_store(location: Location, *, make: bool = False) -> Store:
         from imaging.storage.local import LocalStore
 
         return LocalStore.make(location.path) if make else LocalStore(location.path)
-    from imaging.clock import SystemClock
-    from imaging.storage.retrying import RetryingStore
-
-    store = _open_container(location) if isinstance(location, ContainerPrefix) else _open_bucket(location)
-    return RetryingStore(store, SystemClock(), time.sleep, random.random)
+    if isinstance(location, ContainerPrefix):
+        return _patient(_open_container(location))
+    return _patient(_in_bucket(location, _locking(location)))
 
 
-def _open_bucket(location: BucketPrefix) -> Store:
+def open_versions(location: Location) -> Versions | None:
+    """What a bucket keeps of its objects' past, and its locks; None where nothing is locked. As open_store."""
+    locking = _locking(location)
+    if locking is None or not isinstance(location, BucketPrefix):
+        return None
+    from imaging.storage.s3_versions import S3Versions
+
+    store = _in_bucket(location, locking)
+    return S3Versions(store, locking, _patient(store))
+
+
+def _in_bucket(location: BucketPrefix, locking: Locking | None) -> S3Store:
     from imaging.storage.endpoints import parse_endpoint
     from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store  # boto3 takes a third of a second to load
 
     endpoint = parse_endpoint(location.endpoint, allow_plain=location.allow_plain)
     bucket = Bucket(endpoint, location.bucket, location.prefix, location.region, location.ca_file)
     credentials = Credentials(location.access_key, location.secret_key, location.session_token)
-    return S3Store(bucket, credentials, Limits(connections=location.connections))
+    return S3Store(bucket, credentials, Limits(connections=location.connections), locking)
+
+
+def _patient(store: Store) -> RetryingStore:
+    from imaging.clock import SystemClock
+    from imaging.storage.retrying import RetryingStore
+
+    return RetryingStore(store, SystemClock(), time.sleep, random.random)
 
 
 def _open_container(location: ContainerPrefix) -> Store:
@@ -126,6 +150,14 @@ def _not_installed(location: Location, error: ModuleNotFoundError) -> AddressRef
 def pace_of(location: Location, cache_bytes: int) -> Pace:
     """How the store there wants to be used; of one that is far away up to `cache_bytes` are kept on local disk."""
     return NEAR if isinstance(location, Folder) else replace(FAR, cache_bytes=cache_bytes)
+
+
+def _locking(location: Location) -> Locking | None:
+    if not isinstance(location, BucketPrefix) or not location.lock_mode:
+        return None
+    from imaging.storage.object_lock import Lock, Locking
+
+    return Locking(Lock(location.lock_mode, location.lock_days, location.lock_extra_days))
 
 
 def encode_location(location: Location) -> bytes:

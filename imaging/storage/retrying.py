@@ -52,7 +52,7 @@ class RetryingStore:
         self._patience = patience or Patience()
 
     def put(self, name: str, data: Sequence[Buffer]) -> None:
-        self._patiently(lambda again: self._inner.put(name, data))
+        self.patiently(lambda again: self._inner.put(name, data))
 
     def create(self, name: str, data: Sequence[Buffer]) -> None:
         def attempt(again: bool) -> None:
@@ -62,7 +62,7 @@ class RetryingStore:
                 if not again or not self._holds(name, data):
                     raise
 
-        self._patiently(attempt)
+        self.patiently(attempt)
 
     def _holds(self, name: str, data: Sequence[Buffer]) -> bool:
         try:
@@ -71,14 +71,14 @@ class RetryingStore:
             return False
 
     def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
-        return self._patiently(lambda again: self._inner.get(name, offset_bytes, length_bytes))
+        return self.patiently(lambda again: self._inner.get(name, offset_bytes, length_bytes))
 
     def exists(self, name: str) -> bool:
-        return self._patiently(lambda again: self._inner.exists(name))
+        return self.patiently(lambda again: self._inner.exists(name))
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See Store. One that fails on its way is begun again, and goes on after the last object that it gave."""
-        return self._resumed(prefix, self._patiently(lambda again: self._inner.list(prefix)))
+        return self._resumed(prefix, self.patiently(lambda again: self._inner.list(prefix)))
 
     def _resumed(self, prefix: str, listing: Iterator[Listed]) -> Iterator[Listed]:
         last = ""
@@ -89,7 +89,7 @@ class RetryingStore:
                 listing = dropwhile(lambda listed: listed.name <= last, self._inner.list(prefix))
             return next(listing, None)
 
-        while (listed := self._patiently(following)) is not None:
+        while (listed := self.patiently(following)) is not None:
             last = listed.name
             yield listed
 
@@ -101,20 +101,20 @@ class RetryingStore:
                 if not again:
                     raise
 
-        self._patiently(attempt)
+        self.patiently(attempt)
 
     def delete_many(self, names: Iterable[str]) -> None:
         wanted = tuple(names)
-        self._patiently(lambda again: self._inner.delete_many(wanted))
+        self.patiently(lambda again: self._inner.delete_many(wanted))
 
     def free_bytes(self) -> int | None:
-        return self._patiently(lambda again: self._inner.free_bytes())
+        return self.patiently(lambda again: self._inner.free_bytes())
 
     def describe(self) -> str:
         return self._inner.describe()
 
-    def _patiently(self, attempt: Callable[[bool], T]) -> T:
-        """`attempt` is told whether an earlier one may have been carried out."""
+    def patiently(self, attempt: Callable[[bool], T]) -> T:
+        """For calls that no store has, too. `attempt` is told whether an earlier one may have been carried out."""
         patience = self._patience
         deadline_s = self._clock.monotonic_s() + patience.total_s
         for number in count():

@@ -27,6 +27,7 @@ from botocore.parsers import ResponseParserError
 from imaging.errors import AddressRefused, Damaged, InvalidName, ObjectMissing, StoreUnavailable
 from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, check_name, check_prefix
 from imaging.storage.endpoints import Endpoint
+from imaging.storage.object_lock import Locking, is_locked
 from imaging.storage.s3_errors import CREATE, FAILURES, header_of, of_one_key, outside_range, translated
 from imaging.storage.sending import Sent, whole
 from imaging.storage.witnesses import Witnesses
@@ -94,12 +95,22 @@ class Limits:
 class S3Store:
     """Thread-safe; not to be used on both sides of a fork. Holds at most `limits.connections` connections."""
 
-    def __init__(self, bucket: Bucket, credentials: Credentials, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        credentials: Credentials,
+        limits: Limits | None = None,
+        locking: Locking | None = None,
+    ) -> None:
+        """With `locking`, what restore points are made of is locked as it is written."""
         self._bucket = bucket
+        self._locking = locking
         self._limits = limits or Limits()
         self._witnesses = Witnesses()
         self._slots = threading.BoundedSemaphore(self._limits.connections)
         self._client = _make_client(bucket, credentials, self._limits)
+        if locking is not None:
+            locking.listen(self._client.meta.events)
 
     def describe(self) -> str:
         return str(self._bucket)
@@ -122,18 +133,33 @@ class S3Store:
             operation,
             name,
             self._client.put_object,
-            Key=self._key(name),
+            Key=self.key(name),
             Body=Sent(sent),  # in pieces, each with its own time-out
             ContentMD5=_md5(sent),
             **conditions,
+            **self._lock_of(name),
         )
         if "ETag" not in answer:
             raise StoreUnavailable(operation, name, _UNANSWERED)
         self._witnesses.saw(name)
 
+    def _lock_of(self, name: str) -> dict[str, Any]:
+        if self._locking is None or not is_locked(name):
+            return {}
+        if not self._locking.time.is_known:
+            self.exists(name)  # any answer tells the time
+        return self._locking.parameters()
+
     # Reading
 
     def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
+        return self._get(name, offset_bytes, length_bytes)
+
+    def get_version(self, name: str, version_id: str) -> bytes:
+        """A version of an object, whole, whether it is the newest or not."""
+        return self._get(name, 0, None, VersionId=version_id)
+
+    def _get(self, name: str, offset_bytes: int, length_bytes: int | None, **version: str) -> bytes:
         check_name(name)
         if offset_bytes < 0 or (length_bytes is not None and not 0 < length_bytes <= OBJECT_BYTES_MAX):
             return self._nothing(name, offset_bytes, length_bytes, self._size(name))
@@ -141,10 +167,11 @@ class S3Store:
         wanted = f"bytes={offset_bytes}-{'' if length_bytes is None else offset_bytes + length_bytes - 1}"
         with self._slots:
             try:
-                answer = self._call(self._client.get_object, Key=self._key(name), Range=wanted)
+                answer = self._call(self._client.get_object, Key=self.key(name), Range=wanted, **version)
                 with answer["Body"] as body:
                     data = self._read(name, answer, body, offset_bytes, length_bytes)
-                self._witnesses.saw(name)
+                if not version:
+                    self._witnesses.saw(name)
                 return data
             except FAILURES as error:
                 if not outside_range(error):
@@ -202,7 +229,7 @@ class S3Store:
         """By reading a byte: the answer to HEAD does not tell an object that is missing from a bucket that is."""
         with self._slots:
             try:
-                answer = self._call(self._client.get_object, Key=self._key(name), Range="bytes=0-0")
+                answer = self._call(self._client.get_object, Key=self.key(name), Range="bytes=0-0")
                 with answer["Body"] as body:
                     _, size, sent = _extent(name, answer)
                     if sent <= 1:
@@ -229,7 +256,7 @@ class S3Store:
         while True:
             page = self._page(prefix, token)
             for entry in page.get("Contents", ()):
-                name = self._name(prefix, str(entry["Key"]))
+                name = self.name(prefix, str(entry["Key"]))
                 if name is not None:
                     found[name] = int(entry["Size"])
             if not page["IsTruncated"]:
@@ -265,7 +292,7 @@ class S3Store:
             raise StoreUnavailable("list", what, _UNANSWERED)
         return page
 
-    def _name(self, prefix: str, key: str) -> str | None:
+    def name(self, prefix: str, key: str) -> str | None:
         """None for what is no object of ours."""
         if not key.startswith(self._bucket.prefix + prefix):
             raise StoreUnavailable("list", prefix or "the repository", _UNANSWERED)
@@ -285,7 +312,7 @@ class S3Store:
 
     def _delete(self, name: str) -> None:
         self._witnesses.lost(name)
-        self._ask("delete", name, self._client.delete_object, Key=self._key(name))
+        self._ask("delete", name, self._client.delete_object, Key=self.key(name))
 
     def delete_many(self, names: Iterable[str]) -> None:
         wanted = list(dict.fromkeys(names))
@@ -297,7 +324,7 @@ class S3Store:
     def _delete_batch(self, names: Sequence[str]) -> None:
         for name in names:
             self._witnesses.lost(name)
-        keys = {self._key(name): name for name in names}
+        keys = {self.key(name): name for name in names}
         doomed = {"Objects": [{"Key": key} for key in keys], "Quiet": False}
         what = names[0] if len(names) == 1 else f"{len(names)} objects from {names[0]} on"
         answer = self._ask("delete", what, self._client.delete_objects, Delete=doomed)
@@ -313,8 +340,16 @@ class S3Store:
 
     # Requests
 
-    def _key(self, name: str) -> str:
+    @property
+    def bucket_name(self) -> str:
+        return self._bucket.name
+
+    def key(self, name: str) -> str:
         return self._bucket.prefix + name
+
+    def request(self, operation: str, name: str, call: str, **parameters: Any) -> Answer:
+        """A request that no store makes, by its name in boto3; an error's cause is what boto3 raised."""
+        return self._ask(operation, name, getattr(self._client, call), **parameters)
 
     def _ask(self, operation: str, name: str, method: Callable[..., Answer], **parameters: Any) -> Answer:
         with self._slots:

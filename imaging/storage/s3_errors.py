@@ -32,7 +32,7 @@ _TOLD_BY_STATUS: Final = frozenset({412, 507})
 _SAID_CHARACTERS: Final = 200
 _RANGE_STATUS: Final = 416
 
-_MISSING_OBJECT: Final = frozenset({"NoSuchKey"})
+_MISSING_OBJECT: Final = frozenset({"NoSuchKey", "NoSuchVersion"})
 _MISSING_BUCKET: Final = frozenset({"NoSuchBucket", "InvalidBucketName"})
 _FULL: Final = frozenset(
     {

@@ -22,7 +22,7 @@ from imaging.storage.retrying import RetryingStore
 from imaging.throttle import Throttle
 from tests.faults.faulty_store import FaultyStore
 from tests.lab.azurite import fresh_azure_store
-from tests.lab.s3_server import fresh_s3_store
+from tests.lab.s3_server import fresh_locked_store, fresh_s3_store
 
 PASSING = StoreUnavailable("reach", "an object", "Connection reset by peer")
 
@@ -63,6 +63,7 @@ STORES: dict[str, Callable[[Path], Store]] = {
     "limited": lambda folder: LimitedStore(local(folder), Throttle(1e12, SystemClock(), time.sleep)),
     "local": local,
     "object": lambda folder: fresh_s3_store(),
+    "object, locked": lambda folder: fresh_locked_store(),
     "object, retrying": lambda folder: retrying(fresh_s3_store()),
     "retrying": lambda folder: retrying(local(folder)),
     "retrying over failures": lambda folder: retrying(failing(folder)),

@@ -23,18 +23,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import boto3
 from botocore.config import Config
 
 from imaging.errors import ImagingError
 from imaging.storage.endpoints import parse_endpoint
+from imaging.storage.object_lock import GOVERNANCE, Lock, Locking
 from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store
 
 BUCKET: Final = "strongroom-lab"
+LOCKED_BUCKET: Final = "strongroom-locked"
 START_TIMEOUT_S: Final = 30.0
 _STARTS: Final = 3
 _PREFIX: Final = "strongroom-s3-"
@@ -44,6 +48,10 @@ _GRPC: Final = 10_000
 
 _ALL: Final = Credentials("lab-all", "lab-all-secret")
 _NONE: Final = Credentials("lab-none", "lab-none-secret")
+_APPLIANCE: Final = Credentials("lab-appliance", "lab-appliance-secret")
+_APPLIANCE_MAY: Final = ("Read", "Write", "List", "GetObjectRetention", "PutObjectRetention",
+                         "GetBucketObjectLockConfiguration")  # fmt: skip
+"""What docs/operations.md gives to an appliance, in SeaweedFS's words. Its Write also removes versions."""
 
 
 class S3Server:
@@ -51,6 +59,8 @@ class S3Server:
 
     credentials: Final = _ALL
     without_rights: Final = _NONE
+    appliance: Final = _APPLIANCE
+    """Neither bypasses governance nor sets up a bucket."""
     services: ClassVar[tuple[str, ...]] = ("master", "volume", "filer", "s3", "admin")
     """Each has a port of its own."""
 
@@ -86,6 +96,11 @@ class S3Server:
     def bucket(self, prefix: str = "", *, name: str = BUCKET, url: str = "") -> Bucket:
         """A place in it; `url` leads there through a proxy."""
         return Bucket(parse_endpoint(url or self.url), name, prefix)
+
+    def locked_bucket(self, prefix: str = "", *, url: str = "") -> Bucket:
+        """A place in a bucket with Object Lock."""
+        self.make_bucket(LOCKED_BUCKET, locked=True)
+        return self.bucket(prefix, name=LOCKED_BUCKET, url=url)
 
     def start(self) -> None:
         """Starts it, and waits until it has taken an object. Its ports are free ones, which somebody else may take in
@@ -128,7 +143,8 @@ class S3Server:
 
     def _config(self) -> Path:
         config = self.folder / "s3.json"
-        config.write_text(json.dumps({"identities": [_identity(_ALL, "Admin"), _identity(_NONE, "Read:no-bucket")]}))
+        known = [_identity(_ALL, "Admin"), _identity(_NONE, "Read:no-bucket"), _identity(_APPLIANCE, *_APPLIANCE_MAY)]
+        config.write_text(json.dumps({"identities": known}))
         return config
 
     def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -158,24 +174,41 @@ class S3Server:
                     raise RuntimeError(f"weed does not come up: {error}\n{self.log()}") from error
                 time.sleep(0.05)
 
-    def make_bucket(self, name: str) -> None:
-        """Harmless where it is there. OSError while nobody answers."""
-        client = boto3.client(
+    def client(self, credentials: Credentials = _ALL) -> Any:
+        """boto3's own, for what no store of ours does."""
+        return boto3.client(
             "s3",
             endpoint_url=self.url,
             region_name="us-east-1",
-            aws_access_key_id=_ALL.access_key,
-            aws_secret_access_key=_ALL.secret_key,
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
         )
+
+    def make_bucket(self, name: str, *, locked: bool = False) -> None:
+        """Harmless where it is there. OSError while nobody answers."""
+        client = self.client()
         try:
-            client.create_bucket(Bucket=name)
+            client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=locked)
         except client.exceptions.BucketAlreadyOwnedByYou:
             return
         except client.exceptions.BucketAlreadyExists:
             return
         except Exception as error:
             raise OSError(str(error)) from error
+
+    def next_second(self) -> datetime:
+        """The server's time, once it is in a second in which nothing was done before: versions tell no smaller time."""
+        client = self.client()
+
+        def second() -> datetime:
+            answer = client.head_bucket(Bucket=BUCKET)["ResponseMetadata"]
+            return parsedate_to_datetime(answer["HTTPHeaders"]["date"])
+
+        began = second()
+        while (now := second()) <= began:
+            time.sleep(0.02)
+        return now
 
     def log(self) -> str:
         """What it said, for the message of a failing test."""
@@ -194,6 +227,12 @@ def running() -> S3Server:
 def fresh_s3_store() -> S3Store:
     """Below a prefix of its own."""
     return S3Store(running().bucket(f"{secrets.token_hex(8)}/"), running().credentials)
+
+
+def fresh_locked_store() -> S3Store:
+    """Below a prefix of its own, in a bucket with Object Lock, with the rights of an appliance."""
+    locking = Locking(Lock(GOVERNANCE, days=1, extra_days=1))
+    return S3Store(running().locked_bucket(f"{secrets.token_hex(8)}/"), running().appliance, locking=locking)
 
 
 def _identity(credentials: Credentials, *actions: str) -> dict[str, object]:

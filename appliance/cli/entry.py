@@ -22,6 +22,7 @@ from appliance.cli import (
     copies,
     daemon,
     exports,
+    guard,
     holds,
     hosts,
     initialise,
@@ -31,6 +32,7 @@ from appliance.cli import (
     recovery,
     repairs,
     repository,
+    requests,
     restore,
     status,
 )
@@ -90,6 +92,7 @@ for _command in (
     exports.mount,
     exports.umount,
     repository.repository,
+    requests.request,
     status.status,
     daemon.serve,
     daemon.supervise,
@@ -102,6 +105,7 @@ repository.repository.add_command(maintenance.forecast)
 repository.repository.add_command(repairs.repair)
 repository.repository.add_command(copies.copy)
 repository.repository.add_command(holds.hold)
+repository.repository.add_command(guard.guard)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from appliance.models import (
     RunRecord,
     RunState,
 )
+from appliance.services.guard import GuardService, Told
 from appliance.services.points import PointService
 from appliance.services.restore.kept import kept_files
 from imaging.errors import ImagingError
@@ -70,6 +71,7 @@ class Status:
     recoveries: tuple[RecoveryRecord, ...]
     exports: tuple[ActiveExport, ...]
     holds: tuple[Hold, ...]
+    requests: tuple[Told, ...]  # open ones, of a guarded repository
     owed_thaws: tuple[OwedThaw, ...]
     cleanups: tuple[CleanupRecord, ...]  # of owners that are dead
     problems: tuple[str, ...]
@@ -94,6 +96,7 @@ class StatusService:
         catalog = appliance.catalog
         problems: list[str] = []
         repository, holds = self._repository(problems)
+        requests = self._requests(problems) if repository.reachable else ()
         runs = catalog.runs.list(state=RunState.RUNNING)
         problems += [
             f"a restore in place has not come to its end: the machine's definition is kept in {path}; restore it again"
@@ -109,6 +112,7 @@ class StatusService:
             recoveries=catalog.recoveries.list(ended=False),
             exports=tuple(ActiveExport(each, appliance.alive(f"export-{each.id}")) for each in catalog.exports.list()),
             holds=holds,
+            requests=requests,
             owed_thaws=catalog.thaws.list(),
             cleanups=tuple(record for record in catalog.cleanups.list() if not appliance.alive(record.owner)),
             problems=tuple(problems),
@@ -143,6 +147,15 @@ class StatusService:
             problems.append(f"the repository: {err}")
         record = self._appliance.catalog.repository()
         return RepositoryState(None if record is None else record.id, location, False, None), ()
+
+    def _requests(self, problems: list[str]) -> tuple[Told, ...]:
+        try:
+            found, damaged = GuardService(self._appliance).requests()
+        except (ImagingError, StrongroomError) as err:
+            problems.append(f"the repository's guard: {err}")
+            return ()
+        problems += [f"request {each.id} cannot be read: {each.error}" for each in damaged]
+        return found
 
 
 def _waits(run: RunRecord) -> bool:

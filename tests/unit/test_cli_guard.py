@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,9 +30,9 @@ def words(name: str) -> dict[str, str]:
 
 
 def later(monkeypatch: pytest.MonkeyPatch, *, hours: float, clock_hours: float | None = None) -> None:
-    """From now on this machine has been up for so much longer, and its clock has moved by as much, or by another."""
+    """From now on this machine has been up for so long, and its clock has moved by as much, or by another time."""
     moved = hours if clock_hours is None else clock_hours
-    monkeypatch.setattr(SystemClock, "monotonic_s", lambda _self: time.monotonic() + hours * 3600)
+    monkeypatch.setattr(SystemClock, "monotonic_s", lambda _self: 1e6 + hours * 3600)
     monkeypatch.setattr(SystemClock, "now_utc", lambda _self: datetime.now(UTC) + timedelta(hours=moved))
 
 
@@ -74,6 +73,7 @@ def points(line: CommandLine) -> list[str]:
 
 
 def test_the_whole_way_of_a_deletion(strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch, hours=0)
     point = strongroom.backup(os.urandom(PAGE), "web")["id"]
     turn_on(strongroom)
     refused = strongroom("point", "delete", point, "--yes")
@@ -89,7 +89,7 @@ def test_the_whole_way_of_a_deletion(strongroom: CommandLine, monkeypatch: pytes
     ):
         assert wrong.code == 1
     done = confirm(strongroom, id)
-    assert (done.code, "24 h 0 min of the delay are left" in done.out or "23 h" in done.out) == (0, True), done.err
+    assert (done.code, "24 h 0 min of the delay are left" in done.out) == (0, True), done.out
     status = strongroom("status", "--json")
     assert status.code == 3
     assert [each["id"] for each in status.json()["requests"]] == [id]
@@ -99,7 +99,9 @@ def test_the_whole_way_of_a_deletion(strongroom: CommandLine, monkeypatch: pytes
     assert "are left" in early.error()
     assert strongroom("request", "apply").code == 0
     later(monkeypatch, hours=1, clock_hours=30)
-    assert "22 h 5" in strongroom("request", "apply", id).error(), "a clock that was set forward shortens nothing"
+    assert "23 h 0 min are left" in strongroom("request", "apply", id).error(), (
+        "a clock that was set forward shortens nothing"
+    )
     later(monkeypatch, hours=25)
     applied = strongroom("request", "apply", "--json")
     assert (applied.code, applied.json()) == (0, [{"id": id, "problems": []}])
@@ -114,7 +116,7 @@ def test_the_whole_way_of_a_deletion(strongroom: CommandLine, monkeypatch: pytes
     assert (verified["ok"], verified["unknown_objects"]) == (True, [])
 
 
-def test_protection_and_keys_take_a_request_too(strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protection_and_keys_take_a_request_too(strongroom: CommandLine) -> None:
     point = strongroom.backup(os.urandom(PAGE), "web")["id"]
     turn_on(strongroom, "--delay", "0h")
     assert strongroom("point", "protect", point).code == 0
@@ -131,8 +133,7 @@ def test_protection_and_keys_take_a_request_too(strongroom: CommandLine, monkeyp
     held = strongroom("request", "apply", deletion)
     assert (held.code, "protected" in held.err) == (3, True)
     assert points(strongroom) == [point]
-    done = strongroom("request", "apply")
-    assert done.code == 3 or not points(strongroom)
+    strongroom("request", "apply")  # in the order in which they were asked for: the point may be protected still
     assert strongroom("request", "apply").code == 0
     assert points(strongroom) == []
     assert key not in {each["id"] for each in strongroom("repository", "key", "list", "--json").json()}

@@ -298,6 +298,25 @@ def test_who_is_no_person_any_more_has_signed_for_nothing(scene: scenes.Guarded)
         scene.ask(scene.deletion(scene.points[-1]), "alice")
 
 
+@pytest.mark.parametrize(
+    "fault", ["create requests/", "get requests/", "list requests/", "get guard/", "exists guard/"]
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_in_a_store_that_fails_nothing_goes_before_it_is_written_that_it_may(
+    scene: scenes.Guarded, fault: str, after: bool
+) -> None:
+    method, _, prefix = fault.partition(" ")
+    request = scene.ready(scene.deletion(scene.points[-1]))
+    with FaultyStore(LocalStore(scene.folder / "store")) as store, scene.reopened(store=store) as repository:
+        error = StoreUnavailable(method, prefix, "Input/output error")
+        store.fail(method, prefix=prefix, error=error, after=after and method != "list")
+        with pytest.raises(StoreUnavailable):
+            repository.delete_point(scene.points[-1], "admin", request)
+        assert repository.points() == scene.points
+        repository.delete_point(scene.points[-1], "admin", request)
+        assert repository.points() == scene.points[:-1]
+
+
 # The guard itself
 
 

@@ -1,7 +1,8 @@
 """Room that is set aside in a file system, for what must be written when it is full.
 
 Rule: what frees space (tombstones, the requests of a guarded repository, and all that a collection writes before it
-removes anything) and what a restore needs comes through; the reserve is given back a little at a time, so that whoever else writes does not eat it at once.
+removes anything) and what a restore needs comes through; the reserve is given back a little at a time, so that whoever
+else writes does not eat it at once.
 """
 
 from __future__ import annotations

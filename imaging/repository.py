@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from imaging.collecting import Collected, Collection, Exclusive, Options
     from imaging.collection import CollectionPlan
     from imaging.damage import Namer
-    from imaging.healing import Healed, OpenCopy
     from imaging.guard.guard import Guard
+    from imaging.healing import Healed, OpenCopy
     from imaging.repairing import Repair, Repaired
     from imaging.scrub import Reading, VerifyProgress, VerifyReport
 

@@ -30,6 +30,7 @@ from imaging.errors import (
     WrongKey,
     WrongVersion,
 )
+from imaging.guard.acts import Permit, RemoveKey
 from imaging.keys import KeyBundle, Keys
 from imaging.slots import MachineKey, RecoveryKey, Secret, Slot, copy_name, open_slot, parse_slot, slot_name
 from imaging.storage.contract import Store
@@ -299,9 +300,10 @@ def add_slot(store: Store, slot: Slot) -> None:
     store.create(slot_name(slot.id), [slot.data])
 
 
-def remove_slot(store: Store, slot_id: str, repository_id: bytes) -> None:
+def remove_slot(store: Store, slot_id: str, repository_id: bytes, permit: Permit) -> None:
     """SlotNotFound; LastSlot, also for the last one that is no machine key. A copy of the slot that somebody made
     before stays good, and index objects are such copies of recovery slots: only a new repository revokes one."""
+    permit.check(RemoveKey(slot_id))
     kinds = {slot.id: slot.kind for slot in own_slots(store, repository_id)}
     if slot_id not in kinds:
         raise SlotNotFound(slot_id)

@@ -49,6 +49,9 @@ class ObjectType(IntEnum):
     EPOCH = 9
     ROLL_CALL = 10
     VERDICT = 11
+    PERSON = 12
+    GUARD = 13
+    REQUEST = 14
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -34,13 +34,15 @@ from imaging.errors import (
     StoreUnavailable,
     WrongVersion,
 )
+from imaging.guard.acts import Act, LiftProtection, Permit, deletion_of
 from imaging.leases import LeaseListing, Leases, Standing, lease_object
 from imaging.manifest import Manifest, ManifestName, tombstone_name
 from imaging.objects import SealedObjects
 
 _log = logging.getLogger(__name__)
 
-PURPOSES: Final = ("recovery", "export", "mount", "restore", "verification", "protected")
+PROTECTED: Final = "protected"
+PURPOSES: Final = ("recovery", "export", "mount", "restore", "verification", PROTECTED)
 _PREFIX: Final = re.compile(r"[0-9a-f]{1,32}")
 _HOLD: Final = re.compile(r"holds/([0-9a-f]{32})")
 _TRACE: Final = re.compile(
@@ -263,23 +265,27 @@ class Points:
 
     # Deleting and holding
 
-    def delete(self, point: Point | DamagedPoint, by: str) -> str:
+    def delete(self, point: Point | DamagedPoint, by: str, permit: Permit) -> str:
         """Writes the tombstone; returns its name. PointHeld while a hold is on it; repeating it changes nothing. Of a
         damaged point, StillReadable where its manifest is not what is damaged.
 
         Whatever is raised, the point is not deleted, or was before.
         """
+        permit.check(deletion_of([doomed(point)]))
         stated = point.hash if isinstance(point, Point) else self._hash_of_remains(point)
         self._check_unheld(point)
         name = tombstone_name(point.name)
         if self._store.exists(name):
             return name
         try:
-            self._objects.create_json(
-                ObjectType.TOMBSTONE,
-                name,
-                {"by": by, "created_utc": canonical.utc_text(self._clock.now_utc()), "hash": stated.hex()},
-            )
+            values: dict[str, object] = {
+                "by": by,
+                "created_utc": canonical.utc_text(self._clock.now_utc()),
+                "hash": stated.hex(),
+            }
+            if permit.request is not None:
+                values["request"] = permit.request
+            self._objects.create_json(ObjectType.TOMBSTONE, name, values)
             self._check_unheld(point)  # a hold placed meanwhile was visible before its owner looked for the tombstone
         except ObjectExists:
             return name
@@ -338,15 +344,26 @@ class Points:
             raise
         return made
 
-    def release(self, hold_id: str) -> None:
-        """HoldNotFound."""
+    def release(self, hold_id: str, permits: Callable[[Act], Permit]) -> None:
+        """HoldNotFound; what `permits` raises, which is asked where the hold is a protection, or may be."""
         name = f"holds/{hold_id}"
         if not _HOLD.fullmatch(name):
             raise HoldNotFound(hold_id)
         try:
+            act = self._protection(hold_id, name)
+            if act is not None:
+                permits(act).check(act)
             self._store.delete(name)
         except ObjectMissing as error:
             raise HoldNotFound(hold_id) from error
+
+    def _protection(self, hold_id: str, name: str) -> LiftProtection | None:
+        try:
+            fields = self._objects.read_json(ObjectType.HOLD, name)
+            lasting = fields.one_of("purpose", PURPOSES) == PROTECTED
+            return LiftProtection(hold_id, fields.text("manifest")) if lasting else None
+        except (Damaged, WrongVersion):
+            return LiftProtection(hold_id, None)
 
     def holds(self) -> list[Hold]:
         """Every hold, oldest first. Damaged: what a hold that cannot be read protects is not known, so nothing is
@@ -372,6 +389,11 @@ class Points:
                 )
             )
         return sorted(found, key=lambda hold: (hold.created_utc, hold.id))
+
+
+def doomed(point: Point | DamagedPoint) -> tuple[str, bytes | None]:
+    """How an act names it."""
+    return point.name, point.hash if isinstance(point, Point) else None
 
 
 def _oldest_first(points: list[Point]) -> list[Point]:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -25,6 +26,7 @@ from imaging.configuration import RepositoryConfig, Unlocked, unlock
 from imaging.envelope import CLEAR_BYTES_MAX
 from imaging.errors import Damaged, ImagingError, StoreUnavailable
 from imaging.founding import found
+from imaging.guard.acts import RemoveKey, deletion_of
 from imaging.index import ChunkIndex
 from imaging.indexing import IndexKeeper
 from imaging.keys import KeyBundle, Keys
@@ -33,7 +35,7 @@ from imaging.object_cache import ObjectCache
 from imaging.objects import SealedObjects
 from imaging.packs import digest_of_name
 from imaging.pending import PendingIndex
-from imaging.points import DamagedPoint, Hold, Point, Points, Survey
+from imaging.points import DamagedPoint, Hold, Point, Points, Survey, doomed
 from imaging.reconciling import Reconciled
 from imaging.running import BEAT_S, Appliance, Run, RunContext
 from imaging.series_locks import SeriesLocks
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from imaging.collecting import Collected, Collection, Exclusive, Options
     from imaging.collection import CollectionPlan
     from imaging.damage import Namer
+    from imaging.guard.guard import Guard
     from imaging.healing import Healed, OpenCopy
     from imaging.lock_sweep import Swept
     from imaging.repairing import Repair, Repaired
@@ -284,17 +287,26 @@ class Repository:
         """By id, or a unique beginning of one. PointNotFound, PointAmbiguous, Damaged."""
         return self._points.find(wanted)
 
-    def delete_point(self, point: Point | DamagedPoint, by: str) -> str:
-        """Writes the tombstone and returns its name; nothing else is removed. PointHeld; StillReadable."""
-        return self._points.delete(point, by)
+    @cached_property
+    def guard(self) -> Guard:
+        """Who has to agree before anything is deleted."""
+        from imaging.guard.guard import Guard
+
+        return Guard(self._objects.uncached(), self._points, self._clock, self._context.appliance.id.hex(), self._cache)
+
+    def delete_point(self, point: Point | DamagedPoint, by: str, request: str | None = None) -> str:
+        """Writes the tombstone and returns its name; nothing else is removed. PointHeld; StillReadable; Guarded, unless
+        `request` has been confirmed (as all that Guard.permit raises)."""
+        permit = self.guard.permit(deletion_of([doomed(point)]), request)
+        return self._points.delete(point, by, permit)
 
     def hold(self, point: Point, purpose: str, owner: str) -> Hold:
         """Keeps the point until release(); shown in status, and without expiry. PointNotFound."""
         return self._points.hold(point, purpose, owner)
 
-    def release(self, hold_id: str) -> None:
-        """HoldNotFound."""
-        self._points.release(hold_id)
+    def release(self, hold_id: str, request: str | None = None) -> None:
+        """HoldNotFound; of a protection, as delete_point: Guarded."""
+        self._points.release(hold_id, lambda act: self.guard.permit(act, request))
 
     def holds(self) -> list[Hold]:
         return self._points.holds()
@@ -323,9 +335,11 @@ class Repository:
         self._carried_slot = None
         return slot
 
-    def remove_slot(self, slot_id: str) -> None:
-        """SlotNotFound, LastSlot. Revokes nothing for whoever has an older copy of the slot."""
-        configuration.remove_slot(self.store, slot_id, self.id)
+    def remove_slot(self, slot_id: str, request: str | None = None) -> None:
+        """SlotNotFound, LastSlot; as delete_point: Guarded. Revokes nothing for whoever has an older copy of the
+        slot."""
+        permit = self.guard.permit(RemoveKey(slot_id), request)
+        configuration.remove_slot(self.store, slot_id, self.id, permit)
         self._carried_slot = None
 
     def _recovery_slot(self) -> bytes:

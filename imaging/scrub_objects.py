@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from imaging import manifest
+from imaging.canonical import Fields
 from imaging.configuration import CONFIG_NAMES, open_configuration, own_slots
 from imaging.envelope import ObjectType, parse
 from imaging.errors import Damaged, ImagingError, ObjectMissing, StoreUnavailable, WrongVersion
+from imaging.guard.persons import decode_person
+from imaging.guard.states import bound_name, decode_state, state_objects
 from imaging.leases import Leases, Standing, lease_object
 from imaging.objects import SealedObjects
 from imaging.packs import digest_of_name
@@ -33,6 +36,9 @@ _TYPES: Final = (
     (re.compile(r"epochs/\d{10}"), ObjectType.EPOCH),
     (re.compile(r"rollcalls/\d{10}"), ObjectType.ROLL_CALL),
     (re.compile(r"damaged/[0-9a-f]{64}"), ObjectType.VERDICT),
+    (re.compile(rf"persons/{_ID}/{_ID}"), ObjectType.PERSON),
+    (re.compile(r"(?:guard|guard\.copy)/\d{10}"), ObjectType.GUARD),
+    (re.compile(rf"requests/{_ID}/(?:asked|decision|done|confirmed/{_ID})"), ObjectType.REQUEST),
 )
 _ASIDE: Final = re.compile(rf"aside/index/{_ID}-\d{{6}}")
 """What a repair has set aside: nothing refers to it, and it is not looked into."""
@@ -91,6 +97,9 @@ def _open(objects: SealedObjects, kind: ObjectType | None, name: str, slot_id: s
             findings.verdicts[pack] = decode_verdict(objects.read(kind, name).body, name)
         return
     data = objects.store.get(name)
+    if kind == ObjectType.GUARD:
+        decode_state(Fields.parse(objects.open(kind, bound_name(name), data).body, name))
+        return
     if slot_id is not None:
         found = parse_slot(data, name)
         if found.id != slot_id or found.envelope.repository_id != objects.keys.repository_id:
@@ -101,12 +110,16 @@ def _open(objects: SealedObjects, kind: ObjectType | None, name: str, slot_id: s
         body = objects.open(kind, name, data).body
         if kind == ObjectType.MANIFEST:
             manifest.decode(body, name)
+        elif kind == ObjectType.PERSON:
+            decode_person(Fields.parse(body, name))
 
 
 def check_pairs(objects: SealedObjects, findings: Findings) -> None:
-    """Configuration and slots are stored twice; one that is missing is damage, though the other serves."""
+    """Configuration, slots and the guard's states are stored twice; one that is missing is damage, though the other
+    serves."""
     slots = [slot.id for slot in own_slots(objects.store, objects.keys.repository_id)]
     names = [*CONFIG_NAMES, *(each(slot) for slot in slots for each in (slot_name, copy_name))]
+    names += state_objects(objects.store)
     for name in names:
         try:
             if not objects.store.exists(name):

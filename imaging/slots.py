@@ -143,6 +143,20 @@ def copy_name(slot_id: str) -> str:
     return f"keys.copy/{slot_id}"
 
 
+def new_argon2_kdf(
+    cost: Argon2Cost | None, new_bytes: Callable[[int], bytes] = secrets.token_bytes
+) -> dict[str, object]:
+    """What a passphrase's `wrapping_key` takes, with a new salt."""
+    chosen = cost or Argon2Cost()
+    return {
+        "name": "argon2id",
+        "lanes": chosen.lanes,
+        "memory_kib": chosen.memory_kib,
+        "passes": chosen.passes,
+        "salt": new_bytes(_ARGON2_SALT_BYTES).hex(),
+    }
+
+
 def make_slot(
     secret: Secret,
     bundle: KeyBundle,
@@ -156,14 +170,7 @@ def make_slot(
     if isinstance(secret, Passphrase):
         if not secret.text:
             raise ValueError("an empty passphrase protects nothing")
-        chosen = cost or Argon2Cost()
-        kdf: dict[str, object] = {
-            "name": "argon2id",
-            "lanes": chosen.lanes,
-            "memory_kib": chosen.memory_kib,
-            "passes": chosen.passes,
-            "salt": new_bytes(_ARGON2_SALT_BYTES).hex(),
-        }
+        kdf = new_argon2_kdf(cost, new_bytes)
     else:
         kdf = {"name": "blake3", "salt": new_bytes(_BLAKE3_SALT_BYTES).hex()}
     slot_id = new_bytes(16).hex()

@@ -23,6 +23,7 @@ from appliance.cli import (
     copies,
     daemon,
     exports,
+    guard,
     holds,
     hosts,
     initialise,
@@ -33,6 +34,7 @@ from appliance.cli import (
     recovery,
     repairs,
     repository,
+    requests,
     restore,
     status,
 )
@@ -92,6 +94,7 @@ for _command in (
     exports.mount,
     exports.umount,
     repository.repository,
+    requests.request,
     status.status,
     appliances.appliance,
     daemon.serve,
@@ -107,6 +110,7 @@ repository.repository.add_command(copies.copy)
 repository.repository.add_command(holds.hold)
 repository.repository.add_command(locks.lock)
 repository.repository.add_command(locks.undo)
+repository.repository.add_command(guard.guard)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

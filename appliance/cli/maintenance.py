@@ -10,10 +10,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 
 from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
+from appliance.cli.requests import ask_for, ask_options
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
 
 if TYPE_CHECKING:
-    from appliance.services.maintenance import PrunePlan
+    from appliance.services.maintenance import MachinePruned, PrunePlan
     from imaging.collecting import Collected
     from imaging.collection import CollectionPlan
 
@@ -66,6 +67,7 @@ _KEPT = click.IntRange(min=0)
 )
 @click.option("--zone", type=Zone(), default="UTC", metavar="ZONE", show_default=True, help="Where days begin.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would go, why the others stay, and what it would free.")
+@ask_options
 @yes_option
 @json_option
 @pass_session
@@ -81,6 +83,8 @@ def prune(
     keep_within: timedelta | None,
     zone: tzinfo,
     dry_run: bool,
+    ask: str | None,
+    reason: str,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -89,7 +93,8 @@ def prune(
     A point is kept if any rule keeps it. The newest of each machine always stays, and so does one that is protected or
     in use. Periods without a point do not count: --keep-daily 7 keeps the last seven days that have one. The space is
     given back by 'strongroom repository collect'; until then nothing is lost for good. Ends with exit code 3 when a
-    machine is passed over, as its points' times are doubtful.
+    machine is passed over, as its points' times are doubtful. What the repository's guard guarantees stays, whatever
+    the rules; with --ask PERSON it is asked for, in one request.
 
     \b
     Examples:
@@ -97,6 +102,7 @@ def prune(
       strongroom prune web-1 --keep-within 30d --keep-yearly 5 --zone Europe/Berlin --yes
     """
     from appliance.policy.retention import Rules
+    from appliance.services.guard import GuardService
     from appliance.services.maintenance import MaintenanceService
 
     rules = Rules(keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly, keep_within)
@@ -109,6 +115,8 @@ def prune(
     if going and not dry_run:
         confirm(f"Delete {len(going)} restore points?", yes)
         held = service.prune(plan)
+    if plan.guarded and ask is not None and not dry_run:
+        ask_for(session, [GuardService(session.appliance).deleting(plan.guarded)], ask, reason, quiet=as_json)
     if as_json:
         emit_json(_plan_json(plan, dry_run))
     elif going and not dry_run:
@@ -121,13 +129,19 @@ def prune(
     exit_with(EXIT_PARTLY if held or doubts else 0)
 
 
+def _fate(machine: MachinePruned, id: str) -> str:
+    if machine.doubt:
+        return "stays: its times are doubtful"
+    return "guard" if id in machine.guarded else "goes"
+
+
 def _show_plan(plan: PrunePlan) -> None:
     lines = [
         (
             verdict.candidate.id[:12],
             each.machine.name,
             moment(verdict.candidate.created_utc),
-            ", ".join(verdict.reasons) or ("stays: its times are doubtful" if each.doubt else "goes"),
+            ", ".join(verdict.reasons) or _fate(each, verdict.candidate.id),
         )
         for each in plan.machines
         for verdict in each.verdicts
@@ -137,6 +151,8 @@ def _show_plan(plan: PrunePlan) -> None:
         say(f"{len(plan.going)} of {len(lines)} points go; collecting then frees {size(plan.freed_bytes)}.")
     elif lines:
         say("All restore points stay.")
+    if plan.guarded:
+        tell(f"{len(plan.guarded)} more would go, but for the repository's guard; --ask PERSON asks for that.")
 
 
 def _plan_json(plan: PrunePlan, dry_run: bool) -> dict[str, object]:
@@ -148,8 +164,9 @@ def _plan_json(plan: PrunePlan, dry_run: bool) -> dict[str, object]:
                 "id": verdict.candidate.id,
                 "name": each.machine.name,
                 "created_utc": verdict.candidate.created_utc,
-                "kept": verdict.kept or each.doubt is not None,
-                "reasons": list(verdict.reasons) or (["doubtful times"] if each.doubt else []),
+                "kept": verdict.candidate.id not in each.going,
+                "reasons": list(verdict.reasons)
+                or (["doubtful times"] if each.doubt else ["guard"] if verdict.candidate.id in each.guarded else []),
             }
             for each in plan.machines
             for verdict in each.verdicts

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.output import is_terminal, tell
+from appliance.cli.output import is_terminal, safe, tell
 from appliance.errors import StrongroomError
 
 VARIABLE = "STRONGROOM_PASSPHRASE"
 NEW_VARIABLE = "STRONGROOM_NEW_PASSPHRASE"
+PERSON_VARIABLE = "STRONGROOM_PERSON_PASSPHRASE"
 _LEAST_CHARACTERS = 8
 _KEY_FILE_BYTES_MAX = 4096
 
@@ -33,6 +34,16 @@ def passphrase(prompt: str = "Passphrase") -> str:
         return _checked(given, VARIABLE)
     _need_terminal(VARIABLE)
     answer: str = click.prompt(prompt, hide_input=True, err=True)
+    return answer
+
+
+def person_passphrase(name: str) -> str:
+    """The one by which a person of the guard signs."""
+    given = os.environ.get(PERSON_VARIABLE)
+    if given is not None:
+        return _checked(given, PERSON_VARIABLE)
+    _need_terminal(PERSON_VARIABLE)
+    answer: str = click.prompt(f"Passphrase of {safe(name)}", hide_input=True, err=True)
     return answer
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
+from appliance.cli.requests import ask_for, ask_options
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
 
 if TYPE_CHECKING:
@@ -238,28 +239,37 @@ def diff(session: Session, old: str, new: str, as_json: bool) -> None:
 
 @point.command()
 @click.argument("id")
+@ask_options
 @yes_option
 @pass_session
-def delete(session: Session, id: str, yes: bool) -> None:
+def delete(session: Session, id: str, ask: str | None, reason: str, yes: bool) -> None:
     """Delete a restore point. No other point is touched; space comes back when the repository is collected.
 
     So is what is left of a point whose manifest is damaged: nothing can be restored from it, and as long as it is there
-    nobody knows what it needs, so that nothing is collected.
+    nobody knows what it needs, so that nothing is collected. Of a guarded repository, see 'repository guard on --help'.
 
     \b
-    Example:
+    Examples:
       strongroom point delete 3f9a --yes
+      strongroom point delete 3f9a --ask alice --reason 'the machine is retired'
     """
+    from appliance.services.guard import GuardService
     from appliance.services.points import PointService
 
     service = PointService(session.appliance)
     if (broken := service.damaged(id)) is not None:
         warn(f"restore point {broken.id} cannot be read: {broken.error}")
+        if ask is not None:
+            ask_for(session, [GuardService(session.appliance).deleting([broken])], ask, reason)
+            return
         confirm("If a copy of the repository exists, its manifest may still be there. Delete the point?", yes)
         service.delete_damaged(broken)
         say(f"Restore point {broken.id} is deleted.")
         return
     found = service.resolve(id)
+    if ask is not None:
+        ask_for(session, [GuardService(session.appliance).deleting([found])], ask, reason)
+        return
     manifest = found.manifest
     confirm(
         f"Delete the restore point of {manifest.machine.name} of {moment(manifest.created_utc)} ({manifest.id})?", yes
@@ -271,18 +281,30 @@ def delete(session: Session, id: str, yes: bool) -> None:
 @point.command()
 @click.argument("id")
 @click.option("--off", is_flag=True, help="Lift the protection.")
+@ask_options
 @pass_session
-def protect(session: Session, id: str, off: bool) -> None:
+def protect(session: Session, id: str, off: bool, ask: str | None, reason: str) -> None:
     """Keep a restore point from being deleted, by anybody and any rule, until the protection is lifted.
 
     \b
     Examples:
       strongroom point protect 3f9a
       strongroom point protect 3f9a --off
+      strongroom point protect 3f9a --off --ask alice
     """
+    from appliance.services.guard import GuardService
     from appliance.services.points import PointService
 
     service = PointService(session.appliance)
+    if ask is not None:
+        if not off:
+            raise click.UsageError("to protect a point nobody has to be asked: --ask goes with --off")
+        acts = GuardService(session.appliance).lifting(id)
+        if not acts:
+            say("The restore point is not protected.")
+            return
+        ask_for(session, acts, ask, reason)
+        return
     found = service.unprotect(id) if off else service.protect(id)
     say(f"Restore point {found.manifest.id} is {'no longer protected' if off else 'protected'}.")
     if off:

@@ -10,6 +10,7 @@ import click
 from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
 from appliance.cli.passphrases import NEW_VARIABLE, KeySink, new_passphrase, passphrase, read_key_file
 from appliance.cli.points import warn_damaged
+from appliance.cli.requests import ask_for, ask_options
 from appliance.cli.session import (
     EXIT_FAILED,
     EXIT_PARTLY,
@@ -295,9 +296,10 @@ def add(session: Session, recovery: bool, recovery_key_file: Path | None, label:
 
 @key.command()
 @click.argument("id")
+@ask_options
 @yes_option
 @pass_session
-def remove(session: Session, id: str, yes: bool) -> None:
+def remove(session: Session, id: str, ask: str | None, reason: str, yes: bool) -> None:
     """Remove a key slot, by its id or a unique beginning of it.
 
     This does not lock out whoever has an older copy of the repository's key slots, nor whoever has a recovery key and
@@ -307,10 +309,14 @@ def remove(session: Session, id: str, yes: bool) -> None:
     Example:
       strongroom repository key remove 5c1d --yes
     """
+    from appliance.services.guard import GuardService
     from appliance.services.repositories import RepositoryService, still_opens
 
     service = RepositoryService(session.appliance)
     slot = service.find_key(id)
+    if ask is not None:
+        ask_for(session, [GuardService(session.appliance).removing(slot)], ask, reason)
+        return
     confirm(f"Remove key slot {slot.id} ({slot.kind}, {slot.label})?", yes)
     service.remove_key(slot)
     say(f"Key slot {slot.id} is removed.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.output import emit_json, facts, moment, say, size, table, tell, warn
+from appliance.cli.requests import request_json, standing_words
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def status(session: Session, dismiss: str | None, as_json: bool) -> None:
     concerns = list(_concerns(found))
     for concern in concerns:
         warn(concern)
+    if found.requests:
+        tell("hint: 'strongroom request show ID' tells what a request is about; 'request refuse ID' stops it")
     if found.failed_runs:
         tell("hint: 'strongroom status --dismiss NAME' takes a machine that is not backed up any more off this list")
     exit_with(EXIT_PARTLY if concerns else 0)
@@ -97,6 +100,11 @@ def _concerns(found: Status) -> list[str]:
         f"the last run of {run.name}{_by(found, run.appliance)}"
         f" {'failed' if run.state is RunState.FAILED else 'was interrupted'}: {run.error}"
         for run in found.failed_runs
+    ]
+    concerns += [
+        f"request {told.request.id[:12]} of {told.asked_by}, to {told.request.ask.act.describe()}:"
+        f" {standing_words(told)}"
+        for told in found.requests
     ]
     return concerns
 
@@ -223,6 +231,7 @@ def _json(found: Status) -> dict[str, object]:
              "created_utc": hold.created_utc}
             for hold in found.holds
         ],
+        "requests": [request_json(told) for told in found.requests],
         "owed_thaws": [
             {"machine": debt.name, "uuid": debt.machine_uuid, "host": debt.host, "since_utc": debt.since_utc,
              "attempts": debt.attempts, "error": debt.last_error, "appliance": debt.appliance}

@@ -15,9 +15,9 @@ from appliance.errors import StrongroomError
 from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.ownership import is_owned
 from appliance.services.fleet import FleetService
-from appliance.services.points import PROTECTED
 from appliance.services.upkeep import UpkeepService
 from imaging.errors import HoldNotFound
+from imaging.points import PROTECTED
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance

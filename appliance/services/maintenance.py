@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import TYPE_CHECKING
 
@@ -61,14 +61,21 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class MachinePruned:
-    """`doubt`: why none of its points goes, whatever the verdicts say."""
+    """`doubt`: why none of its points goes, whatever the verdicts say. `guarded`: ids of points that the repository's
+    guard keeps, though no rule does."""
 
     machine: MachineRecord
     verdicts: tuple[Verdict, ...]
     doubt: ClockDoubtful | None
+    guarded: frozenset[str] = frozenset()
 
     @property
     def going(self) -> tuple[str, ...]:
+        return tuple(id for id in self.unkept if id not in self.guarded)
+
+    @property
+    def unkept(self) -> tuple[str, ...]:
+        """What goes, if the guard lets it."""
         if self.doubt is not None:
             return ()
         return tuple(verdict.candidate.id for verdict in self.verdicts if not verdict.kept)
@@ -76,10 +83,12 @@ class MachinePruned:
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """`freed_bytes`: what a collection frees once these points are gone, beside what it would free now."""
+    """`freed_bytes`: what a collection frees once these points are gone, beside what it would free now. `guarded`:
+    points that the guard keeps, though no rule does."""
 
     machines: tuple[MachinePruned, ...]
     freed_bytes: int
+    guarded: tuple[Point, ...] = ()
 
     @property
     def going(self) -> tuple[str, ...]:
@@ -118,12 +127,22 @@ class MaintenanceService:
             except ClockDoubtful as err:
                 doubt = err
             pruned.append(MachinePruned(machine, verdicts, doubt))
+        guarded = self._guarded([point for point in points if any(point.id in each.unkept for each in pruned)])
+        held = frozenset(point.id for point in guarded)
+        pruned = [replace(each, guarded=held.intersection(each.unkept)) for each in pruned]
         going = {id for each in pruned for id in each.going}
         freed = 0
         if going:
             sets = [[p for p in points if p.id in going], [p for p in points if p.id not in going]]
             freed = self._appliance.repository.exclusive(sets, progress).sets_bytes[0]
-        return PrunePlan(tuple(pruned), freed)
+        return PrunePlan(tuple(pruned), freed, guarded)
+
+    def _guarded(self, points: Sequence[Point]) -> tuple[Point, ...]:
+        """Those of these points that the guard does not let go without asking."""
+        guard = self._appliance.repository.guard
+        rules = guard.state().rules
+        kept = guard.kept({point.name for point in points}, rules) if rules.on and points else set()
+        return tuple(point for point in points if point.name in kept)
 
     def prune(self, plan: PrunePlan) -> tuple[PointHeld, ...]:
         """Deletes the points that go; returns those that somebody has come to use meanwhile."""

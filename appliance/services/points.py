@@ -26,7 +26,9 @@ from appliance.models import (
 )
 from appliance.services.moments import looks_like_moment, parse_moment
 from imaging.errors import PointHeld, PointNotFound
+from imaging.guard.acts import deletion_of
 from imaging.manifest import ManifestName
+from imaging.points import PROTECTED, doomed
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -39,7 +41,6 @@ _HELD_HINT = (
 )
 LATEST = "latest"
 _LOOKS = 5
-PROTECTED = "protected"
 
 
 class NotProtected(StrongroomError):
@@ -231,17 +232,18 @@ class PointService:
             ranges=ranges,
         )
 
-    def delete(self, wanted: str) -> Point:
+    def delete(self, wanted: str, request: str | None = None) -> Point:
         """Drop a point; the space is given back when the repository is collected. PointHeld while something uses it:
-        what commands that were killed held is let go of first.
+        what commands that were killed held is let go of first. Guarded, unless it may go or `request` is ready.
         """
         from appliance.services.upkeep import UpkeepService
 
         point = self.resolve(wanted)
+        self._appliance.repository.guard.permit(deletion_of([doomed(point)]), request)  # before anything is noted
         problems = UpkeepService(self._appliance).here()
         self._owe_checkpoint(point)
         try:
-            self._appliance.repository.delete_point(point, by=self._appliance.id)
+            self._appliance.repository.delete_point(point, self._appliance.id, request)
         except PointHeld as err:
             err.hint = "; ".join([*problems, _HELD_HINT])
             raise
@@ -258,10 +260,10 @@ class PointService:
         others = any(point.id.startswith(prefix) for point in survey.points)
         return found[0] if len(found) == 1 and not others else None
 
-    def delete_damaged(self, point: DamagedPoint) -> None:
+    def delete_damaged(self, point: DamagedPoint, request: str | None = None) -> None:
         """Drop what is left of a point that cannot be read, so that the repository can be collected again. PointHeld,
-        StillReadable."""
-        self._appliance.repository.delete_point(point, by=self._appliance.id)
+        StillReadable; Guarded as `delete`."""
+        self._appliance.repository.delete_point(point, self._appliance.id, request)
         self.refresh()
 
     def _owe_checkpoint(self, point: Point) -> None:
@@ -287,7 +289,7 @@ class PointService:
         return details.point
 
     def unprotect(self, wanted: str) -> Point:
-        """Lift the protection. Not protected: fine."""
+        """Lift the protection. Not protected: fine. Guarded."""
         details = self.details(wanted)
         for hold in details.holds:
             if hold.purpose == PROTECTED:

@@ -235,13 +235,13 @@ class RepositoryService:
             raise KeyAmbiguous(wanted, len(found))
         return found[0]
 
-    def remove_key(self, slot: Slot) -> None:
+    def remove_key(self, slot: Slot, request: str | None = None) -> None:
         """SlotNotFound; LastSlot, also for the last one that is no machine key; OwnKey for the one that this appliance
-        works with.
+        works with; Guarded, unless `request` is ready.
         """
         if slot.kind == MachineKey.kind and self._opens(slot):
             raise OwnKey(slot.id)
-        self._appliance.repository.remove_slot(slot.id)
+        self._appliance.repository.remove_slot(slot.id, request)
 
     def _opens(self, slot: Slot) -> bool:
         try:

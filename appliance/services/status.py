@@ -26,6 +26,7 @@ from appliance.models import (
 )
 from appliance.services.cleaning import attempted
 from appliance.services.fleet import FleetService
+from appliance.services.guard import GuardService, Told
 from appliance.services.locks import LockService, LockState
 from appliance.services.points import PointService
 from appliance.services.restore.kept import kept_files
@@ -80,6 +81,7 @@ class Status:
     recoveries: tuple[RecoveryRecord, ...]
     exports: tuple[ActiveExport, ...]
     holds: tuple[Hold, ...]
+    requests: tuple[Told, ...]  # open ones, of a guarded repository
     owed_thaws: tuple[OwedThaw, ...]
     cleanups: tuple[CleanupRecord, ...]  # of owners that are dead; of other appliances, what was tried in vain
     problems: tuple[str, ...]
@@ -108,6 +110,7 @@ class StatusService:
         catalog = appliance.catalog
         problems: list[str] = []
         repository, holds = self._repository(problems)
+        requests = self._requests(problems) if repository.reachable else ()
         fleet = FleetService(appliance)
         problems += [
             f"a restore in place has not come to its end: the machine's definition is kept in {path}; restore it again"
@@ -133,6 +136,7 @@ class StatusService:
                 for each in catalog.exports.list(everyones=True)
             ),
             holds=holds,
+            requests=requests,
             owed_thaws=catalog.thaws.list(everyones=True),
             cleanups=tuple(
                 record
@@ -185,6 +189,15 @@ class StatusService:
             problems.append(f"the repository: {err}")
         record = self._appliance.catalog.repository()
         return RepositoryState(None if record is None else record.id, location, False, None, lock), ()
+
+    def _requests(self, problems: list[str]) -> tuple[Told, ...]:
+        try:
+            found, damaged = GuardService(self._appliance).requests()
+        except (ImagingError, StrongroomError) as err:
+            problems.append(f"the repository's guard: {err}")
+            return ()
+        problems += [f"request {each.id} cannot be read: {each.error}" for each in damaged]
+        return found
 
 
 def _waits(run: RunRecord) -> bool:

@@ -1,7 +1,8 @@
 """Room that is set aside in a file system, for what must be written when it is full.
 
-Rule: what frees space (tombstones, and all that a collection writes before it removes anything) and what a restore
-needs comes through; the reserve is given back a little at a time, so that whoever else writes does not eat it at once.
+Rule: what frees space (tombstones, the requests of a guarded repository, and all that a collection writes before it
+removes anything) and what a restore needs comes through; the reserve is given back a little at a time, so that whoever
+else writes does not eat it at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _log = logging.getLogger(__name__)
 _BYTES_MAX: Final = 16 << 20
 """A collection writes some 200 KiB of leases and claims, and a roll call and an epoch of up to a few MiB each."""
 _STEP_BYTES: Final = 64 << 10
-_FOR: Final = re.compile(r"(?:tombstones|epochs|rollcalls|leases|claims|holds)/.*")
+_FOR: Final = re.compile(r"(?:tombstones|epochs|rollcalls|leases|claims|holds|requests|guard|guard\.copy)/.*")
 
 
 class Reserve:

@@ -12,6 +12,7 @@ import pytest
 
 from imaging.collecting import Options
 from imaging.errors import NoSpace
+from tests.faults.guarded import PERSONS, guarded
 from tests.faults.repositories import back_up, content, make, read_disk, reopen
 
 pytestmark = [
@@ -115,6 +116,20 @@ def test_a_full_repository_is_emptied_by_deleting_and_collecting_though_backups_
         (roomy_store / "BALLAST").unlink()
         assert read_disk(repository, kept) == content(2, 100_000)
         assert repository.verify(read_data=True).ok
+
+
+def test_in_a_full_repository_that_is_guarded_two_persons_still_make_room(roomy_store: Path, tmp_path: Path) -> None:
+    scene = guarded(tmp_path, 2)
+    with scene.repository as repository:
+        scene.turn_on(*PERSONS)
+        with suppress(OSError), (roomy_store / "BALLAST").open("ab", buffering=0) as ballast:
+            while True:
+                ballast.write(b"x" * 4096)
+        with pytest.raises(NoSpace):
+            repository.store.put("packs/00/" + "0" * 64, [os.urandom(4096)])
+        repository.delete_point(scene.points[0], "admin", scene.ready(scene.deletion(scene.points[0])))
+        assert repository.points() == scene.points[1:]
+        assert repository.collect(Options(wait_s=0.0), Silent()).deleted_packs > 0
 
 
 def test_a_full_cache_ends_no_run_and_no_reader(small_cache: Path, tmp_path: Path) -> None:

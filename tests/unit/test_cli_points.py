@@ -244,6 +244,7 @@ def test_status_json_has_every_part(strongroom: CommandLine) -> None:
         "recoveries",
         "exports",
         "holds",
+        "requests",
         "owed_thaws",
         "cleanups",
         "problems",

@@ -329,6 +329,11 @@ class Repository:
         """The series of collections: of which one runs at a time, as of a machine's backups."""
         return self.keys.series_of("repository", "collection")
 
+    @property
+    def ledger_folder(self) -> Path:
+        """What collections have learnt is kept there."""
+        return self._cache / "ledger"
+
     def plan_collection(self, options: Options, progress: VerifyProgress) -> CollectionPlan:
         """What collect() would do; changes nothing. CollectionRefused, RolledBack, Unresolvable, StoreError."""
         return self._collection(options, progress).forecast()

@@ -22,6 +22,10 @@ FIGURES = {
     "sparse": ["first.anonymous_mib", "first.map_bytes", "unchanged.seconds", "changed.read_bytes"],
     "random": ["p50_ms", "p99_ms", "sequential_mb_s"],
     "recovery": ["1 GiB.started_s", "1 GiB.returned_s"],
+    "verify": ["hashes.mb_per_core_s", "every_chunk_opened.mb_per_core_s", "read_bytes"],
+    "index": ["rebuilt.chunks_per_s", "large.bytes_per_chunk", "large.known_us", "large.one_p50_us",
+              "grown.bytes_per_chunk"],
+    "collection": ["plans.first.seconds", "plans.again.anonymous_mib", "forecast_s", "ledger_bytes_per_blob"],
 }  # fmt: skip
 
 

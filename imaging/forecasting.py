@@ -53,4 +53,5 @@ class Attribution:
         taken = (owner >= 0) & (owner != self._number)
         self._owner[rows[fresh]] = self._number
         self._owner[rows[taken]] = _SHARED
-        return rows[fresh | taken]
+        found: Array = rows[fresh | taken]
+        return found

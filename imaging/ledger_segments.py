@@ -248,7 +248,8 @@ def expand(firsts: Array, lengths: Array) -> Array:
     lengths = lengths.astype(np.int64)
     total = int(lengths.sum())
     ends = np.cumsum(lengths)
-    return np.arange(total) + np.repeat(firsts.astype(np.int64) - (ends - lengths), lengths)
+    found: Array = np.arange(total) + np.repeat(firsts.astype(np.int64) - (ends - lengths), lengths)
+    return found
 
 
 def as_runs(rows: Array, counts: Array) -> tuple[Array, Array, Array]:

@@ -65,7 +65,7 @@ def find(holdings: Holdings, ids: Sequence[bytes]) -> list[int | None]:
 
 def kept(holdings: Holdings) -> list[bool]:
     """The rows that are needed although no point needs anything."""
-    return Marker(lambda ids: [], holdings).needed().tolist()
+    return [bool(each) for each in Marker(lambda ids: [], holdings).needed()]
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 30), max_size=12), st.sampled_from(Trust)), max_size=8))

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import lmdb
 
@@ -118,7 +118,8 @@ class Snapshot:
     def places(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of all that is known of these ids."""
         for part, some in parted(keys, lambda key: key):
-            yield from self.transaction.cursor(db=self.tables.blobs[part]).getmulti(some, dupdata=True)
+            found = self.transaction.cursor(db=self.tables.blobs[part]).getmulti(some, dupdata=True)
+            yield from cast("list[tuple[bytes, bytes]]", found)  # this transaction gives copies, and no buffers
 
     def pack(self, number: int) -> IndexedPack:
         found = self.packs.get(number)

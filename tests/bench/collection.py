@@ -7,18 +7,30 @@ warm page cache; memory is anonymous memory, as mapped files (the index, the led
 from __future__ import annotations
 
 import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from appliance import home
 from appliance.bootstrap import Appliance as Product
+from appliance.progress import SILENT
 from appliance.settings import load
+from imaging.collecting import Options
+from imaging.ids import CHUNK, NODE
+from imaging.repository import Repository
+from imaging.slots import MachineKey
+from imaging.storage.contract import Listed, Store
+from imaging.storage.local import LocalStore
 from tests.bench.measure import Measured, disk_usage_bytes, say
 from tests.bench.report import Cell, Goal, Part
 from tests.bench.strongroom import Appliance, appliance
 from tests.bench.synthetic import CHUNK_BYTES, Night, SyntheticDisk
 
 _TIB = 1 << 40
+_NAMES_A_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +70,11 @@ def measure_collection(work: Path, *, quick: bool) -> Part:
             say("collection: forecast")
             forecasts = strongroom.call("repository", "forecast", "--json")
             chunks = product.repository.index.counts().blobs
-            stored_bytes = sum(pack.size_bytes for pack in product.repository.index.packs().values())
+            every = product.repository.index.packs().values()
+            stored_bytes = sum(pack.size_bytes for pack in every)
+            packs = {"chunks": sum(each.blob_type == CHUNK for each in every),
+                     "map": sum(each.blob_type == NODE for each in every)}  # fmt: skip
+        requests = _requests(strongroom)
         ledger = disk_usage_bytes(strongroom.home / "cache" / "ledger")
         index = disk_usage_bytes(strongroom.repository / "index")
     tib = stored_bytes / _TIB
@@ -66,12 +82,17 @@ def measure_collection(work: Path, *, quick: bool) -> Part:
         "blobs": chunks,
         "stored_tib": round(tib, 3),
         "plans": runs,
+        "requests": requests,
+        "packs": packs,
         "forecast_s": round(forecasts.usage.seconds, 2),
         "forecast_anonymous_mib": round(forecasts.usage.command_anonymous_mib, 1),
         "ledger_bytes_per_blob": round(ledger / chunks, 1),
         "ledger_mib_per_tib": round(ledger / tib / (1 << 20), 1),
         "index_objects_mib_per_tib": round(index / tib / (1 << 20), 1),
     }
+    part.table(
+        ["requests to the store", *requests["first"]], [[label, *each.values()] for label, each in requests.items()]
+    )
     columns = ["plan", "s", "CPU s", "anonymous, MiB"]
     rows: list[list[Cell]] = [[label, *run.values()] for label, run in runs.items()]
     part.table(columns, [*rows, ["forecast", *_costs(forecasts).values()]])
@@ -87,6 +108,40 @@ def measure_collection(work: Path, *, quick: bool) -> Part:
              max(0.0, runs["after a night"]["seconds"] - runs["again"]["seconds"]), 3, "s", at_least=False),
     ]  # fmt: skip
     return part
+
+
+class _Counting:
+    """A store that counts what an object store would be asked: a listing is a request for each thousand names."""
+
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+        self.requests: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        self.requests[name] += 1
+        return getattr(self._inner, name)
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        found = list(self._inner.list(prefix))
+        self.requests["list"] += max(1, -(-len(found) // _NAMES_A_PAGE))
+        return iter(found)
+
+
+def _requests(strongroom: Appliance) -> dict[str, dict[str, int]]:
+    """What a plan asks of the store: without the ledger, and with it. The index cache is there."""
+    with Product(load({**os.environ, **strongroom.environment})) as product:
+        secret = MachineKey(home.read_machine_key(product.settings))
+        cache, identity = product.settings.cache_directory, product.identity
+    shutil.rmtree(cache / "ledger")
+    found: dict[str, dict[str, int]] = {}
+    for label in ("first", "again"):
+        store = _Counting(LocalStore(strongroom.repository))
+        with Repository.open(cast("Store", store), secret, cache=cache, appliance=identity) as repository:
+            repository.refresh_index()
+            store.requests.clear()
+            repository.plan_collection(Options(), SILENT)
+        found[label] = {name: store.requests[name] for name in ("list", "get", "exists")}
+    return found
 
 
 def _plan(strongroom: Appliance, label: str) -> dict[str, Any]:

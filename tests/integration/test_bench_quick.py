@@ -25,7 +25,8 @@ FIGURES = {
     "verify": ["hashes.mb_per_core_s", "every_chunk_opened.mb_per_core_s", "read_bytes"],
     "index": ["rebuilt.chunks_per_s", "large.bytes_per_chunk", "large.known_us", "large.one_p50_us",
               "grown.bytes_per_chunk"],
-    "collection": ["plans.first.seconds", "plans.again.anonymous_mib", "forecast_s", "ledger_bytes_per_blob"],
+    "collection": ["requests.first.get", "requests.again.list", "plans.first.seconds", "plans.again.anonymous_mib",
+                   "forecast_s", "ledger_bytes_per_blob"],
 }  # fmt: skip
 
 

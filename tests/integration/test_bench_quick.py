@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,24 @@ FIGURES = {
 }  # fmt: skip
 
 
+OF_SCALE = ("verify", "index", "collection")
+
+
 @pytest.fixture(scope="module")
 def results() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # QEMU's user has to reach the machines' disks
-        yield _measured(folder)
+        yield _measured(folder, [part for part in FIGURES if part not in OF_SCALE])
 
 
-def _measured(folder: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def results_of_scale() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name:
+        yield _measured(Path(name), OF_SCALE)
+
+
+def _measured(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
     kept = folder / "results.json"
     done = subprocess.run(
         [
@@ -52,6 +61,7 @@ def _measured(folder: Path) -> dict[str, Any]:
             str(folder / "work"),
             "--json",
             str(kept),
+            *parts,
         ],
         cwd=PROJECT,
         capture_output=True,
@@ -66,7 +76,8 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("part", FIGURES)
-def test_part_yields_numbers(results: dict[str, Any], part: str) -> None:
+def test_part_yields_numbers(request: pytest.FixtureRequest, part: str) -> None:
+    results = request.getfixturevalue("results_of_scale" if part in OF_SCALE else "results")
     figures = results["parts"][part]["figures"]
     for path in FIGURES[part]:
         value = figures
@@ -78,8 +89,9 @@ def test_part_yields_numbers(results: dict[str, Any], part: str) -> None:
 
 
 @pytest.mark.integration
-def test_every_goal_of_ours_is_judged(results: dict[str, Any]) -> None:
-    for name, part in results["parts"].items():
+@pytest.mark.parametrize("which", ["results", "results_of_scale"])
+def test_every_goal_of_ours_is_judged(request: pytest.FixtureRequest, which: str) -> None:
+    for name, part in request.getfixturevalue(which)["parts"].items():
         for goal in part["goals"]:
             if "restic" not in goal["goal"]:
                 assert isinstance(goal["met"], bool), f"{name}: {goal['goal']}"

@@ -25,7 +25,7 @@ from imaging.leases import Leases, Standing
 from imaging.ledger import Ledger
 from imaging.ledger_segments import Array
 from imaging.manifest import DiskEntry, FileEntry
-from imaging.marking import LedgerBroken, Marker, Unresolvable
+from imaging.marking import FetchNodes, LedgerBroken, Marker, Unresolvable
 from imaging.objects import SealedObjects
 from imaging.packs import listed_packs, pack_name
 from imaging.places import PackRows
@@ -70,7 +70,7 @@ class Inspector:
         objects: SealedObjects,
         clock: Clock,
         damaged: Callable[[], frozenset[bytes]],
-        blobs: BlobReader,
+        blobs_met_by: Callable[[Ledger], BlobReader],
         folder: Path,
     ) -> None:
         """`damaged` tells which packs are known to be. Manifests and the ends of leases are read from the store itself:
@@ -79,7 +79,7 @@ class Inspector:
         self._leases = Leases(self._objects)
         self._points = Points(self._objects, self._leases, clock)
         self._damaged = damaged
-        self._blobs = blobs
+        self._blobs_met_by = blobs_met_by
         self._folder = folder
         self._ledger: Ledger | None = None
         self._listed: Collection[str] = ()
@@ -188,13 +188,17 @@ class Inspector:
 
     def mark(self, holdings: Holdings, points: Iterable[Point]) -> Flags:
         """The rows that these points need. Unresolvable, CollectionRefused."""
-        marker = Marker(self._blobs.nodes, holdings)
+        marker = Marker(self.fetch_from(holdings), holdings)
         self.walk([points], lambda _, trees, what: marker.mark(trees, what))
         needed = marker.needed()
         lost = sum(int(needed[pack.span].sum()) for pack in holdings.packs if pack.trust is Trust.MISSING)
         if lost:
             raise Unresolvable("the restore points", lost)
         return needed
+
+    def fetch_from(self, holdings: Holdings) -> FetchNodes:
+        """What reads nodes by their ids."""
+        return self._blobs_met_by(holdings.ledger).nodes
 
     def walk(
         self, sets: Iterable[Iterable[Point]], visit: Callable[[int, list[DiskEntry | FileEntry], str], None]

@@ -110,7 +110,7 @@ class Collection:
         self._sleep = sleep
         self._tidying = Tidying(context.objects, context.leases, context.points)
         self._inspector = Inspector(
-            context.objects, context.clock, repository.damaged_packs, repository.blobs, repository.ledger_folder
+            context.objects, context.clock, repository.damaged_packs, repository.blobs_met_by, repository.ledger_folder
         )
 
     def forecast(self) -> CollectionPlan:
@@ -128,7 +128,7 @@ class Collection:
         """What each of these sets of points needs alone: deleting all of one frees so much. The sets are to be all
         points, each in one. As forecast."""
         census = self._census(self._inspector.condemned()[1])
-        attribution = Attribution(self._repository.blobs.nodes, census.holdings)
+        attribution = Attribution(self._inspector.fetch_from(census.holdings), census.holdings)
         with self._watched("disk maps"):
             self._inspector.walk(sets, attribution.add)
             alone, unneeded = attribution.exclusive_bytes(len(sets))

@@ -14,14 +14,17 @@ import contextlib
 import fcntl
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from imaging.errors import ImagingError
 from imaging.keys import Keys
+from imaging.ledger_ids import Finder, first_of_equals
+from imaging.ledger_intake import Intake
 from imaging.ledger_segments import (
     NAMES,
     OBJECT,
@@ -37,11 +40,6 @@ from imaging.places import ROW_BYTES, PackRows
 
 _log = logging.getLogger(__name__)
 
-_ROW: Final = np.dtype([("prefix", ">u8"), ("check", ">u4"), ("rest", "V20"), ("place", "<u8")])
-assert _ROW.itemsize == ROW_BYTES
-_STORED_SHIFT: Final = np.uint64(25)
-_STORED_MASK: Final = np.uint64((1 << 19) - 1)
-_PARSED_AT_ONCE: Final = 65_536
 _SORTED_AT_ONCE: Final = 2_500_000
 """Rows that are in memory, and not in a mapped file, at a time."""
 _FOUND_AT_ONCE: Final = 1 << 18
@@ -74,12 +72,13 @@ class Ledger:
         self._packs = np.empty(0, PACK)
         self._numbers: dict[bytes, int] = {}
         self._objects: dict[str, tuple[int, Array]] = {}
-        self._finders: dict[int, _Finder] = {}
+        self._finders: dict[int, Finder] = {}
         self._rows = 0
         for segment in segments:
             self._append(segment)
-        self._fresh = _Fresh(self._rows, len(self._packs))
+        self._fresh = Intake(self._rows, len(self._packs))
         self._nodes: list[tuple[int, Array, Array, Array]] = []
+        self._maps: list[tuple[int, PackRows]] = []
 
     @classmethod
     def open(cls, folder: Path, keys: Keys) -> Ledger:
@@ -148,7 +147,7 @@ class Ledger:
         copied = known[copies]
         new = np.flatnonzero(known < 0)
         order = new[np.argsort(prefixes[new], kind="stable")]
-        order, within, of = _first_of_equals(order, prefixes, checks)
+        order, within, of = first_of_equals(order, prefixes, checks)
         self._keep(
             head=head(first_row, len(stored), len(self._packs)),
             stored=stored,
@@ -157,10 +156,20 @@ class Ledger:
             originals=(order + first_row).astype("<u4"),
             copies=(np.concatenate((copies, within)) + first_row).astype("<u4"),
             copied=np.concatenate((copied, of + first_row)).astype("<u4"),
-            packs=np.array(fresh.packs, PACK),
-            **_objects(fresh.objects),
+            packs=fresh.pack_records(),
+            **fresh.object_records(),
         )
-        self._fresh = _Fresh(self._rows, len(self._packs))
+        self._maps += fresh.maps
+        self._fresh = Intake(self._rows, len(self._packs))
+
+    def map_pack(self, row: int) -> tuple[PackRows, int] | None:
+        """The pack of map nodes that this row is in, and which of its rows it is, if that pack was met just now: what
+        segments keep of packs is no places."""
+        number = bisect_right(self._maps, row, key=lambda each: each[0]) - 1
+        if number < 0:
+            return None
+        first, pack = self._maps[number]
+        return (pack, row - first) if (row - first) * ROW_BYTES < len(pack.rows) else None
 
     def rows_of(self, ids: bytes | memoryview) -> Array:
         """The row that stands for each of these ids, which have 32 bytes and follow one another; -1 where no pack was
@@ -181,7 +190,7 @@ class Ledger:
             if len(segment.prefixes) and len(wanted):
                 finder = self._finders.get(segment.first_row)
                 if finder is None:
-                    finder = self._finders[segment.first_row] = _Finder(segment)
+                    finder = self._finders[segment.first_row] = Finder(segment)
                 found[wanted] = finder.find(prefixes[wanted], checks[wanted])
                 wanted = wanted[found[wanted] < 0]
 
@@ -335,50 +344,6 @@ class Ledger:
                 _log.warning("the ledger cannot be removed: %s", error)
 
 
-class _Fresh:
-    """Rows and packs that no segment has yet."""
-
-    def __init__(self, first_row: int, first_pack: int) -> None:
-        self._following_row = first_row
-        self._first_pack = first_pack
-        self.packs: list[tuple[Any, ...]] = []
-        self.objects: list[tuple[str, int, Array]] = []
-        self.held = 0
-        self._raw: list[bytes] = []
-        self._raw_rows = 0
-        self._parsed: list[tuple[Array, Array, Array]] = []
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.objects
-
-    def add(self, pack: PackRows) -> int:
-        rows = len(pack.rows) // ROW_BYTES
-        self.packs.append((pack.pack, pack.size_bytes, pack.blob_type, self._following_row, rows))
-        self._following_row += rows
-        self.held += rows
-        self._raw.append(pack.rows)
-        self._raw_rows += rows
-        if self._raw_rows >= _PARSED_AT_ONCE:
-            self._parse()
-        return self._first_pack + len(self.packs) - 1
-
-    def _parse(self) -> None:
-        """Of 40 bytes a row, 16 are needed."""
-        source = np.frombuffer(b"".join(self._raw), _ROW)
-        stored = (source["place"] >> _STORED_SHIFT & _STORED_MASK).astype("<u4")
-        self._parsed.append((source["prefix"].astype("<u8"), source["check"].astype("<u4"), stored))
-        self._raw, self._raw_rows = [], 0
-
-    def columns(self) -> list[Array]:
-        """Prefixes, checks and stored lengths of all rows."""
-        self._parse()
-        parts, self._parsed = self._parsed, []
-        columns: list[list[Array]] = [list(column) for column in zip(*parts, strict=True)]
-        del parts
-        return [np.concatenate(columns.pop(0)) for _ in range(3)]
-
-
 _EMPTY: Final[dict[str, Array]] = {
     "stored": np.empty(0, "<u4"),
     "prefixes": np.empty(0, "<u8"),
@@ -395,72 +360,6 @@ _EMPTY: Final[dict[str, Array]] = {
     "run_firsts": np.empty(0, "<u4"),
     "run_lengths": np.empty(0, "<u4"),
 }
-
-
-def _objects(objects: Sequence[tuple[str, int, Array]]) -> dict[str, Array]:
-    ends = np.cumsum([len(each[2]) for each in objects]).tolist()
-    records = [
-        (name.encode(), size, end - len(listed), len(listed))
-        for (name, size, listed), end in zip(objects, ends, strict=True)
-    ]
-    return {"objects": np.array(records, OBJECT), "listed": np.concatenate([each[2] for each in objects])}
-
-
-class _Finder:
-    """Finds ids in one segment. As they are spread evenly, their first bits say nearly where: a table of those leaves a
-    few steps of what would be a search through memory that is far apart."""
-
-    def __init__(self, segment: Segment) -> None:
-        self._segment = segment
-        bits = max(1, len(segment.prefixes).bit_length() - 4)
-        self._shift = np.uint64(64 - bits)
-        edges = np.arange(1 << bits, dtype=np.uint64) << self._shift
-        self._begins = np.append(np.searchsorted(segment.prefixes, edges), len(segment.prefixes))
-        self._steps = int(np.diff(self._begins).max()).bit_length()
-
-    def find(self, prefixes: Array, checks: Array) -> Array:
-        """As Ledger._find, in this segment."""
-        segment = self._segment
-        begins = (prefixes >> self._shift).astype(np.int64)
-        low, high = self._begins[begins], self._begins[begins + 1]
-        last = len(segment.prefixes) - 1
-        for _ in range(self._steps):
-            middle = (low + high) >> 1
-            below = (segment.prefixes[np.minimum(middle, last)] < prefixes) & (low < high)
-            low = np.where(below, middle + 1, low)
-            high = np.where(below, high, middle)
-        at = np.minimum(low, last)
-        same = segment.prefixes[at] == prefixes
-        good = same & (segment.checks[at] == checks)
-        found = np.where(good, segment.originals[at].astype(np.int64), -1)
-        for number in np.flatnonzero(same & ~good).tolist():  # ids that share eight bytes lie beside each other
-            found[number] = self._among_equals(int(at[number]), int(prefixes[number]), int(checks[number]))
-        return found
-
-    def _among_equals(self, place: int, prefix: int, check: int) -> int:
-        segment = self._segment
-        while place < len(segment.prefixes) and int(segment.prefixes[place]) == prefix:
-            if int(segment.checks[place]) == check:
-                return int(segment.originals[place])
-            place += 1
-        return -1
-
-
-def _first_of_equals(order: Array, prefixes: Array, checks: Array) -> tuple[Array, Array, Array]:
-    """Of rows sorted by prefix, and those of equal ids by row: the first of each id, the others, and for each of these
-    the first."""
-    ordered = prefixes[order]
-    same = ordered[1:] == ordered[:-1]
-    places = np.flatnonzero(np.concatenate((same, [False])) | np.concatenate(([False], same)))
-    if not len(places):
-        return order, places, places
-    mine = order[places]
-    by_id = mine[np.lexsort((mine, checks[mine], prefixes[mine]))]
-    equal = (prefixes[by_id][1:] == prefixes[by_id][:-1]) & (checks[by_id][1:] == checks[by_id][:-1])
-    begins = np.concatenate(([True], ~equal))
-    firsts = by_id[begins][np.cumsum(begins) - 1]
-    others = by_id[~begins]
-    return order[~np.isin(order, others)], others, firsts[~begins]
 
 
 def _follows(segments: Sequence[Segment], segment: Segment) -> bool:

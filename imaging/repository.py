@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from imaging.collection import CollectionPlan
     from imaging.damage import Namer
     from imaging.healing import Healed, OpenCopy
+    from imaging.ledger import Ledger
     from imaging.repairing import Repair, Repaired
     from imaging.scrub import Reading, VerifyProgress, VerifyReport
 
@@ -229,6 +230,14 @@ class Repository:
                     self.store, self.keys, keeper.locate_many, keeper.look_again, keeper.lost, keeper.back
                 )
             return self._blobs
+
+    def blobs_met_by(self, ledger: Ledger) -> BlobReader:
+        """For map nodes: those that the ledger has just met are found without the index."""
+        from imaging.node_places import NodePlaces
+
+        keeper = self._keeper
+        places = NodePlaces(ledger, keeper.locate_many, keeper.look_again)
+        return BlobReader(self.store, self.keys, places.locate_many, places.refresh, keeper.lost, keeper.back)
 
     def pending(self) -> PendingIndex:
         """For what one run stores, until it commits. Owned by the caller."""

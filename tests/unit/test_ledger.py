@@ -21,7 +21,8 @@ from imaging.keys import KeyBundle, Keys
 from imaging.ledger import Ledger, TooManyBlobs
 from imaging.ledger_segments import NAMES, SegmentFolder
 from imaging.marking import LedgerBroken, Marker, Unresolvable
-from imaging.places import PackRows
+from imaging.node_places import NodePlaces
+from imaging.places import Location, PackRows, PackState
 from tests.unit.test_holdings import Disk, Forest, identity, pack
 
 KEYS = Keys.derive(KeyBundle(b"m" * 32, b"d" * 32), b"r" * 16)
@@ -307,3 +308,36 @@ def test_more_blobs_than_can_be_numbered_are_refused(monkeypatch: pytest.MonkeyP
     ledger.add_object("b", 0, [pack(2, [identity(5)])])
     with pytest.raises(TooManyBlobs):
         ledger.settle()
+
+
+def test_a_node_that_was_just_met_is_found_without_the_index_and_one_that_moved_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "ledger"
+    Ledger.open(folder, KEYS).save([])
+    chunks, old = pack(1, [identity(1)]), pack(2, [identity(2)], blob_type=1)
+    nodes = pack(3, [identity(3), identity(4)], blob_type=1)
+    first = Ledger.open(folder, KEYS)
+    first.add_object("index/a", 0, [chunks, old])
+    first.settle()
+    ledger = Ledger.open(folder, KEYS)
+    ledger.add_object("index/b", 0, [nodes])
+    ledger.settle()
+    elsewhere = Location(b"e" * 32, bytes(32), 64, 80, 64, False, PackState.LIVE)
+    asked: list[Sequence[bytes]] = []
+
+    def of_index(ids: Sequence[bytes]) -> list[list[Location]]:
+        asked.append(ids)
+        return [[elsewhere] for _ in ids]
+
+    refreshed: list[bool] = []
+    places = NodePlaces(ledger, of_index, lambda: refreshed.append(True))
+    assert places.locate_many([identity(4), identity(2), identity(3), identity(9)]) == [
+        [Location(nodes.pack, nodes.salt, 1064, 1000, 1000, False, PackState.LIVE)],
+        [elsewhere],
+        [Location(nodes.pack, nodes.salt, 64, 1000, 1000, False, PackState.LIVE)],
+        [elsewhere],
+    ]
+    assert asked == [[identity(2), identity(9)]]
+    assert places.locate_many([identity(3)])[0][0].pack == nodes.pack
+    places.refresh()
+    assert places.locate_many([identity(3)]) == [[elsewhere]]
+    assert refreshed == [True]

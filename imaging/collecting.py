@@ -109,7 +109,9 @@ class Collection:
         self._progress = progress
         self._sleep = sleep
         self._tidying = Tidying(context.objects, context.leases, context.points)
-        self._inspector = Inspector(context.objects, context.clock, repository.damaged_packs, repository.blobs)
+        self._inspector = Inspector(
+            context.objects, context.clock, repository.damaged_packs, repository.blobs_met_by, repository.ledger_folder
+        )
 
     def forecast(self) -> CollectionPlan:
         """What collect() would do now; changes nothing. CollectionRefused, RolledBack, Unresolvable."""
@@ -126,14 +128,11 @@ class Collection:
         """What each of these sets of points needs alone: deleting all of one frees so much. The sets are to be all
         points, each in one. As forecast."""
         census = self._census(self._inspector.condemned()[1])
-        attribution = Attribution(self._repository.blobs.nodes, census.holdings)
+        attribution = Attribution(self._inspector.fetch_from(census.holdings), census.holdings)
         with self._watched("disk maps"):
-            for number, points in enumerate(sets):
-                for point in points:
-                    manifest = point.manifest
-                    what = f"restore point {manifest.id} of {manifest.machine.name}"
-                    attribution.add(number, [*manifest.disks, *manifest.files], what)
-        return Exclusive(tuple(attribution.exclusive_bytes(len(sets))), attribution.unneeded_bytes())
+            self._inspector.walk(sets, attribution.add)
+            alone, unneeded = attribution.exclusive_bytes(len(sets))
+        return Exclusive(tuple(alone), unneeded)
 
     def collect(self) -> Collected:
         """CollectionRefused, RolledBack, Unresolvable; SeriesBusy while another collection runs; Fenced; StoreError."""

@@ -1,36 +1,32 @@
-"""What the packs of a repository hold, as arrays: every row of every pack that an index object which counts lists.
+"""What the packs of a repository hold: every row of every pack that an index object which counts lists, and how good a
+place it is.
 
-Rules: an id is found by its first 8 bytes, which keeps 16 bytes a row in memory; where two ids share them (their next
-4 bytes tell) both rows are kept for ever, so that a clash costs space and never data. Of several places of one id the
-best is the one that is needed; where even that is in a pack known to be damaged, all are kept, as any of them may be
-the one that still opens.
+Rules: the ledger says which rows there are and which have the same id; how far a pack can be trusted is asked anew each
+time. What is needed is marked at the row that stands for an id, and then moved to the best of the id's places; where
+even that is in a pack known to be damaged, all are kept, as any of them may be the one that still opens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.places import ROW_BYTES, PackRows
+from imaging.ledger import Ledger
+from imaging.ledger_segments import Array
 
-_ROW: Final = np.dtype([("prefix", ">u8"), ("check", ">u4"), ("rest", "V20"), ("place", "<u8")])
-assert _ROW.itemsize == ROW_BYTES
-_STORED_SHIFT: Final = np.uint64(25)
-_STORED_MASK: Final = np.uint64((1 << 19) - 1)
-_PARTS: Final = 16
-
-Prefixes = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
+_Values = TypeVar("_Values", bound=NDArray[Any])
+_ROWS_AT_ONCE: Final = 1_000_000
 
 
 class Trust(IntEnum):
     """How good a place a pack is, best first. DOOMED: condemned, and damaged as well. OPEN: of a run that has not
-    ended, and may yet come to nothing."""
+    ended, and may yet come to nothing. UNLISTED: no index object lists it any more, so it counts for nothing."""
 
     WELL = 0
     CONDEMNED = 1
@@ -38,6 +34,7 @@ class Trust(IntEnum):
     DOOMED = 3
     OPEN = 4
     MISSING = 5
+    UNLISTED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,126 +53,85 @@ class HeldPack:
         return slice(self.first_row, self.first_row + self.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """For each id asked for, its best row; where `there` is false no pack has it, and the row means nothing."""
-
-    rows: NDArray[np.intp]
-    there: Flags
-
-
 class Holdings:
-    """Immutable once it is made."""
+    """Immutable once it is made. Borrows the ledger, which must not be added to while this is used, but for nodes."""
 
-    def __init__(self, packs: tuple[HeldPack, ...], stored_bytes: NDArray[np.uint32], prefixes: Prefixes,
-                 rows: NDArray[np.uint32], clashing: Flags) -> None:  # fmt: skip
-        """Use `gather`. `prefixes` is sorted, and `rows` says which row each is of; `stored_bytes` and `clashing` are
-        by row."""
-        self.packs = packs
-        self.stored_bytes = stored_bytes
-        self.clashing = clashing
-        self._prefixes = prefixes
-        self._rows = rows
+    def __init__(self, ledger: Ledger, trust: NDArray[np.uint8]) -> None:
+        """`trust` by the numbers of packs."""
+        self.ledger = ledger
+        self._trust = trust
+        self.packs = _held(ledger, trust)
+        self.nowhere = np.repeat(trust == Trust.UNLISTED, ledger.packs["rows"])
+        """By row that stands for an id: whether no pack that is listed has it."""
+        copies, copied = ledger.copies()
+        standing = np.unique(copied)
+        every, of = np.concatenate((standing, copies)), np.concatenate((standing, copied))
+        trusted = trust[ledger.pack_of(every)]
+        order = np.lexsort((every, trusted, of))
+        every, of, trusted = every[order], of[order], trusted[order]
+        begins = np.ones(len(of), np.bool_)
+        begins[1:] = of[1:] != of[:-1]
+        self._standing, self._best = of[begins], every[begins]
+        best = trusted[begins]
+        self.nowhere[self._standing] = best == Trust.UNLISTED
+        group = np.cumsum(begins) - 1
+        several = np.bincount(group, weights=trusted != Trust.UNLISTED) > 1
+        doubtful = (several & ((best == Trust.DAMAGED) | (best == Trust.DOOMED)))[group]
+        self.doubtful: Array = every[doubtful & (trusted < Trust.MISSING)]
+        """Rows to be kept whatever is needed: ids of which every place is doubtful."""
 
     @property
     def row_count(self) -> int:
-        return len(self.stored_bytes)
+        return len(self.nowhere)
 
-    def find(self, wanted: Prefixes) -> Found:
-        """Looks up ids by their prefixes, fastest when these are sorted."""
-        if not len(self._prefixes):
-            return Found(np.zeros(len(wanted), np.intp), np.zeros(len(wanted), np.bool_))
-        at = np.searchsorted(self._prefixes, wanted)
-        np.minimum(at, len(self._prefixes) - 1, out=at)
-        return Found(self._rows[at].astype(np.intp), self._prefixes[at] == wanted)
+    def placed(self, values: _Values, nothing: Any, kept: Any) -> _Values:
+        """Values by the rows that stand for ids, as values by the rows to read them from, in place; `nothing` at all
+        others, and `kept` where it is doubtful which these are."""
+        moved = values[self._standing]
+        values[self._standing] = nothing
+        values[self._best] = moved
+        values[self.doubtful] = kept
+        return values
 
     def usage(self, needed: Flags) -> list[tuple[int, int]]:
-        """For each pack, the stored bytes of its rows that are needed, and how many these are."""
-        found = []
-        for pack in self.packs:
-            wanted = needed[pack.span]
-            used = int(np.dot(self.stored_bytes[pack.span].astype(np.int64), wanted))
-            found.append((used, int(np.count_nonzero(wanted))))
+        """For each pack, the stored bytes of its rows that are needed, and how many these are. `needed` is placed."""
+        bytes_of = self.sums(lambda span, stored: np.where(needed[span], stored, 0))
+        rows_of = self.sums(lambda span, stored: needed[span])
+        places = np.flatnonzero(self._trust != Trust.UNLISTED)
+        return list(zip(bytes_of[places].tolist(), rows_of[places].tolist(), strict=True))
+
+    def sums(self, values: Callable[[slice, Array], Array]) -> Array:
+        """By the numbers of packs, the sums over their rows of what `values(span, stored bytes of these rows)` says."""
+        packs = self.ledger.packs
+        found = np.zeros(len(packs), np.int64)
+        for low, high, span, stored in self._pieces():
+            total = np.concatenate(([0], np.cumsum(values(span, stored), dtype=np.int64)))
+            begins = packs["first"][low:high].astype(np.int64) - span.start
+            found[low:high] = total[begins + packs["rows"][low:high]] - total[begins]
         return found
 
+    def listed(self) -> Iterator[tuple[slice, Array, Flags]]:
+        """All rows, a piece at a time: their span, their stored bytes, and whether an index object lists their pack."""
+        for low, high, span, stored in self._pieces():
+            yield span, stored, np.repeat(self._trust[low:high] != Trust.UNLISTED, self.ledger.packs["rows"][low:high])
 
-def prefixes_of(ids: bytes | memoryview) -> Prefixes:
-    """Of ids of 32 bytes that follow one another, in the same order."""
-    return np.frombuffer(ids, ">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
-
-
-def gather(packs: Iterable[tuple[PackRows, Trust]]) -> Holdings:
-    """Reads all packs once; one that several index objects list counts once, as well as the first of them says."""
-    held: list[HeldPack] = []
-    known: set[bytes] = set()
-    prefixes: list[NDArray[Any]] = []
-    checks: list[NDArray[Any]] = []
-    stored: list[NDArray[Any]] = []
-    following = 0
-    for entry, trust_in_it in packs:
-        if entry.pack in known:
-            continue
-        known.add(entry.pack)
-        source = np.frombuffer(entry.rows, _ROW)
-        prefixes.append(source["prefix"].astype(np.uint64))
-        checks.append(source["check"].astype(np.uint32))
-        stored.append((source["place"] >> _STORED_SHIFT & _STORED_MASK).astype(np.uint32))
-        held.append(HeldPack(entry.pack, entry.size_bytes, entry.blob_type, following, len(source), trust_in_it))
-        following += len(source)
-    stored_bytes = _joined(stored, np.uint32)
-    every_prefix, every_check = _joined(prefixes, np.uint64), _joined(checks, np.uint32)
-    ordered, rows = _sorted(every_prefix)
-    del every_prefix
-    trust = np.repeat(np.array([pack.trust for pack in held], np.uint8), np.array([pack.rows for pack in held], int))
-    clashing = _settle_equals(ordered, rows, every_check, trust)
-    return Holdings(tuple(held), stored_bytes, ordered, rows, clashing)
+    def _pieces(self) -> Iterator[tuple[int, int, slice, Array]]:
+        """Packs from one number to another, with the span of their rows and the stored bytes of each."""
+        firsts = self.ledger.packs["first"].astype(np.int64)
+        ends = firsts + self.ledger.packs["rows"]
+        for first_row, stored in self.ledger.stored():
+            low, last = np.searchsorted(firsts, [first_row, first_row + len(stored)]).tolist()
+            while low < last:
+                high = min(max(int(np.searchsorted(firsts, firsts[low] + _ROWS_AT_ONCE)), low + 1), last)
+                span = slice(int(firsts[low]), int(ends[high - 1]))
+                yield low, high, span, stored[span.start - first_row : span.stop - first_row]
+                low = high
 
 
-def _joined(parts: list[NDArray[Any]], kind: Any) -> NDArray[Any]:
-    """As np.concatenate, giving each part up as it is copied: a repository's rows fill most of the memory there is."""
-    whole = np.empty(sum(len(part) for part in parts), kind)
-    at = 0
-    for number, part in enumerate(parts):
-        whole[at : at + len(part)] = part
-        at += len(part)
-        parts[number] = np.empty(0, kind)
-    return whole
-
-
-def _sorted(prefixes: Prefixes) -> tuple[Prefixes, NDArray[np.uint32]]:
-    """The prefixes in order, and the row of each; in sixteen parts, as argsort takes 8 bytes for each of a part."""
-    ordered = np.empty(len(prefixes), np.uint64)
-    rows = np.empty(len(prefixes), np.uint32)
-    part_of = (prefixes >> np.uint64(60)).astype(np.uint8)
-    at = 0
-    for part in range(_PARTS):
-        mine = np.flatnonzero(part_of == part)
-        values = prefixes[mine]
-        order = np.argsort(values, kind="stable")
-        ordered[at : at + len(mine)] = values[order]
-        rows[at : at + len(mine)] = mine[order]
-        at += len(mine)
-    return ordered, rows
-
-
-def _settle_equals(
-    ordered: Prefixes, rows: NDArray[np.uint32], checks: NDArray[np.uint32], trust: NDArray[np.uint8]
-) -> Flags:
-    """Puts the best row of each id first among its equals, in place; returns the rows to be kept whatever is needed: of
-    ids that only seem equal, and of those that are nowhere but in doubtful packs."""
-    clashing = np.zeros(len(rows), np.bool_)
-    same = ordered[1:] == ordered[:-1]
-    places = np.flatnonzero(np.concatenate((same, [False])) | np.concatenate(([False], same)))
-    if not len(places):
-        return clashing
-    mine, prefixes = rows[places], ordered[places]
-    rows[places] = best_first = mine[np.lexsort((mine, trust[mine], prefixes))]
-    begins = np.concatenate(([True], prefixes[1:] != prefixes[:-1]))
-    best = trust[best_first][begins][np.cumsum(begins) - 1]
-    doubtful = (best == Trust.DAMAGED) | (best == Trust.DOOMED)
-    clashing[best_first[doubtful & (trust[best_first] != Trust.MISSING)]] = True
-    by_check = mine[np.lexsort((checks[mine], prefixes))]  # the prefixes are in order already, and stay where they are
-    differs = (prefixes[1:] == prefixes[:-1]) & (checks[by_check][1:] != checks[by_check][:-1])
-    if differs.any():
-        clashing[mine[np.isin(prefixes, prefixes[1:][differs])]] = True
-    return clashing
+def _held(ledger: Ledger, trust: NDArray[np.uint8]) -> tuple[HeldPack, ...]:
+    trusts = list(Trust)
+    return tuple(
+        HeldPack(pack, size, blob_type, first, rows, trusts[each])
+        for (pack, size, blob_type, first, rows), each in zip(ledger.packs.tolist(), trust.tolist(), strict=True)
+        if each != Trust.UNLISTED
+    )

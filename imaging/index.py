@@ -21,7 +21,16 @@ from imaging.errors import ImagingError, IndexUnavailable
 from imaging.index_access import Access, translated
 from imaging.index_files import IndexFolder
 from imaging.index_objects import decode_index, encode_index
-from imaging.index_rows import BATCH_ENTRIES, KEY_BYTES, Sorter, batches, entries_of, sorted_entries
+from imaging.index_rows import (
+    BATCH_ENTRIES,
+    KEY_BYTES,
+    Sorter,
+    appended_first,
+    batches,
+    entries_of,
+    part_of,
+    sorted_entries,
+)
 from imaging.index_tables import (
     BAD,
     CONDEMNED,
@@ -125,7 +134,7 @@ class ChunkIndex:
         keys = [identity[:KEY_BYTES] for identity in ids]
         live: set[bytes] = set()
         with self._access.reading() as snapshot:
-            for key, value in snapshot.transaction.cursor(db=self._tables.blobs).getmulti(keys, dupdata=True):
+            for key, value in snapshot.places(keys):
                 if snapshot.pack(VALUE.unpack(value)[0]).state == PackState.LIVE:
                     live.add(bytes(key))
         return [key in live for key in keys]
@@ -140,7 +149,7 @@ class ChunkIndex:
         if not found:
             return []
         with self._access.reading() as snapshot:
-            for key, value in snapshot.transaction.cursor(db=self._tables.blobs).getmulti(list(found), dupdata=True):
+            for key, value in snapshot.places(found):
                 number, place = VALUE.unpack(value)
                 pack = snapshot.pack(number)
                 found[bytes(key)].append(Location(pack.pack, pack.salt, *unpack_place(place), pack.state))
@@ -183,14 +192,14 @@ class ChunkIndex:
 
     def is_empty(self) -> bool:
         with self._access.reading() as snapshot:
-            return not snapshot.entries(self._tables.blobs)
+            return not snapshot.entries(*self._tables.blobs)
 
     def counts(self) -> IndexCounts:
         with self._access.reading() as snapshot:
             packs = dict.fromkeys(PackState, 0)
             for pack in snapshot.all_packs():
                 packs[pack.state] += 1
-            return IndexCounts(snapshot.entries(self._tables.blobs), snapshot.entries(self._tables.objects), packs)
+            return IndexCounts(snapshot.entries(*self._tables.blobs), snapshot.entries(self._tables.objects), packs)
 
     def check(self) -> None:
         """What can be checked at once of its agreement with itself. IndexUnavailable."""
@@ -231,7 +240,9 @@ class ChunkIndex:
                         sorter.add(entries_of(pack.rows, NUMBER.unpack(number)[0]))
                     listed.append((name, numbers))
                 for entries in sorter.sorted():
-                    self._put(batches(entries), append=True)
+                    first = appended_first(entries)
+                    self._put(batches(entries[first]), append=True)
+                    self._put(batches(entries[~first]), append=False)
                 for name, numbers in listed:
                     self._list(name, numbers)
             finally:
@@ -293,7 +304,7 @@ class ChunkIndex:
                 for start in range(0, len(rows), BATCH_ENTRIES):
                     with self._access.writing() as transaction:
                         for key, value in rows[start : start + BATCH_ENTRIES]:
-                            transaction.delete(key, value, db=self._tables.blobs)
+                            transaction.delete(key, value, db=self._tables.blobs[part_of(key)])
             with self._access.writing() as transaction:
                 for number, pack in outlived.items():
                     transaction.delete(number, db=self._tables.packs)
@@ -304,22 +315,23 @@ class ChunkIndex:
 
     def _rows_of(self, numbers: Collection[bytes]) -> Iterator[list[tuple[bytes, bytes]]]:
         """The rows of these packs, in pieces, each from a short read that ends between two ids."""
-        position: bytes | None = b""
-        while position is not None:
-            rows: list[tuple[bytes, bytes]] = []
-            with self._access.reading() as snapshot:
-                cursor = snapshot.transaction.cursor(db=self._tables.blobs)
-                if not (cursor.set_range(position) if position else cursor.first()):
-                    return
-                position, last = None, b""
-                for count, (key, value) in enumerate(cursor.iternext()):
-                    if count >= _SCANNED_AT_ONCE and key != last:
-                        position = bytes(key)
+        for part in self._tables.blobs:
+            position: bytes | None = b""
+            while position is not None:
+                rows: list[tuple[bytes, bytes]] = []
+                with self._access.reading() as snapshot:
+                    cursor = snapshot.transaction.cursor(db=part)
+                    if not (cursor.set_range(position) if position else cursor.first()):
                         break
-                    last = bytes(key)
-                    if value[: NUMBER.size] in numbers:
-                        rows.append((bytes(key), bytes(value)))
-            yield rows
+                    position, last = None, b""
+                    for count, (key, value) in enumerate(cursor.iternext()):
+                        if count >= _SCANNED_AT_ONCE and key != last:
+                            position = bytes(key)
+                            break
+                        last = bytes(key)
+                        if value[: NUMBER.size] in numbers:
+                            rows.append((bytes(key), bytes(value)))
+                yield rows
 
     def _add(self, packs: Sequence[PackRows]) -> list[bytes]:
         numbers = self._number(packs)
@@ -342,10 +354,10 @@ class ChunkIndex:
                 numbers.append(bytes(number))
         return numbers
 
-    def _put(self, entries: Iterable[list[tuple[bytes, bytes]]], append: bool) -> None:
-        for batch in entries:
+    def _put(self, entries: Iterable[tuple[int, list[tuple[bytes, bytes]]]], append: bool) -> None:
+        for part, batch in entries:
             with self._access.writing() as transaction:
-                cursor = transaction.cursor(db=self._tables.blobs)
+                cursor = transaction.cursor(db=self._tables.blobs[part])
                 _, added = cursor.putmulti(batch, dupdata=False, overwrite=True, append=append)
                 if append and added != len(batch):
                     raise IndexUnavailable(self._where, "it was not empty when it was built")

@@ -7,17 +7,18 @@ before its pack, and is there when somebody takes the pack in; a number that a p
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import lmdb
 
 from imaging.errors import IndexUnavailable
+from imaging.index_rows import PARTS, parted
 from imaging.places import ROW_BYTES, PackRows, PackState
 
-SCHEMA: Final = b"2"
+SCHEMA: Final = b"3"
 _MAP_BYTES: Final = 1 << 40
 _READERS: Final = 1024
 NUMBER: Final = struct.Struct(">I")
@@ -84,11 +85,13 @@ class IndexCounts:
 
 
 class Tables:
-    """blobs: first 16 bytes of an id → pack number, place (several) · packs: number → pack · numbers: hash → number ·
-    objects: name → numbers · marks: hash → flags · meta."""
+    """blobs: first 16 bytes of an id → pack number, place (several), in parts (index_rows.py) · packs: number → pack ·
+    numbers: hash → number · objects: name → numbers · marks: hash → flags · meta."""
 
     def __init__(self, environment: lmdb.Environment) -> None:
-        self.blobs: Any = environment.open_db(b"blobs", dupsort=True, dupfixed=True)
+        self.blobs: tuple[Any, ...] = tuple(
+            environment.open_db(f"blobs-{part}".encode(), dupsort=True, dupfixed=True) for part in range(PARTS)
+        )
         self.packs: Any = environment.open_db(b"packs")
         self.numbers: Any = environment.open_db(b"numbers")
         self.objects: Any = environment.open_db(b"objects")
@@ -109,8 +112,14 @@ class Snapshot:
         self.change = changes(transaction, tables)
         self.packs: dict[int, IndexedPack] = {}
 
-    def entries(self, table: Any) -> int:
-        return int(self.transaction.stat(table)["entries"])
+    def entries(self, *tables: Any) -> int:
+        return sum(int(self.transaction.stat(table)["entries"]) for table in tables)
+
+    def places(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of all that is known of these ids."""
+        for part, some in parted(keys, lambda key: key):
+            found = self.transaction.cursor(db=self.tables.blobs[part]).getmulti(some, dupdata=True)
+            yield from cast("list[tuple[bytes, bytes]]", found)  # this transaction gives copies, and no buffers
 
     def pack(self, number: int) -> IndexedPack:
         found = self.packs.get(number)
@@ -189,7 +198,7 @@ def _decode(value: Any, marks: int) -> IndexedPack:
 def environment(folder: Path) -> lmdb.Environment:
     options: dict[str, Any] = {
         "map_size": _MAP_BYTES,
-        "max_dbs": 8,
+        "max_dbs": PARTS + 8,
         "max_readers": _READERS,
         "sync": False,
         "metasync": False,

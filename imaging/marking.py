@@ -1,22 +1,26 @@
-"""Which rows of which packs restore points need: a walk over their disk maps that reads every node once.
+"""Which rows of which packs restore points need: a walk over their disk maps that visits every node once, and reads
+only those that the ledger does not know.
 
-Rules: a node counts as walked only when its whole subtree was; an id that no pack holds ends the walk, as nothing can
-be concluded from what is left. No chunk is read.
+Rules: a node counts as walked, and is noted in the ledger, only when its whole subtree was; an id that no pack holds
+ends the walk, as nothing can be concluded from what is left. No chunk is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import numpy as np
 
 from imaging.diskmap import child_ids, chunk_ids, root_level
 from imaging.errors import ImagingError
-from imaging.holdings import Flags, Holdings, prefixes_of
+from imaging.holdings import Flags, Holdings
+from imaging.ids import ID_BYTES
+from imaging.ledger_segments import Array
 
 FetchNodes = Callable[[Sequence[bytes]], list[bytes]]
-_AT_ONCE: Final = 64
+_READ_AT_ONCE: Final = 256
+_WALKED_AT_ONCE: Final = 4096
 
 
 class Tree(Protocol):
@@ -40,50 +44,110 @@ class Unresolvable(ImagingError):
         self.count = count
 
 
-class Marker:
-    """Marks rows as needed. Borrows `holdings`."""
+class LedgerBroken(ImagingError):
+    """The ledger knows a node, and not one below it: our own mistake. It is to be thrown away."""
 
-    def __init__(self, fetch: FetchNodes, holdings: Holdings, advance: Callable[[int], None] | None = None) -> None:
-        """`advance` is told of nodes that were read."""
+    def __init__(self) -> None:
+        super().__init__("what earlier collections noted does not agree with itself", hint="run it again")
+
+
+class Walk:
+    """Goes down trees, wherever `claim` says so. Borrows everything."""
+
+    def __init__(self, fetch: FetchNodes, holdings: Holdings, claim: Callable[[Array], Array],
+                 advance: Callable[[int], None] | None = None) -> None:  # fmt: skip
+        """`claim` is given rows that are referred to, any of them several times, and returns those that are to be gone
+        into; `advance` is told of nodes that were read."""
         self._fetch = fetch
         self._holdings = holdings
+        self._ledger = holdings.ledger
+        self._claim = claim
         self._advance = advance or (lambda _: None)
-        self.needed: Flags = holdings.clashing.copy()
         self.nodes = 0
 
-    def mark(self, trees: Iterable[Tree], what: str) -> None:
-        """All that these need; `what` is for messages. Unresolvable; what reading nodes raises."""
+    def go(self, trees: Iterable[Tree], what: str) -> None:
+        """`what` is for messages. Unresolvable; LedgerBroken; what reading nodes raises."""
         for tree in trees:
             if tree.root is not None:
-                self._walk([tree.root], root_level(tree.size_bytes), what)
+                rows = self._resolve(tree.root, what)
+                self._visit(rows, dict.fromkeys(rows.tolist(), tree.root), root_level(tree.size_bytes), what)
 
-    def _walk(self, ids: Sequence[bytes], level: int, what: str) -> None:
-        fresh = self._mark(b"".join(ids), what)
-        for some in batches([ids[number] for number in fresh]):
-            plains = self._fetch(some)
-            self.nodes += len(some)
-            self._advance(len(some))
-            if level == 0:
-                found = [chunk_ids(plain, f"map node {node.hex()}") for node, plain in zip(some, plains, strict=True)]
-                self._mark(b"".join(found), what)
-                continue
-            for node, plain in zip(some, plains, strict=True):
-                self._walk(child_ids(plain, level, f"map node {node.hex()}"), level - 1, what)
+    def _resolve(self, ids: bytes, what: str) -> Array:
+        rows = self._ledger.rows_of(ids)
+        lost = np.flatnonzero(rows < 0).tolist()
+        if lost:
+            raise Unresolvable(what, len({ids[at * ID_BYTES : (at + 1) * ID_BYTES] for at in lost}))
+        return rows
 
-    def _mark(self, ids: bytes, what: str) -> list[int]:
-        """Marks rows; returns which of the ids were not marked before, each once."""
-        prefixes, first = np.unique(prefixes_of(ids), return_index=True)
-        found = self._holdings.find(prefixes)
-        lost = len(prefixes) - int(np.count_nonzero(found.there))
+    def _take(self, rows: Array, what: str) -> Array:
+        taken = self._claim(rows)
+        lost = int(np.count_nonzero(self._holdings.nowhere[taken]))
         if lost:
             raise Unresolvable(what, lost)
-        # Whether one that clashes was walked cannot be told from its mark.
-        fresh = ~self.needed[found.rows] | self._holdings.clashing[found.rows]
-        self.needed[found.rows] = True
-        return sorted(int(number) for number in first[fresh])
+        return taken
+
+    def _visit(self, rows: Array, ids: dict[int, bytes], level: int, what: str) -> None:
+        """Nodes of one level; `ids` by row, of all that may not be in the ledger."""
+        taken = np.unique(self._take(rows, what))
+        for start in range(0, len(taken), _WALKED_AT_ONCE):
+            some = taken[start : start + _WALKED_AT_ONCE]
+            below, known = self._ledger.below(some, level)
+            if level == 0:
+                self._take(below, what)
+            else:
+                self._visit(below, {}, level - 1, what)
+            self._read(some[~known], ids, level, what)
+
+    def _read(self, rows: Array, ids: dict[int, bytes], level: int, what: str) -> None:
+        for start in range(0, len(rows), _READ_AT_ONCE):
+            some = rows[start : start + _READ_AT_ONCE]
+            try:
+                names = [ids[row] for row in some.tolist()]
+            except KeyError:
+                raise LedgerBroken from None
+            below = [_refers_to(plain, level, name) for name, plain in zip(names, self._fetch(names), strict=True)]
+            self.nodes += len(some)
+            self._advance(len(some))
+            joined = b"".join(below)
+            found = self._resolve(joined, what)
+            if level == 0:
+                self._take(found, what)
+            else:
+                self._visit(found, _by_row(found, joined), level - 1, what)
+            self._ledger.note(some, level, found, np.array([len(each) // ID_BYTES for each in below]))
 
 
-def batches(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Nodes that are fetched together: most lie beside each other in one pack."""
-    for start in range(0, len(ids), _AT_ONCE):
-        yield ids[start : start + _AT_ONCE]
+def _refers_to(plain: bytes, level: int, node: bytes) -> bytes:
+    name = f"map node {node.hex()}"
+    return chunk_ids(plain, name) if level == 0 else b"".join(child_ids(plain, level, name))
+
+
+def _by_row(rows: Array, ids: bytes) -> dict[int, bytes]:
+    return {row: ids[at * ID_BYTES : (at + 1) * ID_BYTES] for at, row in enumerate(rows.tolist())}
+
+
+class Marker:
+    """Marks rows as needed. Borrows everything."""
+
+    def __init__(self, fetch: FetchNodes, holdings: Holdings, advance: Callable[[int], None] | None = None) -> None:
+        self._holdings = holdings
+        self._walk = Walk(fetch, holdings, self._claim, advance)
+        self._marked: Flags = np.zeros(holdings.row_count, np.bool_)
+
+    @property
+    def nodes(self) -> int:
+        """How many were read."""
+        return self._walk.nodes
+
+    def mark(self, trees: Iterable[Tree], what: str) -> None:
+        """All that these need. As Walk.go."""
+        self._walk.go(trees, what)
+
+    def needed(self) -> Flags:
+        """By row. Nothing can be marked any more."""
+        return self._holdings.placed(self._marked, nothing=False, kept=True)
+
+    def _claim(self, rows: Array) -> Array:
+        fresh = rows[~self._marked[rows]]
+        self._marked[fresh] = True
+        return fresh

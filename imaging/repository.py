@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from imaging.damage import Namer
     from imaging.guard.guard import Guard
     from imaging.healing import Healed, OpenCopy
+    from imaging.ledger import Ledger
     from imaging.lock_sweep import Swept
     from imaging.repairing import Repair, Repaired
     from imaging.scrub import Reading, VerifyProgress, VerifyReport
@@ -263,6 +264,14 @@ class Repository:
 
         return CachingStore(self.store, blocks, size_of)
 
+    def blobs_met_by(self, ledger: Ledger) -> BlobReader:
+        """For map nodes: those that the ledger has just met are found without the index."""
+        from imaging.node_places import NodePlaces
+
+        keeper = self._keeper
+        places = NodePlaces(ledger, keeper.locate_many, keeper.look_again)
+        return BlobReader(self.store, self.keys, places.locate_many, places.refresh, keeper.lost, keeper.back)
+
     def pending(self) -> PendingIndex:
         """For what one run stores, until it commits. Owned by the caller."""
         return PendingIndex(self._cache)
@@ -372,6 +381,11 @@ class Repository:
     def collection_series(self) -> str:
         """The series of collections: of which one runs at a time, as of a machine's backups."""
         return self.keys.series_of("repository", "collection")
+
+    @property
+    def ledger_folder(self) -> Path:
+        """What collections have learnt is kept there."""
+        return self._cache / "ledger"
 
     def plan_collection(self, options: Options, progress: VerifyProgress) -> CollectionPlan:
         """What collect() would do; changes nothing. CollectionRefused, RolledBack, Unresolvable, StoreError."""

@@ -49,9 +49,11 @@ class VerifyProgress(Protocol):
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What of the packs is read whole: everything that is read in `every_days` runs, a share each time, those first
-    that were read the longest ago."""
+    that were read the longest ago. With `hashes_only`, the bytes of all packs are compared with the hashes that name
+    them, and no chunk is opened."""
 
     every_days: int = 1
+    hashes_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class VerifyReport:
     packs: int
     points: int
     read_data: bool
+    hashes_only: bool
     read_packs: int
     read_bytes: int
     problems: tuple[Problem, ...]
@@ -127,14 +130,20 @@ def verify(
     check_ends(objects, leases, findings)
     today = clock.now_utc().date().toordinal()
     whole: frozenset[bytes] = frozenset()
+    hashes_only = reading is not None and reading.hashes_only
     if reading is not None:
         log.keep_only(findings.packs)
         everything = reading.every_days == 1
         whole = frozenset(findings.packs) if everything else log.due(findings.packs, reading.every_days, today)
     read_bytes = sum(findings.packs[pack] for pack in whole)
     index = _Index(objects, leases, findings)
+
+    def was_read(pack: bytes) -> None:
+        if not hashes_only:
+            log.note(pack, today)
+
     try:
-        bad = _Packs(objects, keeper, findings, index, whole, lambda pack: log.note(pack, today)).check(watcher)
+        bad = _Packs(objects, keeper, findings, index, whole, hashes_only, was_read).check(watcher)
     finally:
         log.save()
     read_unlisted_packs(keeper.index, objects.store, objects.keys)
@@ -152,6 +161,7 @@ def verify(
         packs=len(findings.packs),
         points=len(points) + len(survey.damaged),
         read_data=reading is not None,
+        hashes_only=hashes_only,
         read_packs=len(whole),
         read_bytes=read_bytes,
         problems=tuple(Problem(name, error) for name, error in sorted(findings.problems.items())),
@@ -222,6 +232,7 @@ class _Packs:
     findings: Findings
     index: _Index
     whole: frozenset[bytes]
+    hashes_only: bool
     was_read: Callable[[bytes], None]
     bad: dict[bytes, frozenset[bytes] | None] = field(default_factory=dict)
 
@@ -238,7 +249,9 @@ class _Packs:
         progress.start("packs", sum(findings.packs[pack] for pack in self.whole) if self.whole else None)
         objects = self.objects
         states = {pack: each.state for pack, each in self.keeper.index.packs().items()}
-        verdicts = check_packs(objects.store, objects.keys, findings.packs, self.whole, self.index.rows_of)
+        verdicts = check_packs(
+            objects.store, objects.keys, findings.packs, self.whole, self.index.rows_of, self.hashes_only
+        )
         for verdict in verdicts:
             if verdict.pack in self.whole:
                 progress.advance(verdict.size_bytes)
@@ -295,7 +308,8 @@ class _Packs:
         until it is there."""
         judged = pack in self.findings.verdicts
         verdict = self.findings.verdicts.get(pack)
-        if pack in self.whole or (verdict is not None and verdict.found == MISSING):
+        opened = pack in self.whole and not self.hashes_only
+        if opened or (verdict is not None and verdict.found == MISSING):
             if judged or state in (PackState.DAMAGED, PackState.GONE):
                 self.keeper.found_good(pack)
         elif judged:

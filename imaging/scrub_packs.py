@@ -39,14 +39,16 @@ def check_packs(
     packs: Mapping[bytes, int],
     whole: Collection[bytes],
     known_rows: Callable[[bytes], PackRows | None],
+    hashes_only: bool = False,
 ) -> Iterator[PackVerdict]:
     """A verdict on each pack (hash → size in bytes); those of `whole` are read whole, of the others only the tables.
-    `known_rows` is asked for what the index says of a damaged one."""
+    `known_rows` is asked for what the index says of a damaged one. With `hashes_only`, blobs are opened only where the
+    bytes of a pack are not those that it was named by."""
 
     def check(pack: bytes, size_bytes: int) -> PackVerdict:
         if pack not in whole:
             return _check_table(store, keys, pack, size_bytes, known_rows)
-        return _check_data(store, keys, pack, size_bytes, known_rows)
+        return _check_data(store, keys, pack, size_bytes, known_rows, hashes_only=hashes_only)
 
     workers = min(_WORKERS_MAX, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
@@ -79,6 +81,7 @@ def _check_data(
     size_bytes: int,
     known_rows: Callable[[bytes], PackRows | None],
     problem: ImagingError | None = None,
+    hashes_only: bool = False,
 ) -> PackVerdict:
     name = pack_name(pack)
     try:
@@ -97,6 +100,8 @@ def _check_data(
         problem = problem or error
     if rows is None:
         return PackVerdict(pack, size_bytes, problem, None, None)
+    if hashes_only and problem is None:
+        return PackVerdict(pack, size_bytes, None, frozenset(), rows)
     view = memoryview(data)
     bad = frozenset(_bad_blobs(keys, rows, lambda offset, stored: view[offset : offset + stored]))
     if bad and problem is None:

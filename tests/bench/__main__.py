@@ -12,16 +12,19 @@ from types import FrameType
 from rich.console import Console
 
 from tests.bench import company, images, report
+from tests.bench.collection import measure_collection
 from tests.bench.disk import measure_disk
 from tests.bench.incremental import measure_incremental
+from tests.bench.index import measure_index
 from tests.bench.measure import BenchError
 from tests.bench.object_store import measure_object
 from tests.bench.random_reads import measure_random
 from tests.bench.recoveries import measure_recovery
 from tests.bench.sparse import measure_sparse
+from tests.bench.verify import measure_verify
 
 PROJECT = Path(__file__).resolve().parents[2]
-PARTS = ("disk", "incremental", "sparse", "random", "recovery", "object")
+PARTS = ("disk", "incremental", "sparse", "random", "recovery", "object", "verify", "index", "collection")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,6 +81,12 @@ def _measure(
         return measure_incremental(work, disks.day0, quick=quick)
     if name == "sparse":
         return measure_sparse(work, disks.day0, quick=quick)
+    if name == "verify":
+        return measure_verify(work, disks, quick=quick)
+    if name == "index":
+        return measure_index(work, quick=quick)
+    if name == "collection":
+        return measure_collection(work, quick=quick)
     if name == "random":
         return measure_random(work, disks, quick=quick)
     if name == "object":

@@ -70,3 +70,22 @@ def test_a_verification_that_was_interrupted_is_gone_on_with(folder: Path) -> No
     assert report.ok
     assert report.read_packs < packs
     assert read_whole(folder) == packs, "the second half, and not the first again"
+
+
+def test_hashes_alone_find_a_flipped_byte_and_take_no_verdict_back(folder: Path) -> None:
+    victim, other = sorted((folder / "store" / "packs").glob("*/*"), key=lambda path: path.stat().st_size)[-2:]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    with reopen(folder) as repository:
+        report = repository.verify(reading=Reading(hashes_only=True))
+        assert [victim.name in each.name for each in report.problems] == [True]
+        assert len(report.affected) == 1, "what is bad in a pack that is not whole is told blob by blob"
+        assert report.read_packs == report.packs
+        assert read_whole(folder) == 0, "no chunk was opened"
+        victim.write_bytes(whole)
+        report = repository.verify(reading=Reading(hashes_only=True))
+        assert [victim.name in each.name for each in report.problems] == [True], "only who opens all may say otherwise"
+        assert repository.verify(read_data=True).ok
+        assert repository.verify(reading=Reading(hashes_only=True)).ok
+        other.unlink()
+        assert not repository.verify(reading=Reading(hashes_only=True)).ok

@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,17 @@ FIGURES = {
     "object": ["local.backup_s", "bucket.backup_s", "bucket.restore_server_s", "cold.p50_ms", "near.p99_ms",
                "sequential.mb_s", "boot.boot.requests", "boot.files.of_packs"],
     "recovery": ["1 GiB.started_s", "1 GiB.returned_s"],
+    "verify": ["hashes.mb_per_core_s", "every_chunk_opened.mb_per_core_s", "read_bytes"],
+    "index": ["rebuilt.chunks_per_s", "large.bytes_per_chunk", "large.known_us", "large.one_p50_us",
+              "grown.bytes_per_chunk"],
+    "collection": ["requests.first.get", "requests.again.list", "plans.first.seconds", "plans.again.anonymous_mib",
+                   "forecast_s", "ledger_bytes_per_blob"],
 }  # fmt: skip
 
 
 pytestmark = pytest.mark.timeout(600)  # all parts are measured by the first test
+
+OF_SCALE = ("verify", "index", "collection")
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +42,16 @@ def results() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # QEMU's user has to reach the machines' disks
-        yield _measured(folder)
+        yield _measured(folder, [part for part in FIGURES if part not in OF_SCALE])
 
 
-def _measured(folder: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def results_of_scale() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name:
+        yield _measured(Path(name), OF_SCALE)
+
+
+def _measured(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
     kept = folder / "results.json"
     done = subprocess.run(
         [
@@ -52,6 +65,7 @@ def _measured(folder: Path) -> dict[str, Any]:
             str(folder / "work"),
             "--json",
             str(kept),
+            *parts,
         ],
         cwd=PROJECT,
         capture_output=True,
@@ -66,7 +80,8 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("part", FIGURES)
-def test_part_yields_numbers(results: dict[str, Any], part: str) -> None:
+def test_part_yields_numbers(request: pytest.FixtureRequest, part: str) -> None:
+    results = request.getfixturevalue("results_of_scale" if part in OF_SCALE else "results")
     figures = results["parts"][part]["figures"]
     for path in FIGURES[part]:
         value = figures
@@ -78,8 +93,9 @@ def test_part_yields_numbers(results: dict[str, Any], part: str) -> None:
 
 
 @pytest.mark.integration
-def test_every_goal_of_ours_is_judged(results: dict[str, Any]) -> None:
-    for name, part in results["parts"].items():
+@pytest.mark.parametrize("which", ["results", "results_of_scale"])
+def test_every_goal_of_ours_is_judged(request: pytest.FixtureRequest, which: str) -> None:
+    for name, part in request.getfixturevalue(which)["parts"].items():
         for goal in part["goals"]:
             if "restic" not in goal["goal"]:
                 assert isinstance(goal["met"], bool), f"{name}: {goal['goal']}"

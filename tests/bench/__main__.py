@@ -15,12 +15,13 @@ from tests.bench import company, images, report
 from tests.bench.disk import measure_disk
 from tests.bench.incremental import measure_incremental
 from tests.bench.measure import BenchError
+from tests.bench.object_store import measure_object
 from tests.bench.random_reads import measure_random
 from tests.bench.recoveries import measure_recovery
 from tests.bench.sparse import measure_sparse
 
 PROJECT = Path(__file__).resolve().parents[2]
-PARTS = ("disk", "incremental", "sparse", "random", "recovery")
+PARTS = ("disk", "incremental", "sparse", "random", "recovery", "object")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,6 +80,8 @@ def _measure(
         return measure_sparse(work, disks.day0, quick=quick)
     if name == "random":
         return measure_random(work, disks, quick=quick)
+    if name == "object":
+        return measure_object(work, disks, quick=quick)
     return measure_recovery(work, disks.day0, quick=quick)
 
 

@@ -40,6 +40,12 @@ def _stat(pid: int) -> tuple[int, str, float] | None:
     return int(fields[1]), name, sum(map(int, fields[11:15])) / _TICKS_PER_S
 
 
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a living process so far."""
+    found = _stat(pid)
+    return 0.0 if found is None else found[2]
+
+
 def descendants(ancestor: int) -> dict[int, tuple[str, float]]:
     """Name and CPU seconds of each living process below one, by id."""
     children: dict[int, list[int]] = {}

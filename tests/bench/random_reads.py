@@ -49,13 +49,13 @@ def measure_random(work: Path, images: Images, *, quick: bool) -> Part:
         strongroom.backup("--image", str(images.day0), "--format", "raw", "--name", "bench")
         warm(strongroom.repository)
         say("random: reading")
-        with _served(strongroom) as uri, _client(uri) as client:
-            data = _data(client)
+        with served(strongroom) as uri, connected(uri) as client:
+            data = data_of(client)
             latency = _random(client, data, reads=200 if quick else 4000)
         bound = ("taskset", "-c", str(cores[0]))
-        with _served(strongroom, bound) as uri, _bound_to(cores[-1]), _client(uri) as client:
+        with served(strongroom, bound) as uri, bound_to(cores[-1]), connected(uri) as client:
             before_s = _server_cpu_s()
-            mb, seconds = _sequential(client, data, images.day0, most_bytes=16 * MIB if quick else 2 << 30)
+            mb, seconds = sequential(client, data, images.day0, most_bytes=16 * MIB if quick else 2 << 30)
             server_s = _server_cpu_s() - before_s
     mb_s, mb_cpu_s = mb / seconds, mb / max(server_s, 0.01)
     part.figures = {
@@ -88,7 +88,7 @@ def measure_random(work: Path, images: Images, *, quick: bool) -> Part:
 
 
 @contextlib.contextmanager
-def _served(strongroom: Appliance, prefix: Sequence[str] = ()) -> Iterator[str]:
+def served(strongroom: Appliance, prefix: Sequence[str] = ()) -> Iterator[str]:
     """The URI of a new export of the only disk of the newest point."""
     log = strongroom.root / "export.log"
     with log.open("wb") as stderr:
@@ -122,7 +122,7 @@ def _server_cpu_s() -> float:
 
 
 @contextlib.contextmanager
-def _client(uri: str) -> Iterator[nbd.NBD]:
+def connected(uri: str) -> Iterator[nbd.NBD]:
     client = nbd.NBD()
     client.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
     client.connect_uri(uri)
@@ -133,7 +133,7 @@ def _client(uri: str) -> Iterator[nbd.NBD]:
 
 
 @contextlib.contextmanager
-def _bound_to(core: int) -> Iterator[None]:
+def bound_to(core: int) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -142,7 +142,7 @@ def _bound_to(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _data(client: nbd.NBD) -> list[range]:
+def data_of(client: nbd.NBD) -> list[range]:
     """Where the disk holds data, by the export's own word."""
     found: list[range] = []
     position = 0
@@ -178,7 +178,7 @@ def _random(client: nbd.NBD, data: Sequence[range], reads: int) -> Latency:
     return Latency(statistics.median(times_ms[:first]), cuts[49], cuts[98], reads)
 
 
-def _sequential(client: nbd.NBD, data: Sequence[range], original: Path, most_bytes: int) -> tuple[float, float]:
+def sequential(client: nbd.NBD, data: Sequence[range], original: Path, most_bytes: int) -> tuple[float, float]:
     """MB and seconds of reading the first `most_bytes` of data in order; some of it is compared with the original."""
     wanted = [
         (offset, min(_SEQUENTIAL_BYTES, each.stop - offset))

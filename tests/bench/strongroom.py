@@ -9,8 +9,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ _PACK_OF_NODES = 1
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """`settle`: whether what others left to be written is written before each command."""
+    """`settle`: whether what others left to be written is written before each command. `settings`, as environment
+    variables, say where its repository is, if that is not a folder."""
 
     root: Path
     settle: bool
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -40,7 +42,8 @@ class Appliance:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"STRONGROOM_HOME": str(self.home), "STRONGROOM_PASSPHRASE": "correct horse battery staple"}
+        secret = {"STRONGROOM_PASSPHRASE": "correct horse battery staple"}
+        return {"STRONGROOM_HOME": str(self.home), **secret, **self.settings}
 
     def call(self, *arguments: str, prefix: Sequence[str] = ()) -> Measured:
         """One command. "Done in part" is accepted: what it warned of is in the point's notes."""
@@ -68,16 +71,17 @@ class Appliance:
 
 
 @contextlib.contextmanager
-def appliance(root: Path, *, settle: bool) -> Iterator[Appliance]:
+def appliance(root: Path, *, settle: bool, settings: Mapping[str, str] | None = None) -> Iterator[Appliance]:
     """A new appliance; at the end its recoveries are discarded, its servers ended, and the folder removed."""
     if not Path(COMMAND).exists():
         raise BenchError(f"{COMMAND} is missing: run 'make setup'")
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     root.chmod(0o711)  # QEMU's user has to reach overlays and scratch files
-    made = Appliance(root, settle)
+    made = Appliance(root, settle, settings or {})
     try:
-        made.call("init", "--repository", str(made.repository), "--recovery-key-file", str(root / "recovery.key"))
+        where = () if settings else ("--repository", str(made.repository))
+        made.call("init", *where, "--recovery-key-file", str(root / "recovery.key"))
         yield made
     finally:
         _end_servers(made)

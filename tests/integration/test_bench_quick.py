@@ -21,6 +21,8 @@ FIGURES = {
     "incremental": ["running.fixed_s", "off.fixed_s", "running.runs.1.read_bytes", "off.runs.1.read_bytes"],
     "sparse": ["first.anonymous_mib", "first.map_bytes", "unchanged.seconds", "changed.read_bytes"],
     "random": ["p50_ms", "p99_ms", "sequential_mb_s"],
+    "object": ["local.backup_s", "bucket.backup_s", "bucket.restore_server_s", "cold.p50_ms", "near.p99_ms",
+               "sequential.mb_s", "boot.boot.requests", "boot.files.of_packs"],
     "recovery": ["1 GiB.started_s", "1 GiB.returned_s"],
 }  # fmt: skip
 

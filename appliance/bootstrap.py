@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from appliance.models import ApplianceRecord
     from imaging.repository import Appliance as Identity
     from imaging.repository import Repository
+    from imaging.throttle import Throttle
 
 
 class Appliance:
@@ -39,10 +41,14 @@ class Appliance:
         *,
         clock: Clock | None = None,
         connector: Callable[[HostConfig], Hypervisor] | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
+        """`throttle` is what all transfers to and from the repository share with others, besides the limit that the
+        settings have."""
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self._connector = connector
+        self._shared_throttle = throttle
         self._closing = ExitStack()
         home.prepare(settings)
 
@@ -71,18 +77,33 @@ class Appliance:
         return Identity(id=bytes.fromhex(self.record.id), host=socket.gethostname())
 
     @cached_property
+    def throttle(self) -> Throttle | None:
+        """What limits the transfers of this process by the settings, if anything does."""
+        from imaging.throttle import Throttle
+
+        rate = self.settings.limits.bandwidth_bytes_s
+        return Throttle(rate, self.clock, time.sleep) if rate else None
+
+    @cached_property
     def repository(self) -> Repository:
         """Opened with the machine key. NoRepositoryYet; ImagingError."""
         from imaging.repository import Repository
         from imaging.slots import MachineKey
-        from imaging.storage.locations import open_store
+        from imaging.storage.limited import LimitedStore
+        from imaging.storage.locations import open_store, pace_of
 
         secret = MachineKey(home.read_machine_key(self.settings))
+        location = home.location_of(self.settings)
+        store = open_store(location)
+        for throttle in (self.throttle, self._shared_throttle):
+            if throttle is not None:
+                store = LimitedStore(store, throttle)
         repository = Repository.open(
-            open_store(home.location_of(self.settings)),
+            store,
             secret,
             cache=self.settings.cache_directory,
             appliance=self.identity,
+            pace=pace_of(location, self.settings.limits.chunk_cache_bytes),
         )
         self._closing.callback(repository.close)
         return repository

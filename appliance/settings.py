@@ -190,6 +190,8 @@ class AgentSettings:
 class LimitSettings:
     workers: Annotated[int, _count(1, 64)] = 2  # threads that hash, compress and seal
     host_timeout_s: Annotated[float, _seconds(1, 600)] = 10.0
+    bandwidth_bytes_s: Annotated[int, parse_size] = 0  # of all that a command reads from and writes to repositories
+    chunk_cache_bytes: Annotated[int, parse_size] = 10 * 1024**3  # of a repository in an object store, on local disk
 
 
 @dataclass(frozen=True, slots=True)

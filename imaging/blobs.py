@@ -2,14 +2,17 @@
 
 Rules: a blob is returned authenticated and with its id checked, or an error names it; nothing is ever made up. A
 place that fails twice, the second time although the index is fresh, is reported, so that nothing more comes to rely on
-it; one that was taken for gone and serves is reported too.
+it; one that was taken for gone and serves is reported too. What a cache gives is tried once: nothing is said of a pack
+but by what the store itself gave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import cast
+from typing import Protocol, TypeAlias, cast
 
 from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, StoreUnavailable
 from imaging.ids import CHUNK, NODE
@@ -19,6 +22,7 @@ from imaging.places import Location, PackState
 from imaging.reader import check_length
 from imaging.sealing import Sealer, open_blob, open_blob_into
 from imaging.storage.contract import Buffer, Store
+from imaging.storage.pace import NEAR, Pace
 
 LocateMany = Callable[[Sequence[bytes]], list[list[Location]]]
 Lost = Callable[[bytes, Location, ImagingError], None]
@@ -28,8 +32,19 @@ Rooms = Mapping[bytes, memoryview]
 
 _NO_ROOMS: Rooms = MappingProxyType({})
 _ELSEWHERE = (ObjectMissing, Damaged, StoreUnavailable)  # what another place may still make good
-_GAP_BYTES = 64 << 10  # reading over a gap this wide costs less than a request of its own
 _RUN_BYTES = 4 << 20
+_Run: TypeAlias = "list[tuple[bytes, Location]]"
+"""Blobs that lie near each other in one pack, in the order of offsets."""
+
+
+class Cache(Protocol):
+    """The same store, with what was read of it kept near: `imaging.storage.caching.CachingStore`."""
+
+    def get(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
+        """See Store."""
+
+    def forget(self, name: str, offset_bytes: int, length_bytes: int) -> None:
+        """What it gave of this range cannot be opened."""
 
 
 class BlobReader:
@@ -43,15 +58,28 @@ class BlobReader:
         refresh: Callable[[], None],
         lost: Lost = lambda identity, place, error: None,
         back: Back = lambda place: None,
+        *,
+        pace: Pace = NEAR,
+        cache: Cache | None = None,
     ) -> None:
         """`refresh` brings the index up to date: a pack may have been moved by a collection since it was read. `lost`
-        is told of each id and place that fails even then, `back` of a place that was taken for gone and is not."""
+        is told of each id and place that fails even then, `back` of a place that was taken for gone and is not. Borrows
+        `cache` as well."""
         self._store = store
         self._keys = keys
         self._locate = locate
         self._refresh = refresh
         self._lost = lost
         self._back = back
+        self._pace = pace
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        """Ends its threads. Nobody may be reading."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def chunk(self, identity: bytes) -> bytes:
         """One chunk's plaintext. Raises Damaged, ChunkMissing, StoreError."""
@@ -63,7 +91,7 @@ class BlobReader:
 
     def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
         """Fill memory with chunks' plaintexts, each of which must be as long as its memory. Raises as chunks() does;
-        the memory then holds anything."""
+        the memory then holds anything. For whoever reads all of a disk once: nothing of it goes through the cache."""
         rooms: dict[bytes, memoryview] = {}
         for identity, room in wanted:
             rooms.setdefault(identity, room)
@@ -87,8 +115,10 @@ class BlobReader:
         found: Found = {}
         wanted = list(dict.fromkeys(identities))
         located = dict(zip(wanted, self._locate(wanted), strict=True))
-        for run in _runs([(identity, places[0]) for identity, places in located.items() if places]):
-            self._read_run(blob_type, run, rooms, found)
+        first = [(identity, places[0]) for identity, places in located.items() if places]
+        cache = self._cache if rooms is _NO_ROOMS else None
+        for run, data in self._fetched(_runs(first, self._pace.gap_bytes), cache):
+            self._open_run(blob_type, run, data, rooms, found, cache)
         missing = [identity for identity in wanted if identity not in found]
         failures: dict[bytes, ImagingError] = {}
         for identity in missing:
@@ -102,25 +132,56 @@ class BlobReader:
                     raise failures.get(identity) or ChunkMissing(identity)
         return [found[identity] for identity in identities]
 
-    def _read_run(self, blob_type: int, run: list[tuple[bytes, Location]], rooms: Rooms,
-                  found: Found) -> None:  # fmt: skip
-        """Read one stretch of a pack; what cannot be had is left to `_try`, which reports it."""
-        start = run[0][1].offset_bytes
-        stop = run[-1][1].offset_bytes + run[-1][1].stored_bytes
-        sealer = Sealer(self._keys, blob_type, run[0][1].salt)
-        try:
-            data = memoryview(self._store.get(pack_name(run[0][1].pack), start, stop - start))
-        except _ELSEWHERE:
+    def _fetched(self, runs: list[_Run], cache: Cache | None) -> Iterator[tuple[_Run, bytes]]:
+        """Each stretch with its bytes, in order; several are fetched at a time where that is worth it. What cannot be
+        had is left to `_try`, which reports it."""
+        if self._pace.gets == 1 or len(runs) < 2:
+            for run in runs:
+                data = self._fetch(run, cache)
+                if data is not None:
+                    yield run, data
             return
+        futures = [(run, self._threads().submit(self._fetch, run, cache)) for run in runs]
+        try:
+            for run, future in futures:
+                data = future.result()
+                if data is not None:
+                    yield run, data
+        finally:
+            for _, future in futures:
+                future.cancel()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._pace.gets, thread_name_prefix="fetch")
+            return self._pool
+
+    def _fetch(self, run: _Run, cache: Cache | None) -> bytes | None:
+        """One stretch of a pack. What a cache has of a pack that may be gone or damaged tells nothing."""
+        start, stop = _bounds(run)
+        reliable = run[0][1].state is PackState.LIVE
+        try:
+            return (cache if cache and reliable else self._store).get(pack_name(run[0][1].pack), start, stop - start)
+        except _ELSEWHERE:
+            return None
+
+    def _open_run(self, blob_type: int, run: _Run, data: bytes, rooms: Rooms, found: Found,
+                  cache: Cache | None) -> None:  # fmt: skip
+        """What does not open is left to `_try`."""
+        start, _ = _bounds(run)
+        sealer = Sealer(self._keys, blob_type, run[0][1].salt)
+        view = memoryview(data)
         if run[0][1].state is PackState.GONE:
             self._back(run[0][1])
         for identity, place in run:
             at = place.offset_bytes - start
-            sealed = data[at : at + place.stored_bytes]
+            sealed = view[at : at + place.stored_bytes]
             try:
                 found[identity] = self._open(sealer, blob_type, identity, sealed, place, rooms)
             except Damaged:
-                continue
+                if cache is not None:
+                    cache.forget(pack_name(place.pack), place.offset_bytes, place.stored_bytes)
 
     def _try(
         self,
@@ -155,16 +216,20 @@ class BlobReader:
         return room
 
 
-def _runs(places: list[tuple[bytes, Location]]) -> list[list[tuple[bytes, Location]]]:
+def _bounds(run: _Run) -> tuple[int, int]:
+    return run[0][1].offset_bytes, run[-1][1].offset_bytes + run[-1][1].stored_bytes
+
+
+def _runs(places: list[tuple[bytes, Location]], gap_bytes: int) -> list[_Run]:
     """Group blobs that lie near each other in one pack, in the order of offsets."""
-    grouped: list[list[tuple[bytes, Location]]] = []
+    grouped: list[_Run] = []
     end = 0
     for identity, place in sorted(places, key=lambda item: (item[1].pack, item[1].offset_bytes)):
         last = grouped[-1] if grouped else None
         if (
             last is not None
             and last[0][1].pack == place.pack
-            and place.offset_bytes - end <= _GAP_BYTES
+            and place.offset_bytes - end <= gap_bytes
             and place.offset_bytes + place.stored_bytes - last[0][1].offset_bytes <= _RUN_BYTES
         ):
             last.append((identity, place))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -24,7 +24,7 @@ from imaging.reader import DiskReader
 from imaging.repository import Repository
 from imaging.source import BlockStatus
 
-_CACHE_BYTES: Final = 1 << 20  # of chunks: each is read once
+_CACHE_BYTES: Final = 1 << 20  # of chunks, besides what is read ahead: each is read once
 
 
 def copied_from(point: Point, repository_id: bytes) -> str:
@@ -82,7 +82,8 @@ class PartsOfPoint:
 
 
 class PointDisk:
-    """A disk of a restore point as a source. `changed`: what may differ from what the copy's parent holds."""
+    """A disk of a restore point as a source. `changed`: what may differ from what the copy's parent holds. Owns the
+    reader until close()."""
 
     piece_bytes = REGION_BYTES
 
@@ -90,6 +91,9 @@ class PointDisk:
         self._reader = reader
         self._changed = changed
         self.size_bytes = reader.size_bytes
+
+    def close(self) -> None:
+        self._reader.close()
 
     def status(self, start: int, stop: int) -> BlockStatus:
         """See Source."""
@@ -170,15 +174,18 @@ class Copier:
         return replace(entry, root=self._ingest(PointDisk(self._reader(entry.root, entry.size_bytes), ())).root)
 
     def _reader(self, root: bytes | None, size_bytes: int) -> DiskReader:
-        return DiskReader(self._origin.blobs, root, size_bytes, cache_bytes=_CACHE_BYTES)
+        ahead_bytes = self._origin.pace.ahead_bytes
+        cache_bytes = _CACHE_BYTES + 4 * ahead_bytes
+        return DiskReader(self._origin.blobs, root, size_bytes, cache_bytes=cache_bytes, ahead_bytes=ahead_bytes)
 
     def _ingest(
         self, source: PointDisk, *, parent: ParentDisk | None = None, former: ParentDisk | None = None
     ) -> Ingested:
-        result = ingest_disk(
-            source, self._writer, self._target.keys, parent=parent, former=former, workers=self._workers,
-            advance=self._advance,
-        )  # fmt: skip
+        with closing(source):
+            result = ingest_disk(
+                source, self._writer, self._target.keys, parent=parent, former=former, workers=self._workers,
+                advance=self._advance,
+            )  # fmt: skip
         self._read_bytes += result.read_bytes
         self._chunks += result.chunks
         self._sampled += result.sampled_chunks

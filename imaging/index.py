@@ -148,6 +148,12 @@ class ChunkIndex:
             places.sort(key=lambda location: location.state)
         return [list(found[key]) for key in keys]
 
+    def size_of(self, pack: bytes) -> int | None:
+        """How long a pack is, or None where it is not in here."""
+        with self._access.reading() as snapshot:
+            number = snapshot.transaction.get(pack, db=self._tables.numbers)
+            return None if number is None else snapshot.pack(NUMBER.unpack(number)[0]).size_bytes
+
     def objects(self) -> set[str]:
         """The index objects that are in here."""
         with self._access.reading() as snapshot:

@@ -140,6 +140,10 @@ class IndexKeeper:
     def locate_many(self, ids: Sequence[bytes]) -> list[list[Location]]:
         return self._with_index(lambda index: index.locate_many(ids))
 
+    def size_of(self, pack: bytes) -> int | None:
+        """How long a pack is, as far as the index knows it."""
+        return self._with_index(lambda index: index.size_of(pack))
+
     def has_losses(self) -> bool:
         return self._with_index(ChunkIndex.has_losses)
 

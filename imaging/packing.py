@@ -22,10 +22,10 @@ from imaging.packs import FRAME_BYTES, PACK_ROWS_MAX, PackBuilder, iter_rows, ne
 from imaging.places import ROW_BYTES, PackRows
 from imaging.sealing import Compressor
 from imaging.storage.contract import Buffer, Store
+from imaging.storage.pace import NEAR
 
 PACK_BYTES = 16 << 20
 _INDEX_ROWS = 65_536
-_UPLOADS = 2
 _BLOBS_A_BATCH = 16
 
 
@@ -68,7 +68,8 @@ class PackWriter:
 
     def __init__(self, store: Store, keys: Keys, shared: Known, pending: Pending,
                  publish: Callable[[Sequence[PackRows]], None], *, compression_level: int,
-                 pack_bytes: int = PACK_BYTES) -> None:  # fmt: skip
+                 pack_bytes: int = PACK_BYTES, uploads: int = NEAR.puts) -> None:  # fmt: skip
+        """`uploads`: so many packs are put at a time."""
         self._store = store
         self._keys = keys
         self._shared = shared
@@ -85,8 +86,8 @@ class PackWriter:
         self._rooms: list[memoryview] = []
         """Memory of packs that are stored, to be used again: fresh memory costs a page fault for every page."""
         self._done: list[PackRows] = []
-        self._uploads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="pack")
-        self._upload_slots = threading.BoundedSemaphore(_UPLOADS + 1)
+        self._uploads = ThreadPoolExecutor(uploads, thread_name_prefix="pack")
+        self._upload_slots = threading.BoundedSemaphore(uploads + 1)
         self._futures: list[Future[None]] = []
         self._failure: BaseException | None = None
         self._local = threading.local()

@@ -1,28 +1,28 @@
 """Random access to one disk of a restore point.
 
 Rules: what is returned was authenticated; what cannot be read is an error, never zeros; memory is bounded; two
-threads that want the same chunk fetch it once.
+threads that want the same chunk fetch it once. Where the repository is far away, what comes next of a disk that is read
+in order is fetched before it is asked for.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
 
 from imaging.diskmap import Leaf, children, node_span, read_leaf, root_level
 from imaging.errors import Damaged
 from imaging.extents import PAGE_BYTES, REGION_BYTES, Extent
+from imaging.read_ahead import ReadAhead
+from imaging.recent import Recent
 
 _LEAVES = 512  # about 50 KB each when parsed; random reads within 8 GiB then parse none twice
 _INNER = 64
 _Batch: TypeAlias = "Future[dict[bytes, bytes]]"
 """What one thread is loading in one go; by id."""
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Blobs(Protocol):
@@ -35,30 +35,6 @@ class Blobs(Protocol):
         """One node's plaintext."""
 
 
-class _Recent(Generic[K, V]):
-    """The most recently used values, up to a total weight. Not thread-safe."""
-
-    def __init__(self, limit: int, weight: Callable[[V], int]) -> None:
-        self._limit = limit
-        self._weight = weight
-        self._held: OrderedDict[K, V] = OrderedDict()
-        self._total = 0
-
-    def get(self, key: K) -> V | None:
-        value = self._held.get(key)
-        if value is not None:
-            self._held.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        if key in self._held:
-            return
-        self._held[key] = value
-        self._total += self._weight(value)
-        while self._total > self._limit and len(self._held) > 1:
-            self._total -= self._weight(self._held.popitem(last=False)[1])
-
-
 def check_length(identity: bytes, plain: bytes | memoryview, length: int) -> None:
     """A chunk must be as long as the record that names it: whoever has the keys could state another. Raises Damaged."""
     if len(plain) != length:
@@ -68,15 +44,17 @@ def check_length(identity: bytes, plain: bytes | memoryview, length: int) -> Non
 class DiskReader:
     """Reads a disk map as a disk of `size_bytes`. Thread-safe. Borrows `blobs`."""
 
-    def __init__(self, blobs: Blobs, root: bytes | None, size_bytes: int, *, cache_bytes: int = 64 << 20) -> None:
+    def __init__(self, blobs: Blobs, root: bytes | None, size_bytes: int, *, cache_bytes: int = 64 << 20,
+                 ahead_bytes: int = 0) -> None:  # fmt: skip
         self._blobs = blobs
         self._root = root
         self.size_bytes = size_bytes
         self._lock = threading.Lock()
-        self._leaves: _Recent[int, tuple[list[int], Leaf]] = _Recent(_LEAVES, lambda _: 1)
-        self._inner: _Recent[bytes, dict[int, bytes]] = _Recent(_INNER, lambda _: 1)
-        self._chunks: _Recent[bytes, bytes] = _Recent(cache_bytes, len)
+        self._leaves: Recent[int, tuple[list[int], Leaf]] = Recent(_LEAVES, lambda _: 1)
+        self._inner: Recent[bytes, dict[int, bytes]] = Recent(_INNER, lambda _: 1)
+        self._chunks: Recent[bytes, bytes] = Recent(cache_bytes, len)
         self._loading: dict[bytes, _Batch] = {}
+        self._ahead = ReadAhead(self._prefetch, size_bytes, min(ahead_bytes, cache_bytes // 4))
 
     def pread(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises ValueError out of range, Damaged, ChunkMissing, StoreError."""
@@ -88,6 +66,7 @@ class DiskReader:
         """Fill the buffer, which need not be zero before. Raises as pread does."""
         if offset < 0 or offset + len(buffer) > self.size_bytes:
             raise ValueError(f"{len(buffer)} bytes at {offset} lie outside a disk of {self.size_bytes} bytes")
+        self._ahead.note(offset, len(buffer))
         wanted: list[tuple[int, int, bytes]] = []
         for start, stop, identity in self._records(offset, offset + len(buffer)):
             if identity is None:
@@ -100,6 +79,13 @@ class DiskReader:
             check_length(identity, plain, stop - start)
             a, b = max(start, offset), min(stop, offset + len(buffer))
             buffer[a - offset : b - offset] = memoryview(plain)[a - start : b - start]
+
+    def close(self) -> None:
+        """Waits for what is being fetched ahead."""
+        self._ahead.close()
+
+    def _prefetch(self, start: int, stop: int) -> None:
+        self._fetch([identity for _, _, identity in self._records(start, stop) if identity is not None])
 
     def extents(self, offset: int, length: int) -> list[Extent]:
         """What of a range is a hole and what is data, merged; reads map nodes, no chunk."""

@@ -31,13 +31,17 @@ from imaging.keys import KeyBundle, Keys
 from imaging.leases import DEAD_AFTER_S, Leases, LeaseWatcher
 from imaging.object_cache import ObjectCache
 from imaging.objects import SealedObjects
+from imaging.packs import digest_of_name
 from imaging.pending import PendingIndex
 from imaging.points import DamagedPoint, Hold, Point, Points, Survey
 from imaging.reconciling import Reconciled
 from imaging.running import BEAT_S, Appliance, Run, RunContext
 from imaging.series_locks import SeriesLocks
 from imaging.slots import Argon2Cost, RecoveryKey, Secret, Slot, make_slot
+from imaging.storage.block_cache import BlockCache
+from imaging.storage.caching import CachingStore
 from imaging.storage.contract import Store
+from imaging.storage.pace import NEAR, Pace
 from imaging.verdicts import DAMAGED, Verdict, Verdicts
 
 if TYPE_CHECKING:
@@ -76,16 +80,19 @@ class Repository:
         clock: Clock | None = None,
         dead_after_s: float = DEAD_AFTER_S,
         beat_s: float = BEAT_S,
+        pace: Pace = NEAR,
     ) -> None:
         """Use create() or open()."""
         self._closing = contextlib.ExitStack()
         self.store = store
+        self.pace = pace
         self.keys: Keys = unlocked.keys
         self.config = unlocked.config
         self.losses = unlocked.losses
         self._bundle = unlocked.bundle
         self._clock = clock or SystemClock()
         usable = _usable(cache)
+        self._chunk_folder = usable and usable / "chunks"
         self._cache = usable or Path(self._closing.enter_context(_temporary_folder()))
         objects = SealedObjects(store, self.keys, ObjectCache(self._cache / "objects"))
         self._objects = objects
@@ -151,8 +158,9 @@ class Repository:
         clock: Clock | None = None,
         dead_after_s: float = DEAD_AFTER_S,
         beat_s: float = BEAT_S,
+        pace: Pace = NEAR,
     ) -> Repository:
-        """NotARepository, WrongVersion, WrongKey, Damaged, StoreError."""
+        """`pace` says how the store wants to be used. NotARepository, WrongVersion, WrongKey, Damaged, StoreError."""
         return cls(
             store,
             unlock(store, secret),
@@ -161,9 +169,14 @@ class Repository:
             clock=clock,
             dead_after_s=dead_after_s,
             beat_s=beat_s,
+            pace=pace,
         )
 
     def close(self) -> None:
+        with self._lock:
+            blobs, self._blobs = self._blobs, None
+        if blobs is not None:
+            blobs.close()
         self._keeper.close()
         self._closing.close()
 
@@ -226,9 +239,24 @@ class Repository:
             if self._blobs is None:
                 keeper = self._keeper
                 self._blobs = BlobReader(
-                    self.store, self.keys, keeper.locate_many, keeper.look_again, keeper.lost, keeper.back
-                )
+                    self.store, self.keys, keeper.locate_many, keeper.look_again, keeper.lost, keeper.back,
+                    pace=self.pace, cache=self._chunk_cache(),
+                )  # fmt: skip
             return self._blobs
+
+    def _chunk_cache(self) -> CachingStore | None:
+        if self._chunk_folder is None:
+            return None
+        blocks = BlockCache.open(self._chunk_folder, self.id, self.pace.cache_bytes)
+        if blocks is None:
+            return None
+        self._closing.callback(blocks.close)
+
+        def size_of(name: str) -> int | None:
+            pack = digest_of_name(name)
+            return None if pack is None else self._keeper.size_of(pack)
+
+        return CachingStore(self.store, blocks, size_of)
 
     def pending(self) -> PendingIndex:
         """For what one run stores, until it commits. Owned by the caller."""

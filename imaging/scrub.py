@@ -8,7 +8,6 @@ verdict.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -32,7 +31,6 @@ from imaging.reconciling import read_unlisted_packs
 from imaging.scrub_maps import MapWalk
 from imaging.scrub_objects import Findings, check_ends, check_object, check_pairs
 from imaging.scrub_packs import PackVerdict, check_packs
-from imaging.throttle import Throttle
 from imaging.verdicts import DAMAGED, MISSING, Verdict
 
 if TYPE_CHECKING:
@@ -51,10 +49,9 @@ class VerifyProgress(Protocol):
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What of the packs is read whole: everything that is read in `every_days` runs, a share each time, those first
-    that were read the longest ago. Not faster than `bytes_per_s`."""
+    that were read the longest ago."""
 
     every_days: int = 1
-    bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +127,14 @@ def verify(
     check_ends(objects, leases, findings)
     today = clock.now_utc().date().toordinal()
     whole: frozenset[bytes] = frozenset()
-    throttle = None
     if reading is not None:
         log.keep_only(findings.packs)
         everything = reading.every_days == 1
         whole = frozenset(findings.packs) if everything else log.due(findings.packs, reading.every_days, today)
-        throttle = None if reading.bytes_per_s is None else Throttle(reading.bytes_per_s, clock, time.sleep)
     read_bytes = sum(findings.packs[pack] for pack in whole)
     index = _Index(objects, leases, findings)
     try:
-        bad = _Packs(objects, keeper, findings, index, whole, throttle, lambda pack: log.note(pack, today)).check(
-            watcher
-        )
+        bad = _Packs(objects, keeper, findings, index, whole, lambda pack: log.note(pack, today)).check(watcher)
     finally:
         log.save()
     read_unlisted_packs(keeper.index, objects.store, objects.keys)
@@ -229,7 +222,6 @@ class _Packs:
     findings: Findings
     index: _Index
     whole: frozenset[bytes]
-    throttle: Throttle | None
     was_read: Callable[[bytes], None]
     bad: dict[bytes, frozenset[bytes] | None] = field(default_factory=dict)
 
@@ -246,9 +238,7 @@ class _Packs:
         progress.start("packs", sum(findings.packs[pack] for pack in self.whole) if self.whole else None)
         objects = self.objects
         states = {pack: each.state for pack, each in self.keeper.index.packs().items()}
-        verdicts = check_packs(
-            objects.store, objects.keys, findings.packs, self.whole, self.index.rows_of, self.throttle
-        )
+        verdicts = check_packs(objects.store, objects.keys, findings.packs, self.whole, self.index.rows_of)
         for verdict in verdicts:
             if verdict.pack in self.whole:
                 progress.advance(verdict.size_bytes)

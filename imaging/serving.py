@@ -43,7 +43,8 @@ class Disk(Protocol):
 @dataclass(frozen=True, slots=True)
 class ServedDisk:
     """Which disk to serve, in paths and names: all of it may be seen in a process list. `location` is the file that
-    says where the repository is (storage/locations.py)."""
+    says where the repository is (storage/locations.py). `cache_bytes` are of memory; up to `chunk_cache_bytes` of a
+    repository that is far away may be kept in `cache`."""
 
     location: Path
     machine_key: Path
@@ -51,6 +52,7 @@ class ServedDisk:
     point: str
     disk: str
     cache_bytes: int = 64 << 20
+    chunk_cache_bytes: int = 0
 
     def arguments(self) -> list[str]:
         """As `key=value` for the plugin."""
@@ -61,16 +63,17 @@ class ServedDisk:
             f"point={self.point}",
             f"disk={self.disk}",
             f"cache_bytes={self.cache_bytes}",
+            f"chunk_cache_bytes={self.chunk_cache_bytes}",
         ]
 
     @classmethod
     def parse(cls, given: dict[str, str]) -> ServedDisk:
         """Raises ValueError, naming what is missing or not known."""
-        known = ("location", "machine_key", "cache", "point", "disk", "cache_bytes")
+        known = ("location", "machine_key", "cache", "point", "disk", "cache_bytes", "chunk_cache_bytes")
         for key in given:
             if key not in known:
                 raise ValueError(f"there is no parameter {key!r}")
-        for key in known[:-1]:
+        for key in known[:-2]:
             if not given.get(key):
                 raise ValueError(f"the parameter {key} is missing")
         return cls(
@@ -80,6 +83,7 @@ class ServedDisk:
             given["point"],
             given["disk"],
             int(given.get("cache_bytes", str(64 << 20))),
+            int(given.get("chunk_cache_bytes", "0")),
         )
 
 
@@ -148,16 +152,21 @@ def open_disk(served: ServedDisk) -> DiskService:
     from imaging.reader import DiskReader
     from imaging.repository import Appliance, Repository
     from imaging.slots import MachineKey
-    from imaging.storage.locations import open_store, read_location
+    from imaging.storage.locations import open_store, pace_of, read_location
 
+    location = read_location(served.location)
     repository = Repository.open(
-        open_store(read_location(served.location)),
+        open_store(location),
         MachineKey(served.machine_key.read_bytes()),
         cache=served.cache,
         appliance=Appliance(bytes(16), socket.gethostname()),  # it holds no lease, so nobody ever sees this
+        pace=pace_of(location, served.chunk_cache_bytes),
     )
     entry = find_entry(repository.point(served.point).manifest, served.disk)
-    disk = DiskReader(repository.blobs, entry.root, entry.size_bytes, cache_bytes=served.cache_bytes)
+    disk = DiskReader(
+        repository.blobs, entry.root, entry.size_bytes, cache_bytes=served.cache_bytes,
+        ahead_bytes=repository.pace.ahead_bytes,
+    )  # fmt: skip
     return DiskService(disk, f"disk {served.disk} of restore point {served.point}")
 
 

@@ -24,6 +24,11 @@ class Throttle:
         self._lock = threading.Lock()
         self._free_s = clock.monotonic_s()
 
+    def owe(self, count_bytes: int) -> None:
+        """Counts what is moved at once; who comes later waits for it."""
+        with self._lock:
+            self._free_s = max(self._free_s, self._clock.monotonic_s()) + count_bytes / self._rate
+
     def take(self, count_bytes: int) -> None:
         """Waits until `count_bytes` may be moved."""
         with self._lock:

@@ -9,7 +9,7 @@ import click
 
 from appliance.cli.output import duration, emit_json, say, size, warn
 from appliance.cli.points import point_json
-from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session
 from appliance.errors import StrongroomError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def _image_name(_context: click.Context, _option: click.Parameter, name: str | N
 @click.option("--image", "path", metavar="PATH", type=click.Path(path_type=Path), help="An image file or block device.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Its format; it is never guessed.")
 @click.option("--name", metavar="NAME", callback=_image_name, help="The name under which the image is protected.")
+@limit_option
 @json_option
 @pass_session
 def backup(
@@ -65,7 +66,7 @@ def backup(
     \b
     Examples:
       strongroom backup web-1
-      strongroom backup web-1 --host rack2 --full
+      strongroom backup web-1 --host rack2 --full --limit 20MB
       strongroom backup --image /srv/disk.vmdk --format vmdk --name old-server
     """
     from imaging.errors import SeriesBusy

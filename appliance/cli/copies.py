@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.output import emit_json, moment, say, size, table
-from appliance.cli.session import Session, json_option, pass_session
+from appliance.cli.session import Session, json_option, limit_option, pass_session
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from appliance.services.copying import MachineToCopy
+    from imaging.throttle import Throttle
 
 
-def other_home(home: Path) -> Appliance:
-    """The appliance of another home, as its own settings say: what the environment sets is of this home alone."""
+def other_home(home: Path, throttle: Throttle | None) -> Appliance:
+    """The appliance of another home, as its own settings say: what the environment sets is of this home alone. What
+    moves to and from its repository shares `throttle`, if there is one."""
     from appliance.bootstrap import Appliance
     from appliance.settings import load
 
     if not home.is_dir():
         raise click.BadParameter(f"{home} is no home of Strongroom", param_hint="HOME")
-    return Appliance(load({"STRONGROOM_HOME": str(home.absolute())}))
+    return Appliance(load({"STRONGROOM_HOME": str(home.absolute())}), throttle=throttle)
 
 
 @click.command()
@@ -30,6 +32,7 @@ def other_home(home: Path) -> Appliance:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N points of each machine.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be copied.")
+@limit_option
 @json_option
 @pass_session
 def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None, dry_run: bool, as_json: bool) -> None:
@@ -38,7 +41,7 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
     HOME is a folder as STRONGROOM_HOME names one, with its own settings, keys and repository; make it once with
     'strongroom init'. Of each machine what is newer than its newest copy is copied, oldest first; only what changed is
     read and sent. An interrupted copy is gone on with by the next, so this can run every night. To restore from a copy,
-    use the other home.
+    use the other home. A limit is of what is read from one repository and what is written to the other, together.
 
     \b
     Examples:
@@ -48,7 +51,7 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
     """
     from appliance.services.copying import CopyService
 
-    with other_home(home) as target:
+    with other_home(home, session.appliance.throttle) as target:
         service = CopyService(session.appliance, target)
         plan = service.plan(names, last=last)
         if dry_run:

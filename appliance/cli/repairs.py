@@ -10,7 +10,7 @@ import click
 
 from appliance.cli.copies import other_home
 from appliance.cli.output import emit_json, say, size, tell, warn
-from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session
 
 if TYPE_CHECKING:
     from imaging.healing import Healed
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     help="Take what is lost out of the repository of this other home, which has copies of the points.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only tell what is damaged, and what the copy has of it.")
+@limit_option
 @json_option
 @pass_session
 def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) ->
     from appliance.services.maintenance import MaintenanceService
 
     with ExitStack() as stack:
-        other = None if home is None else stack.enter_context(other_home(home))
+        other = None if home is None else stack.enter_context(other_home(home, session.appliance.throttle))
         service = MaintenanceService(session.appliance)
         if other is not None:
             service.check_other(other)

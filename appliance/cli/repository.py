@@ -10,7 +10,16 @@ import click
 from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
 from appliance.cli.passphrases import NEW_VARIABLE, KeySink, new_passphrase, passphrase, read_key_file
 from appliance.cli.points import warn_damaged
-from appliance.cli.session import EXIT_FAILED, EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
+from appliance.cli.session import (
+    EXIT_FAILED,
+    EXIT_PARTLY,
+    Session,
+    exit_with,
+    json_option,
+    limit_option,
+    pass_session,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from appliance.services.repositories import Founded
@@ -76,10 +85,10 @@ def info(session: Session, as_json: bool) -> None:
     "--every", "every_days", type=click.IntRange(2, 3650), metavar="DAYS",
     help="Read such a share of the data that daily runs read everything in so many days (with --read-data).",
 )  # fmt: skip
-@click.option("--limit", metavar="SIZE", help="Read at most so much a second, such as 100MB (with --read-data).")
+@limit_option
 @json_option
 @pass_session
-def verify(session: Session, read_data: bool, every_days: int | None, limit: str | None, as_json: bool) -> None:
+def verify(session: Session, read_data: bool, every_days: int | None, as_json: bool) -> None:
     """Check every object of the repository. Ends with exit code 1 when anything is damaged.
 
     Names what is damaged and the restore points that it touches, with the byte ranges of each disk that cannot be read
@@ -96,9 +105,9 @@ def verify(session: Session, read_data: bool, every_days: int | None, limit: str
     from appliance.services.repositories import RepositoryService
     from imaging.scrub import Reading
 
-    if not read_data and (every_days is not None or limit is not None):
-        raise click.UsageError("--every and --limit say how data is read: add --read-data")
-    reading = Reading(every_days or 1, _rate(limit)) if read_data else None
+    if not read_data and every_days is not None:
+        raise click.UsageError("--every says how data is read: add --read-data")
+    reading = Reading(every_days or 1) if read_data else None
     report = RepositoryService(session.appliance).verify(reading, progress=session.progress)
     session.progress.finish()
     if as_json:
@@ -123,21 +132,6 @@ def verify(session: Session, read_data: bool, every_days: int | None, limit: str
             " full backup ('--full') stores anew what the machines still hold of it"
         )
         exit_with(EXIT_FAILED)
-
-
-def _rate(limit: str | None) -> float | None:
-    """Bytes a second."""
-    from appliance.settings import parse_size
-
-    if limit is None:
-        return None
-    try:
-        rate = parse_size(limit.removesuffix("/s"))
-    except ValueError as err:
-        raise click.BadParameter(str(err), param_hint="--limit") from err
-    if rate == 0:
-        raise click.BadParameter("it must be more than 0", param_hint="--limit")
-    return rate
 
 
 def _report_json(report: VerifyReport) -> dict[str, object]:

@@ -7,7 +7,16 @@ from pathlib import Path
 import click
 
 from appliance.cli.output import confirm, duration, emit_json, say, size, warn
-from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, point_option, yes_option
+from appliance.cli.session import (
+    EXIT_PARTLY,
+    Session,
+    exit_with,
+    json_option,
+    limit_option,
+    pass_session,
+    point_option,
+    yes_option,
+)
 
 FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
 
@@ -23,6 +32,7 @@ FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
 @click.option("--storage", metavar="POOL|DIR", help="Where new disks of a machine go: a pool of the host, or a folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there: in place, or an existing file.")
 @yes_option
+@limit_option
 @json_option
 @pass_session
 def restore(

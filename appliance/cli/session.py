@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -30,6 +30,7 @@ EXIT_PARTLY = 3
 class Session:
     debug: bool = False
     home: str | None = None
+    limit_bytes_s: int | None = None
     closing: ExitStack = field(default_factory=ExitStack)
     _appliance: Appliance | None = None
     _progress: Progress | None = None
@@ -40,7 +41,10 @@ class Session:
         environment = dict(os.environ)
         if self.home is not None:
             environment["STRONGROOM_HOME"] = os.path.abspath(self.home)
-        return load(environment)
+        settings = load(environment)
+        if self.limit_bytes_s is not None:
+            settings = replace(settings, limits=replace(settings.limits, bandwidth_bytes_s=self.limit_bytes_s))
+        return settings
 
     @property
     def appliance(self) -> Appliance:
@@ -79,6 +83,33 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def yes_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
+
+
+def limit_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that move much data; the session's appliance then keeps to it."""
+    return click.option(
+        "--limit",
+        metavar="SIZE",
+        expose_value=False,
+        callback=_limit,
+        help="Move at most so much a second to and from repositories, such as 20MB.",
+    )(command)
+
+
+def _limit(context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    from appliance.settings import parse_size
+
+    if value is None:
+        return
+    try:
+        rate = parse_size(value.removesuffix("/s"))
+    except ValueError as err:
+        raise click.BadParameter(str(err)) from err
+    if rate == 0:
+        raise click.BadParameter("it must be more than 0")
+    session = context.find_object(Session)
+    assert session is not None
+    session.limit_bytes_s = rate
 
 
 def point_option(command: Callable[..., Any]) -> Callable[..., Any]:

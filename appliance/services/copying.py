@@ -124,6 +124,7 @@ class CopyService:
             writer = stack.enter_context(PackWriter(
                 repository.store, repository.keys, repository.index, pending, lease.put_index,
                 compression_level=repository.config.compression_level, pack_bytes=repository.config.pack_bytes,
+                uploads=repository.pace.puts,
             ))  # fmt: skip
             copier = Copier(
                 self._origin.repository, repository, writer, workers=settings.limits.workers + 1,

@@ -159,6 +159,7 @@ class ExportService:
             point=point.id,
             disk=disk,
             cache_bytes=settings.recovery.cache_bytes,
+            chunk_cache_bytes=settings.limits.chunk_cache_bytes,
         )
 
     @contextmanager

@@ -9,11 +9,12 @@ import json
 import os
 import random
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from imaging.errors import Damaged
+from imaging.storage.pace import FAR, NEAR, Pace
 
 if TYPE_CHECKING:
     from imaging.storage.contract import Store
@@ -72,6 +73,11 @@ def open_store(location: Location, *, make: bool = False) -> Store:
     credentials = Credentials(location.access_key, location.secret_key, location.session_token)
     store = S3Store(bucket, credentials, Limits(connections=location.connections))
     return RetryingStore(store, SystemClock(), time.sleep, random.random)
+
+
+def pace_of(location: Location, cache_bytes: int) -> Pace:
+    """How the store there wants to be used; of one that is far away up to `cache_bytes` are kept on local disk."""
+    return NEAR if isinstance(location, Folder) else replace(FAR, cache_bytes=cache_bytes)
 
 
 def encode_location(location: Location) -> bytes:

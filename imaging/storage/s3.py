@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import os
 import re
 import threading
@@ -29,6 +28,7 @@ from imaging.errors import AddressRefused, Damaged, InvalidName, ObjectMissing, 
 from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, check_name, check_prefix
 from imaging.storage.endpoints import Endpoint
 from imaging.storage.s3_errors import CREATE, FAILURES, header_of, of_one_key, outside_range, translated
+from imaging.storage.sending import Sent, whole
 from imaging.storage.witnesses import Witnesses
 
 Answer: TypeAlias = Mapping[str, Any]
@@ -117,14 +117,14 @@ class S3Store:
 
     def _write(self, operation: str, name: str, data: Sequence[Buffer], **conditions: str) -> None:
         check_name(name)
-        whole = b"".join(data)
+        sent = whole(data)
         answer = self._ask(
             operation,
             name,
             self._client.put_object,
             Key=self._key(name),
-            Body=io.BytesIO(whole),  # sent in pieces, each with its own time-out
-            ContentMD5=_md5(whole),
+            Body=Sent(sent),  # in pieces, each with its own time-out
+            ContentMD5=_md5(sent),
             **conditions,
         )
         if "ETag" not in answer:

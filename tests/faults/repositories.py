@@ -16,6 +16,7 @@ from imaging.slots import Argon2Cost, MachineKey
 from imaging.source import BytesSource
 from imaging.storage.contract import Store
 from imaging.storage.local import LocalStore
+from imaging.storage.pace import NEAR, Pace
 
 CHEAP = Argon2Cost(memory_kib=19_456, passes=1, lanes=1)
 MACHINE = MachineKey(b"m" * 32)
@@ -68,6 +69,7 @@ def reopen(
     clock: ManualClock | None = None,
     store: Store | None = None,
     beat_s: float = 60.0,
+    pace: Pace = NEAR,
 ) -> Repository:
     return Repository.open(
         store or LocalStore(folder / "store"),
@@ -76,6 +78,7 @@ def reopen(
         appliance=appliance,
         clock=clock or ManualClock(),
         beat_s=beat_s,
+        pace=pace,
     )
 
 

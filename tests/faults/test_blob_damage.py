@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from imaging.packs import PackBuilder, iter_rows, pack_name, parse_pack, read_ta
 from imaging.places import PackRows, unpack_place
 from imaging.reader import DiskReader
 from imaging.sealing import TAG_BYTES, Sealer, inflate, open_blob
+from imaging.storage.pace import FAR
 from tests.unit.memory import KEYS, REPOSITORY, DictIndex, MemoryStore, reader, writer
 
 pytestmark = pytest.mark.faults
@@ -275,3 +277,47 @@ def test_a_place_that_cannot_be_read_now_leaves_the_others() -> None:
     index.places[one].pop()
     with pytest.raises(StoreUnavailable):
         reader(store, index).chunk(one)
+
+
+class FewAtATime(MemoryStore):
+    """Gives nobody anything until so many ask at once; then fails as it is told."""
+
+    def __init__(self, together: int) -> None:
+        super().__init__()
+        self.gate = threading.Barrier(together)
+        self.waits = False
+        self.failures: dict[str, list[ImagingError]] = {}
+
+    def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
+        if self.waits:
+            self.gate.wait(30)
+        if self.failures.get(name):
+            raise self.failures[name].pop()
+        return super().get(name, offset_bytes, length_bytes)
+
+
+def test_a_store_that_is_far_away_is_asked_for_several_stretches_at_a_time() -> None:
+    contents = [chunk(seed, 200_000) for seed in range(4)]
+    store, index = FewAtATime(4), DictIndex()
+    ids = [blob_id(KEYS, CHUNK, plain) for plain in contents]
+    with writer(store, index, pack_bytes=64 << 10) as packs:
+        for identity, plain in zip(ids, contents, strict=True):
+            packs.store_chunks([(identity, plain)])
+        packs.flush()
+    assert len(store.objects) == 4
+    blobs = reader(store, index, FAR)
+    rooms = [memoryview(bytearray(200_000)) for _ in ids]
+    store.waits = True
+    blobs.chunks_into(list(zip(ids, rooms, strict=True)))
+    assert [bytes(room) for room in rooms] == contents
+    assert blobs.chunks(ids[::-1]) == contents[::-1]
+    store.waits = False
+    first, second, *_ = store.objects
+    passing = StoreUnavailable("read", first, "Connection reset by peer")
+    store.failures = {first: [passing]}
+    assert blobs.chunks(ids) == contents, "one of them is asked for again"
+    store.failures = {second: [passing] * 3}
+    with pytest.raises(StoreUnavailable):
+        blobs.chunks(ids)
+    assert blobs.chunks(ids) == contents
+    blobs.close()

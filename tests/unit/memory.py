@@ -16,6 +16,7 @@ from imaging.packs import iter_rows
 from imaging.places import Location, PackRows, PackState, unpack_place
 from imaging.source import BlockStatus
 from imaging.storage.contract import Buffer, Listed
+from imaging.storage.pace import NEAR, Pace
 
 REPOSITORY = bytes(range(16))
 KEYS = Keys.derive(KeyBundle(bytes(range(32)), bytes(range(100, 132))), REPOSITORY)
@@ -127,8 +128,8 @@ def writer(store: MemoryStore, index: DictIndex, **options: int) -> PackWriter:
     return PackWriter(store, KEYS, index, index, index.publish, compression_level=1, **options)
 
 
-def reader(store: MemoryStore, index: DictIndex) -> BlobReader:
-    return BlobReader(store, KEYS, index.locate_many, lambda: None)
+def reader(store: MemoryStore, index: DictIndex, pace: Pace = NEAR) -> BlobReader:
+    return BlobReader(store, KEYS, index.locate_many, lambda: None, pace=pace)
 
 
 PAGE = PAGE_BYTES

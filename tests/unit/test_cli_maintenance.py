@@ -180,7 +180,7 @@ def test_a_share_of_the_data_is_verified(strongroom: CommandLine) -> None:
     assert (told.code, "of data were read" in told.out) == (0, True)
     for wrong in (
         ("--every", "4"),
-        ("--limit", "1 GB"),
+        ("--limit", "-1"),
         ("--read-data", "--limit", "0"),
         ("--read-data", "--limit", "x"),
     ):

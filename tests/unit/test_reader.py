@@ -218,3 +218,29 @@ def test_a_disk_of_holes_of_any_size(size: int) -> None:
     assert [(e.start, e.length, e.zero) for e in disk.extents(0, size)] == ([(0, size, True)] if size else [])
     assert disk.pread(max(0, size - 9), min(9, size)) == bytes(min(9, size))
     assert region_count(size) == -(-size // REGION_BYTES)
+
+
+def test_a_disk_that_is_read_in_order_is_fetched_ahead_and_every_chunk_once() -> None:
+    watched = Watched(DISK.blobs)
+    ahead: list[str] = []
+    watched.before = lambda ids: ahead.append(threading.current_thread().name)
+    disk = DiskReader(watched, DISK.root, SIZE, ahead_bytes=4 * MIB)
+    for at in range(0, SIZE, 64 * KIB):
+        length = min(64 * KIB, SIZE - at)
+        assert disk.pread(at, length) == DISK.content[at : at + length]
+    disk.close()
+    assert len(watched.fetched) == len(set(watched.fetched)) == len({identity for _, _, identity in DISK.ids})
+    assert any(name.startswith("ahead") for name in ahead)
+
+
+def test_what_cannot_be_read_ahead_is_an_error_only_for_who_reads_it() -> None:
+    watched = Watched(DISK.blobs)
+    bad = next(each for each in DISK.ids if each[0] > 6 * MIB)
+    watched.damaged = {bad[2]}
+    disk = DiskReader(watched, DISK.root, SIZE, ahead_bytes=8 * MIB)
+    for at in range(0, bad[0] - 64 * KIB, 64 * KIB):
+        assert disk.pread(at, 64 * KIB) == DISK.content[at : at + 64 * KIB]
+    with pytest.raises(Damaged):
+        disk.pread(bad[0], 1)
+    disk.close()
+    assert watched.fetched.count(bad[2]) >= 1

@@ -156,6 +156,7 @@ class BackupService:
             writer = stack.enter_context(PackWriter(
                 repository.store, repository.keys, repository.index, pending, lease.put_index,
                 compression_level=repository.config.compression_level, pack_bytes=repository.config.pack_bytes,
+                uploads=repository.pace.puts,
             ))  # fmt: skip
             capture: Capture = stack.enter_context(capturing)
             former = None if lease.parent is None else lease.parent.manifest

@@ -103,6 +103,7 @@ class RecoveryExports:
             point=self._record.point,
             disk=disk.target,
             cache_bytes=settings.recovery.cache_bytes,
+            chunk_cache_bytes=settings.limits.chunk_cache_bytes,
         )
 
 

@@ -17,7 +17,7 @@ from imaging.keys import Keys
 from imaging.packs import iter_rows, pack_name, parse_pack, read_table
 from imaging.places import PackRows, unpack_place
 from imaging.sealing import Sealer, open_blob
-from imaging.storage.contract import Store
+from imaging.storage.contract import Buffer, Store
 
 _WORKERS_MAX: Final = 4
 
@@ -85,7 +85,9 @@ def _check_data(
         data = store.get(name)
     except ObjectMissing as error:
         return PackVerdict(pack, 0, error, None, known_rows(pack))
-    except (Damaged, StoreUnavailable) as error:
+    except Damaged as error:
+        return _check_pieces(store, keys, pack, size_bytes, known_rows, error)
+    except StoreUnavailable as error:
         return PackVerdict(pack, size_bytes, error, None, known_rows(pack))
     rows: PackRows | None
     try:
@@ -95,19 +97,43 @@ def _check_data(
         problem = problem or error
     if rows is None:
         return PackVerdict(pack, size_bytes, problem, None, None)
-    bad = frozenset(_bad_blobs(keys, rows, data))
+    view = memoryview(data)
+    bad = frozenset(_bad_blobs(keys, rows, lambda offset, stored: view[offset : offset + stored]))
     if bad and problem is None:
         problem = Damaged(name, f"{len(bad)} of its blobs cannot be opened, though it has the hash that names it")
     return PackVerdict(pack, size_bytes, problem, bad, rows)
 
 
-def _bad_blobs(keys: Keys, rows: PackRows, data: bytes) -> Iterator[bytes]:
+def _check_pieces(
+    store: Store,
+    keys: Keys,
+    pack: bytes,
+    size_bytes: int,
+    known_rows: Callable[[bytes], PackRows | None],
+    problem: ImagingError,
+) -> PackVerdict:
+    """A pack of which a part cannot be read, as of a bad sector: the other blobs can."""
+    name = pack_name(pack)
+    try:
+        rows: PackRows | None = read_table(store, keys, name, size_bytes)
+    except (Damaged, ObjectMissing, StoreUnavailable, WrongVersion):
+        rows = known_rows(pack)
+    if rows is None:
+        return PackVerdict(pack, size_bytes, problem, None, None)
+    try:
+        bad = frozenset(_bad_blobs(keys, rows, lambda offset, stored: store.get(name, offset, stored)))
+    except (ObjectMissing, StoreUnavailable):
+        return PackVerdict(pack, size_bytes, problem, None, rows)
+    return PackVerdict(pack, size_bytes, problem, bad, rows)
+
+
+def _bad_blobs(keys: Keys, rows: PackRows, read: Callable[[int, int], Buffer]) -> Iterator[bytes]:
+    """`read` gives a range of the pack, or what of it is there; Damaged where it cannot."""
     sealer = Sealer(keys, rows.blob_type, rows.salt)
-    view = memoryview(data)
     for identity, place in iter_rows(rows.rows):
         offset, stored, plain_bytes, compressed = unpack_place(place)
-        sealed = view[offset : offset + stored]
         try:
+            sealed = read(offset, stored)
             if len(sealed) != stored:
                 raise Damaged(pack_name(rows.pack), "it ends before this blob does")
             open_blob(keys, sealer, rows.blob_type, identity, sealed, plain_bytes, compressed)

@@ -50,7 +50,7 @@ class Store(Protocol):
 
     def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
         """The object, or exactly `length_bytes` of it. ObjectMissing; Damaged when the object ends before the range
-        does."""
+        does, or a part of the range is known never to be read again; StoreUnavailable when it cannot be read now."""
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object, whatever its bytes are. StoreError where that cannot be told."""

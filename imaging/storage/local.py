@@ -21,6 +21,7 @@ from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, check_nam
 from imaging.storage.durable import PosixSystem, System, clean_temporaries, durable_write
 from imaging.storage.folders import TEMPORARY_FOLDER, Folders, refuse_link
 from imaging.storage.reserve import Reserve
+from imaging.storage.sectors import bad_for_good
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _PASSING: Final = (errno.EIO, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.EBUSY)
@@ -118,6 +119,8 @@ class LocalStore:
         try:
             return self._read(descriptor, name, offset_bytes, length_bytes)
         except OSError as error:
+            if error.errno == errno.EIO:
+                _raise_if_bad(descriptor, name, offset_bytes, length_bytes, error)
             _raise_for("read", name, error)
         finally:
             os.close(descriptor)
@@ -269,6 +272,19 @@ def _may_be_named(name: str) -> bool:
     except InvalidName:
         return False
     return name != TEMPORARY_FOLDER + "/"
+
+
+def _raise_if_bad(descriptor: int, name: str, offset_bytes: int, length_bytes: int | None, error: OSError) -> None:
+    """Damaged where the disk has bad sectors there, and not just a bad moment."""
+    try:
+        length = os.fstat(descriptor).st_size - offset_bytes if length_bytes is None else length_bytes
+        bad = bad_for_good(descriptor, offset_bytes, length)
+    except OSError:
+        return  # the first error is the one to report
+    if bad is not None:
+        detail = f"the disk cannot read its bytes {bad.start} to {bad.stop}, again and again, and can read others"
+        hint = "look after that disk, then see 'strongroom repository repair --help': it has bad sectors"
+        raise Damaged(name, detail, hint=hint) from error
 
 
 def _raise_for(operation: str, name: str, error: OSError) -> NoReturn:

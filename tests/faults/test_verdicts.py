@@ -14,6 +14,7 @@ from imaging.errors import Damaged, ImagingError, NoSpace, ObjectMissing, StoreU
 from imaging.packs import HEADER_BYTES, pack_name
 from imaging.places import PackState
 from imaging.repository import Point, Repository
+from imaging.soundness import known_damage
 from imaging.storage.local import LocalStore
 from imaging.verdicts import verdict_name
 from tests.faults.faulty_store import FaultyStore
@@ -268,6 +269,31 @@ def test_a_damaged_pack_that_was_away_is_damaged_and_there(tmp_path: Path, read_
         repository.index.set_states({pack: PackState.GONE})
         assert not repository.verify(read_data=read_data).ok
         assert repository.index.packs()[pack].state is PackState.DAMAGED
+
+
+def test_who_restores_doubts_a_pack_that_was_away(tmp_path: Path) -> None:
+    """It may have been damaged before."""
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", {"disk": DATA})
+        pack = chunk_pack(repository)
+        flip(path_of(tmp_path, pack))
+        repository.verify(read_data=True)
+        repository.index.set_states({pack: PackState.GONE})
+        (damage,) = known_damage(repository, point.manifest.disks)
+        assert [(each.start, each.stop < len(DATA)) for each in damage.ranges] == [(0, True)]
+
+
+def test_a_pack_that_is_gone_is_asked_for_once_and_not_for_each_of_its_chunks(tmp_path: Path) -> None:
+    make(tmp_path).close()
+    with FaultyStore(LocalStore(tmp_path / "store")) as store, reopen(tmp_path, store=store) as repository:
+        point = back_up(repository, "web", {"disk": content(3, 6_000_000)})
+        pack = chunk_pack(repository)
+        path_of(tmp_path, pack).unlink()
+        store.calls.clear()
+        (damage,) = known_damage(repository, point.manifest.disks)
+        assert damage.damaged_bytes == damage.size_bytes
+        asked = [name for method, name in store.calls if method in ("get", "exists") and name == pack_name(pack)]
+        assert len(asked) < 8 < repository.index.packs()[pack].rows
 
 
 def test_a_pack_that_was_away_when_the_index_was_built_is_read(tmp_path: Path) -> None:

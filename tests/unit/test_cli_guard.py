@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -246,6 +247,21 @@ def test_a_guard_without_persons_is_append_only(strongroom: CommandLine) -> None
         assert (refused.code, "append-only" in refused.error()) == (1, True), attempt
 
 
+def test_a_guard_that_vanished_is_told_and_ends_only_by_hand(strongroom: CommandLine) -> None:
+    point = strongroom.backup(os.urandom(PAGE), "web")["id"]
+    turn_on(strongroom)
+    assert strongroom("status").code == 0
+    for folder in ("guard", "guard.copy"):
+        shutil.rmtree(strongroom.repository / folder)
+    status = strongroom("status")
+    assert (status.code, "was seen in state 1, and the newest now is none" in status.err) == (3, True)
+    for attempt in (("point", "delete", point, "--yes"), ("prune", "--keep-last", "1", "--yes"), ("request", "apply")):
+        refused = strongroom(*attempt)
+        assert (refused.code, "nothing is deleted" in refused.error()) == (1, True)
+    (strongroom.home / "cache" / "guard").unlink()
+    assert strongroom("point", "delete", point, "--yes").code == 0
+
+
 def test_a_console_asks_and_confirms_through_the_service_alone(strongroom: CommandLine) -> None:
     """What the web console will do: plain values in, what happened out, nothing asked of a terminal."""
     point = strongroom.backup(os.urandom(PAGE), "web")["id"]
@@ -269,7 +285,7 @@ def test_a_console_asks_and_confirms_through_the_service_alone(strongroom: Comma
 HARMLESS = {
     "init", "host add", "host list", "host test", "host remove", "host forget-checkpoints", "vm list", "recovery start",
     "recovery list", "recovery migrate", "recovery discard", "recovery resume", "export serve", "mount", "umount",
-    "restore", "repository adopt", "repository copy", "serve",
+    "restore", "repository adopt", "repository copy", "serve", "appliance take-over",
 }  # fmt: skip
 """These need hosts, servers or a second home, and reach neither deletion, keys nor protections: they have no id of a
 point or key as what is to go. Whatever else is in the command line is tried below."""
@@ -298,6 +314,8 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "repository collect": [()],
         "repository forecast": [()],
         "repository repair": [()],
+        "repository lock": [()],
+        "repository undo": [(), ("--since", "2026-01-01 00:00", "--yes")],
         "repository hold list": [()],
         "repository hold release": [(hold, "--yes")],
         "repository guard show": [()],
@@ -311,6 +329,7 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "request confirm": [(request, "--person", name, "--yes") for name in ("alice", "mallory")],
         "request apply": [(), (request,)],
         "request refuse": [(request,)],
+        "appliance list": [()],
         "status": [("--json",)],
     }
 

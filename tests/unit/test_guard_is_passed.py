@@ -22,6 +22,7 @@ REMOVES_OBJECTS = {
     "imaging/rollcalls.py": "older roll calls",
     "imaging/running.py": "beats and claims of its own series",
     "imaging/tidying.py": "what a collection found nothing to need",
+    "imaging/undoing.py": "what came since an intruder did, and stands against points: tombstones, leases, claims",
     "imaging/verdicts.py": "verdicts that hold no more",
 }
 STORES = ("imaging/storage/",)

@@ -1,4 +1,5 @@
-"""Mending what the repository can mend by itself: index objects, out of the packs that they listed.
+"""Mending what the repository can mend by itself: index objects, out of the packs that they listed, and small objects
+that this appliance remembers.
 
 Rules: an index object that cannot be read is set aside, as it is, and never thrown away; it goes only after what it
 listed counts again. Packs are listed again whosever they were: one that nothing needs is collected like any other, and
@@ -17,24 +18,26 @@ from imaging.errors import Damaged, ImagingError, NotAuthentic, ObjectMissing
 from imaging.index_objects import decode_index, lease_of
 from imaging.packs import listed_packs, pack_name, read_table
 from imaging.places import PackRows
+from imaging.remembered import ASIDE, Remembered
 
 if TYPE_CHECKING:
     from imaging.collecting import Progress
     from imaging.repository import Repository
     from imaging.running import RunContext
 
-ASIDE: Final = "aside/"
 _PACKS_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
     """`set_aside`: names of the index objects that could not be read. `unreadable`: packs whose own tables cannot be
-    read either, each with the reason; what they hold is lost unless it is stored again."""
+    read either, each with the reason; what they hold is lost unless it is stored again. `put_back`: names of manifests
+    and ends of leases that are as they were."""
 
     set_aside: tuple[str, ...]
     relisted_packs: int
     unreadable: tuple[tuple[str, str], ...]
+    put_back: tuple[str, ...] = ()
 
 
 class Repair:
@@ -52,13 +55,18 @@ class Repair:
         """The index objects that cannot be read; changes nothing. StoreError, WrongVersion."""
         return tuple(self._read()[0])
 
+    def remembered(self) -> tuple[str, ...]:
+        """The manifests and ends of leases that would be put back; changes nothing. StoreError."""
+        return tuple(Remembered(self._objects, self._context.clock).lost())
+
     def mend(self) -> Repaired:
         """SeriesBusy while a collection runs; Fenced; Damaged where the condemned list cannot be read; WrongVersion,
         StoreError."""
         with running.begin(self._context, self._repository.collection_series, None, running.COLLECTION) as run:
+            put_back = Remembered(self._objects, self._context.clock).put_back()
             broken, listed = self._read()
             if not broken:
-                return Repaired((), 0, ())
+                return Repaired((), 0, (), put_back)
             condemned = running.newest_epoch(self._objects)[1]
             missing = {
                 pack: size_bytes
@@ -76,7 +84,7 @@ class Repair:
         for name in broken:  # what they listed counts again
             self._store.delete(name)
         self._repository.refresh_index()
-        return Repaired(tuple(broken), relisted, tuple(self._unreadable))
+        return Repaired(tuple(broken), relisted, tuple(self._unreadable), put_back)
 
     def _read(self) -> tuple[list[str], set[bytes]]:
         """Names of the index objects that are damaged, and the packs that those list which count: what others list may

@@ -414,8 +414,13 @@ class Repository:
         """The index objects that repair() would set aside. WrongVersion, StoreError."""
         return self._repair(progress).look()
 
+    def remembered(self, progress: VerifyProgress) -> tuple[str, ...]:
+        """The manifests and ends of leases that are lost, and that repair() would put back. StoreError."""
+        return self._repair(progress).remembered()
+
     def repair(self, progress: VerifyProgress) -> Repaired:
-        """Lists again what damaged index objects listed, and sets those aside. SeriesBusy, Fenced, StoreError."""
+        """Lists again what damaged index objects listed, and sets those aside; puts back small objects that are lost
+        and in this appliance's cache. SeriesBusy, Fenced, StoreError."""
         return self._repair(progress).mend()
 
     def heal(self, open_copy: OpenCopy, progress: VerifyProgress, *, dry_run: bool = False) -> Healed:
@@ -426,9 +431,10 @@ class Repository:
         from imaging.healing import Healer
         from imaging.healing_store import LeasedStore, OnlyTold
 
-        self.refresh_index()
+        points = self.points()
+        self.refresh_index()  # afterwards, so that it knows what these points rely on
         with OnlyTold(self) if dry_run else LeasedStore(self, self._context) as store:
-            return Healer(self, store, open_copy, progress).heal(self.points())
+            return Healer(self, store, open_copy, progress).heal(points)
 
     def _repair(self, progress: VerifyProgress) -> Repair:
         from imaging.repairing import Repair

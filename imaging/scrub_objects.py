@@ -40,7 +40,7 @@ _TYPES: Final = (
     (re.compile(r"(?:guard|guard\.copy)/\d{10}"), ObjectType.GUARD),
     (re.compile(rf"requests/{_ID}/(?:asked|decision|done|confirmed/{_ID})"), ObjectType.REQUEST),
 )
-_ASIDE: Final = re.compile(rf"aside/index/{_ID}-\d{{6}}")
+_ASIDE: Final = re.compile(rf"aside/(?:index/{_ID}-\d{{6}}|manifests/{_ID}/\d{{10}}-{_ID}|leases/{_ID}/end)")
 """What a repair has set aside: nothing refers to it, and it is not looked into."""
 _SLOT: Final = re.compile(rf"(keys|keys\.copy)/({_ID})")
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) -> None:
     """Mend the repository: index objects out of the packs that they listed, and with --from, data out of a copy.
 
-    Whatever cannot be read is set aside in the repository (aside/), and nothing is thrown away. With --from, data that
+    Whatever cannot be read is set aside in the repository (aside/), and nothing is thrown away. Manifests, and the ends
+    of their runs, are put back if this appliance still has them in its cache. With --from, data that
     is known to be damaged or missing is read from the copies of the points (or from what they are copies of), checked
     to be just what is missing, and stored anew; so is what still opens in damaged packs. It heals what 'repository
     verify --read-data' has found, so run that first, and afterwards; then 'repository collect' removes the damaged
@@ -50,9 +51,11 @@ def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) ->
         if other is not None:
             service.check_other(other)
         broken: tuple[str, ...] = ()
+        remembered: tuple[str, ...] = ()
         done: Repaired | None = None
         if dry_run:
             broken = service.broken_index(progress=session.progress)
+            remembered = service.remembered(progress=session.progress)
         else:
             done = service.repair(progress=session.progress)
         healed = None
@@ -60,13 +63,16 @@ def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) ->
             healed = service.heal(other, dry_run=dry_run, progress=session.progress)
     if as_json:
         told: dict[str, object] = {"dry_run": dry_run}
-        told |= {"damaged_index_objects": list(broken)} if done is None else _repaired_json(done)
+        if done is None:
+            told |= {"damaged_index_objects": list(broken), "put_back": list(remembered)}
+        else:
+            told |= _repaired_json(done)
         if home is not None:
             told["healed"] = None if healed is None else _healed_json(healed)
         emit_json(told)
     else:
         if done is None:
-            _show_broken(broken, home)
+            _show_broken(broken, remembered, home)
         else:
             _show_repaired(done)
         if healed is not None:
@@ -79,9 +85,11 @@ def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) ->
     exit_with(EXIT_PARTLY if unreadable or (healed is not None and healed.left) else 0)
 
 
-def _show_broken(broken: tuple[str, ...], home: Path | None) -> None:
+def _show_broken(broken: tuple[str, ...], remembered: tuple[str, ...], home: Path | None) -> None:
     for name in broken:
         say(f"{name} is damaged, and would be made anew.")
+    for name in remembered:
+        say(f"{name} is lost, and would be put back as this appliance has it.")
     if not broken:
         say("Every index object can be read.")
     elif home is not None:
@@ -91,8 +99,10 @@ def _show_broken(broken: tuple[str, ...], home: Path | None) -> None:
 def _show_repaired(done: Repaired) -> None:
     if done.set_aside:
         say(f"{len(done.set_aside)} damaged index objects are set aside; {done.relisted_packs} packs are listed again.")
-    else:
+    elif not done.put_back:
         say("Every index object can be read: there was nothing to repair.")
+    for name in done.put_back:
+        say(f"{name} was lost, and is put back as this appliance had it.")
 
 
 def _show_healed(healed: Healed, dry_run: bool) -> None:
@@ -115,6 +125,7 @@ def _repaired_json(done: Repaired) -> dict[str, object]:
     return {
         "set_aside": list(done.set_aside),
         "relisted_packs": done.relisted_packs,
+        "put_back": list(done.put_back),
         "unreadable_packs": [{"object": name, "reason": reason} for name, reason in done.unreadable],
     }
 

@@ -192,6 +192,10 @@ class MaintenanceService:
         """The index objects that a repair would set aside. ImagingError."""
         return self._appliance.repository.broken_index(progress)
 
+    def remembered(self, *, progress: Progress = SILENT) -> tuple[str, ...]:
+        """The manifests and ends of leases that a repair would put back. ImagingError."""
+        return self._appliance.repository.remembered(progress)
+
     def repair(self, *, progress: Progress = SILENT) -> Repaired:
         """ImagingError."""
         return self._appliance.repository.repair(progress)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from imaging.collecting import CollectionRefused, Options
+from imaging.envelope import ObjectType, seal
 from imaging.errors import SeriesBusy, StoreUnavailable
+from imaging.object_cache import ObjectCache
 from imaging.storage.local import LocalStore
 from tests.faults.faulty_store import FaultyStore
 from tests.faults.repositories import OTHER, back_up, content, draft, make, read_disk, reopen, write_disks
@@ -123,3 +126,70 @@ def test_it_waits_for_no_collection(tmp_path: Path) -> None:
         spoil(index_objects(tmp_path)[0], "flipped")
         with pytest.raises(SeriesBusy):
             repository.repair(Silent())
+
+
+# What this appliance remembers
+
+
+def flipped(path: Path) -> None:
+    spoil(path, "flipped")
+
+
+@pytest.mark.parametrize("damage", [flipped, Path.unlink], ids=["flipped", "gone"])
+@pytest.mark.parametrize("what", ["manifest", "end", "both"])
+def test_what_the_cache_still_has_is_put_back(tmp_path: Path, what: str, damage: Callable[[Path], None]) -> None:
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", {"disk": content(1, MIB)})
+        other = back_up(repository, "db", {"disk": content(2, MIB)})
+    with reopen(tmp_path) as repository:
+        assert len(repository.points()) == 2, "who lists points reads the ends of their leases, and keeps them"
+    names = {"manifest": point.name, "end": f"leases/{point.manifest.lease}/end"}
+    lost = list(names.values()) if what == "both" else [names[what]]
+    good = {name: (tmp_path / "store" / name).read_bytes() for name in lost}
+    for name in lost:
+        damage(tmp_path / "store" / name)
+    damaged = {name: (tmp_path / "store" / name).read_bytes() for name in lost if (tmp_path / "store" / name).exists()}
+    with reopen(tmp_path, "new") as stranger:
+        assert stranger.repair(Silent()).put_back == (), "who does not have it puts nothing back"
+    with reopen(tmp_path) as repository:
+        told = repository.remembered(Silent())
+        assert (tmp_path / "store" / lost[0]).exists() == (damage is flipped), "nothing has changed yet"
+        assert repository.repair(Silent()).put_back == told
+        assert repository.remembered(Silent()) == ()
+    if damage is flipped or what == "manifest":
+        assert set(told) == set(lost)
+        assert {name: (tmp_path / "store" / name).read_bytes() for name in lost} == good
+        assert {name: (tmp_path / "store" / "aside" / name).read_bytes() for name in damaged} == damaged
+        with reopen(tmp_path, "newest") as repository:
+            assert {each.id for each in repository.points()} == {point.id, other.id}
+            assert read_disk(repository, point) == content(1, MIB)
+            collect(repository)
+            healthy(repository)
+    else:
+        assert told == (), "without its end a lease is as if tidied away: what is gone with it may have been collected"
+
+
+def test_what_was_deleted_stays_away(tmp_path: Path) -> None:
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", {"disk": content(1, MIB)})
+        keep = back_up(repository, "web", {"disk": content(2, MIB)})
+        delete(repository, point)
+        (tmp_path / "store" / point.name).unlink()
+        assert repository.remembered(Silent()) == ()
+        collect(repository)
+        assert repository.repair(Silent()).put_back == ()
+        assert [each.id for each in repository.points()] == [keep.id]
+
+
+def test_a_manifest_that_its_run_did_not_commit_is_not_put_back(tmp_path: Path) -> None:
+    """As after a disk was set back to a state in which the same point was another."""
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", {"disk": content(1, MIB)})
+        objects = repository._objects
+        path = tmp_path / "store" / point.name
+        body = objects.read(ObjectType.MANIFEST, point.name).body
+        flipped(path)
+        data = seal(ObjectType.MANIFEST, point.name, repository.keys.manifest, repository.id, body, b"")
+        ObjectCache(tmp_path / "cache" / "objects").put(point.name, data)
+        assert repository.repair(Silent()).put_back == ()
+        assert [each.name for each in reopen(tmp_path, "new").damaged_points()] == [point.name]

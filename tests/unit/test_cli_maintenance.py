@@ -161,7 +161,7 @@ def test_a_damaged_index_is_repaired(strongroom: CommandLine) -> None:
     victim.write_bytes(victim.read_bytes()[:-1])
     name = f"index/{victim.name}"
     dry = strongroom("repository", "repair", "--dry-run", "--json").json()
-    assert dry == {"dry_run": True, "damaged_index_objects": [name]}
+    assert dry == {"dry_run": True, "damaged_index_objects": [name], "put_back": []}
     assert strongroom("repository", "collect").code == 1
     done = strongroom("repository", "repair", "--json").json()
     assert (done["set_aside"], done["relisted_packs"], done["unreadable_packs"]) == ([name], 2, [])

@@ -5,8 +5,9 @@
 python := .venv/bin/python
 
 # Half of a test's time is waiting, for guests above all: three at once keep two cores busy. A file's tests stay together,
-# as they share machines; long files come first, as they are collected (contract, faults, integration, unit).
-beside := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# as they share machines; long files come first, as they are collected (contract, faults, integration, unit). A process
+# that dies (of no memory) ends the run: what it had to do yet would be waited for, and nobody would do it.
+beside := --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 help:
 	@echo 'make setup    install Debian packages and the virtual environment (.venv)'

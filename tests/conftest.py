@@ -22,12 +22,17 @@ hypothesis.settings.register_profile("search", deadline=None, suppress_health_ch
 hypothesis.settings.register_profile("strongroom", hypothesis.settings.get_profile("search"), derandomize=True)
 hypothesis.settings.load_profile("strongroom")
 
+_PASSED = pytest.StashKey[bool]()
+
 
 @pytest.fixture
-def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """As pytest's own, with a shorter name: homes lie below it, the paths of their sockets may have 107 bytes, and a
-    worker's folder is longer than that of a single process."""
-    return tmp_path_factory.mktemp(re.sub(r"\W", "_", request.node.name)[:16])
+    worker's folder is longer than that of a single process. Of a test that passed, it goes at once."""
+    path = tmp_path_factory.mktemp(re.sub(r"\W", "_", request.node.name)[:16])
+    yield path
+    if request.node.stash.get(_PASSED, False):
+        shutil.rmtree(path, ignore_errors=True)  # a test may have left what even root cannot remove, as a mount
 
 
 @pytest.fixture
@@ -73,6 +78,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """With a failure, show what the consoles of the test's guests said last."""
     outcome: Any = yield
     report = outcome.get_result()
+    if report.when == "call":
+        item.stash[_PASSED] = report.passed
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.when == "call" and report.failed and isinstance(lab, Lab):
         for guest in lab.guests:

@@ -84,12 +84,13 @@ class SealedObjects:
     def read_json(self, kind: ObjectType, name: str) -> Fields:
         return Fields.parse(self.read(kind, name).body, name)
 
-    def open(self, kind: ObjectType, name: str, data: bytes) -> Opened:
-        """What these bytes hold, if they are the object of this name and type. Damaged, WrongVersion."""
+    def open(self, kind: ObjectType, name: str, data: bytes, bound_name: str | None = None) -> Opened:
+        """What these bytes hold, if they are the object of this name and type. `bound_name` is the name that it was
+        sealed under, where that is not its own. Damaged, WrongVersion."""
         envelope = parse(data, name, kind)
         if envelope.repository_id != self.keys.repository_id:
             raise Damaged(name, "it belongs to another repository")
-        return Opened(open_sealed(envelope, self.key_of(kind)), hash_of(data))
+        return Opened(open_sealed(envelope, self.key_of(kind), bound_name), hash_of(data))
 
     def key_of(self, kind: ObjectType) -> bytes:
         if kind == ObjectType.INDEX:

@@ -98,7 +98,7 @@ def _open(objects: SealedObjects, kind: ObjectType | None, name: str, slot_id: s
         return
     data = objects.store.get(name)
     if kind == ObjectType.GUARD:
-        decode_state(Fields.parse(objects.open(kind, bound_name(name), data).body, name))
+        decode_state(Fields.parse(objects.open(kind, name, data, bound_name(name)).body, name))
         return
     if slot_id is not None:
         found = parse_slot(data, name)

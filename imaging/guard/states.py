@@ -138,7 +138,7 @@ class GuardStates:
             name = _name(folder, number)
             try:
                 data = self._objects.store.get(name)
-                body = self._objects.open(ObjectType.GUARD, bound_name(name), data).body
+                body = self._objects.open(ObjectType.GUARD, name, data, bound_name(name)).body
                 good = good or (decode_state(Fields.parse(body, name)), data)
             except (Damaged, ObjectMissing) as error:
                 losses[name] = error

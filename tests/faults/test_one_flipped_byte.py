@@ -25,7 +25,8 @@ from imaging.reader import DiskReader
 from imaging.repository import Repository
 from imaging.restoring import DiskWriter, RawTarget
 from imaging.soundness import known_damage
-from tests.faults.repositories import back_up, content, make, reopen
+from tests.faults.guarded import Guarded
+from tests.faults.repositories import ManualClock, back_up, content, make, reopen
 from tests.faults.test_collection import collect, delete
 
 pytestmark = pytest.mark.faults
@@ -36,7 +37,7 @@ WEB_2 = {"disk": WEB_1["disk"][:150_000] + content(3, 60_000) + WEB_1["disk"][21
 DB = {"disk": content(5, 120_000)}
 KINDS = {
     *("config", "config.copy", "keys", "keys.copy", "packs", "index", "manifests", "tombstones", "leases", "claims"),
-    *("holds", "epochs", "rollcalls", "damaged"),
+    *("holds", "epochs", "rollcalls", "damaged", "persons", "guard", "guard.copy", "requests"),
 }
 
 
@@ -69,6 +70,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         suspect = max((folder / "store" / "packs").glob("*/*"), key=lambda path: path.stat().st_size)
         with flipped(suspect, HEADER_BYTES + 1):
             repository.verify(read_data=True)
+        guarded = Guarded(folder, ManualClock(), repository, [point for point, _ in points])
+        guarded.turn_on("alice", "bob")
+        guarded.confirm(guarded.ask(guarded.deletion(points[0][0])))
     whole = Whole(folder, points)
     assert {name.partition("/")[0] for name in whole.objects()} == KINDS
     return whole

@@ -25,11 +25,13 @@ _ID: Final = "[0-9a-f]{32}"
 _LOCKED: Final = re.compile(
     rf"config|config\.copy|keys/{_ID}|keys\.copy/{_ID}|index/{_ID}-\d{{6}}|manifests/{_ID}/\d{{10}}-{_ID}"
     rf"|packs/[0-9a-f]{{2}}/[0-9a-f]{{64}}"
+    rf"|guard/\d{{10}}|guard\.copy/\d{{10}}|persons/{_ID}/{_ID}"
 )
 
 
 def is_locked(name: str) -> bool:
-    """Whether an object of this name is one that restore points are made of."""
+    """Whether an object of this name is one that restore points are made of, or that says who may let them go: of a
+    repository that an intruder has emptied, the guard comes back, too."""
     return _LOCKED.fullmatch(name) is not None
 
 

@@ -24,7 +24,8 @@ from imaging.storage.versions import LockUnsuitable, Retention, Version
 _log = logging.getLogger(__name__)
 _UNANSWERED: Final = "the answer is not what was asked for"
 _PARTS: Final = (
-    "claims/", "config", "damaged/", "epochs/", "holds/", "index/", "keys.copy/", "keys/", "leases/", "manifests/",
+    "claims/", "config", "damaged/", "epochs/", "guard.copy/", "guard/", "holds/", "index/", "keys.copy/", "keys/",
+    "leases/", "manifests/", "persons/", "requests/",
     "packs/", "rollcalls/", "tombstones/",
 )  # fmt: skip
 """A repository is listed in parts: SeaweedFS goes through folders (keys/ before keys.copy/), and then leaves out of the

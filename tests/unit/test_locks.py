@@ -67,11 +67,17 @@ def test_what_is_going_is_not_live_and_all_else_is() -> None:
     [
         f"leases/{ID}/end", f"claims/{ID}/0000000001", f"holds/{ID}", "epochs/0000000001",
         f"tombstones/{ID}/0000000001-{ID}", f"damaged/{ID}{ID}", "packs/zz/short", f"aside/index/{ID}-000000",
-        "config.old", f"keys/{ID}/x",
+        "config.old", f"keys/{ID}/x", f"requests/{ID}/asked", "guard/1", f"persons/{ID}",
     ],
 )  # fmt: skip
 def test_what_comes_and_goes_is_not_locked(name: str) -> None:
     assert not is_locked(name)
+
+
+@pytest.mark.parametrize("name", ["guard/0000000001", "guard.copy/0000000001", f"persons/{ID}/{ID}"])
+def test_who_may_let_points_go_is_locked_as_they_are(name: str) -> None:
+    assert is_locked(name)
+    assert Known(frozenset(), frozenset(), frozenset()).is_live(name)
 
 
 # The store's time

@@ -40,6 +40,11 @@ class ReadAhead:
         self._asked: Recent[int, bool] = Recent(_REMEMBERED, lambda _: 1)
         self._pool: ThreadPoolExecutor | None = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is ever fetched ahead."""
+        return self._ahead > 0
+
     def note(self, offset: int, length: int) -> None:
         """Somebody reads this."""
         if not self._ahead or not length:

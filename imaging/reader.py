@@ -21,6 +21,8 @@ from imaging.recent import Recent
 
 _LEAVES = 512  # about 50 KB each when parsed; random reads within 8 GiB then parse none twice
 _INNER = 64
+_DIRECT_BYTES = 512 << 10
+"""Who reads so much at once goes through a disk in order, and wants none of it twice."""
 _Batch: TypeAlias = "Future[dict[bytes, bytes]]"
 """What one thread is loading in one go; by id."""
 
@@ -30,6 +32,9 @@ class Blobs(Protocol):
 
     def chunks(self, identities: Sequence[bytes]) -> list[bytes]:
         """Plaintexts, in order."""
+
+    def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
+        """Fill memory with the plaintexts of chunks, each as long as its memory."""
 
     def node(self, identity: bytes) -> bytes:
         """One node's plaintext."""
@@ -74,11 +79,31 @@ class DiskReader:
                 buffer[a - offset : b - offset] = bytes(b - a)
             else:
                 wanted.append((start, stop, identity))
+        if len(buffer) >= _DIRECT_BYTES and not self._ahead.is_on:
+            wanted = self._read_whole(wanted, offset, buffer)
         plains = self._fetch([identity for _, _, identity in wanted])
         for (start, stop, identity), plain in zip(wanted, plains, strict=True):
             check_length(identity, plain, stop - start)
             a, b = max(start, offset), min(stop, offset + len(buffer))
             buffer[a - offset : b - offset] = memoryview(plain)[a - start : b - start]
+
+    def _read_whole(
+        self, wanted: list[tuple[int, int, bytes]], offset: int, buffer: memoryview
+    ) -> list[tuple[int, int, bytes]]:
+        """Reads the chunks that lie in the range as a whole to where they are wanted, past the cache; returns the
+        others, and those that are in the cache or about to be."""
+        whole: list[tuple[bytes, memoryview]] = []
+        others: list[tuple[int, int, bytes]] = []
+        with self._lock:
+            for start, stop, identity in wanted:
+                inside = start >= offset and stop <= offset + len(buffer)
+                if inside and identity not in self._loading and self._chunks.get(identity) is None:
+                    whole.append((identity, buffer[start - offset : stop - offset]))
+                else:
+                    others.append((start, stop, identity))
+        if whole:
+            self._blobs.chunks_into(whole)
+        return others
 
     def close(self) -> None:
         """Waits for what is being fetched ahead."""

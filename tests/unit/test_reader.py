@@ -86,13 +86,17 @@ class Watched:
                 raise Damaged(f"chunk {identity.hex()}", "injected")
         return self.inner.chunks(identities)
 
+    def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
+        for (_, room), plain in zip(wanted, self.chunks([identity for identity, _ in wanted]), strict=True):
+            room[:] = plain
+
     def node(self, identity: bytes) -> bytes:
         return self.inner.node(identity)
 
 
 ranges = st.lists(
     st.tuples(
-        st.integers(0, SIZE), st.one_of(st.integers(0, 10), st.integers(0, 300 * KIB))
+        st.integers(0, SIZE), st.one_of(st.integers(0, 10), st.integers(0, 300 * KIB), st.integers(MIB // 2, 3 * MIB))
     ),
     min_size=1, max_size=12,
 )  # fmt: skip
@@ -133,6 +137,20 @@ def test_the_cache_keeps_its_bound_and_fetches_what_is_hot_once() -> None:
     assert blobs.fetched.count(identity) == 1
     assert len(blobs.fetched) > len(set(blobs.fetched)), "others were put out and fetched again"
     assert not disk._loading
+
+
+def test_a_large_read_goes_past_the_cache_but_for_what_is_in_it_or_reaches_beyond_the_range() -> None:
+    blobs = Watched(DISK.blobs)
+    disk = DiskReader(blobs, DISK.root, SIZE)
+    ids = [identity for _, _, identity in DISK.ids]
+    first, *inside, last = [item for item in DISK.ids if ids.count(item[2]) == 1 and item[0] < 2 * MIB]
+    stop = last[0] + 1
+    disk.pread(first[0], 1)  # in the cache from now on
+    for _ in range(2):
+        assert disk.pread(0, stop) == DISK.content[:stop]
+    assert set(disk._chunks._held) == {first[2], last[2]}
+    assert [blobs.fetched.count(item[2]) for item in (first, last)] == [1, 1]
+    assert {blobs.fetched.count(item[2]) for item in inside} == {2}
 
 
 def test_threads_that_want_the_same_chunk_fetch_it_once() -> None:

@@ -34,6 +34,7 @@ from imaging.storage.object_lock import is_locked
 from imaging.storage.versions import Version, Versions
 
 _REPLACEABLE: Final = "damaged/"
+_REQUESTS: Final = "requests/"
 _HOLD: Final = re.compile(r"holds/[0-9a-f]{32}")
 _ROLL_CALL: Final = re.compile(r"rollcalls/\d{10}")
 _EPOCH: Final = re.compile(r"epochs/\d{10}")
@@ -205,10 +206,13 @@ class _Comparison:
                 yield self._there[end]
 
     def lost_control(self) -> Iterator[Version]:
-        """What was written over; the condemned list of then, protections, and a roll call where none is left."""
+        """What was written over; requests to delete, and what was decided on them; the condemned list of then,
+        protections, and a roll call where none is left."""
         for name in sorted(self._there):
-            ours = is_locked(name) or name.startswith(_REPLACEABLE)
-            if not ours and self._found[name].now() is not None and self._has_changed(name):
+            if is_locked(name) or name.startswith(_REPLACEABLE):
+                continue
+            kept = name.startswith(_REQUESTS) or self._found[name].now() is not None
+            if kept and self._has_changed(name):
                 yield self._there[name]
         epochs = [name for name in self._there if _EPOCH.fullmatch(name)]
         if epochs and self._has_changed(max(epochs)):

@@ -11,6 +11,8 @@ from appliance.cli.requests import ask_for, ask_options
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from appliance.models import PointRecord
     from appliance.services.points import PointDetails
     from imaging.points import DamagedPoint
@@ -114,10 +116,15 @@ def show(session: Session, id: str, as_json: bool) -> None:
     """
     from appliance.services.locks import LockService, whole_days
     from appliance.services.points import PointService, record_of
+    from imaging.errors import ImagingError
 
     details = PointService(session.appliance).details(id)
     locks = LockService(session.appliance)
-    locked = None if locks.state() is None else locks.promise(details.point)
+    locked: datetime | None = None
+    try:
+        locked = None if locks.state() is None else locks.promise(details.point)
+    except ImagingError as err:
+        warn(f"until when it is locked cannot be told: {err}")
     left = whole_days(locked, session.appliance.clock.now_utc())
     if as_json:
         emit_json(_details_json(details) | {"locked_until_utc": locked, "locked_days": left})

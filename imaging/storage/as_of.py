@@ -7,9 +7,11 @@ true one: whoever wrote over it came later.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import NoReturn
 
 from imaging.errors import Damaged, ObjectMissing, StoreError
@@ -69,6 +71,7 @@ class AsOf:
     def __init__(self, where: str, there: Mapping[str, Version], read: Callable[[Version], bytes]) -> None:
         self._where = where
         self._there = there
+        self._names = sorted(there)
         self._read = read
 
     def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
@@ -88,9 +91,10 @@ class AsOf:
 
     def list(self, prefix: str) -> Iterator[Listed]:
         check_prefix(prefix)
-        yield from (
-            Listed(name, self._there[name].size_bytes) for name in sorted(self._there) if name.startswith(prefix)
-        )
+        for name in islice(self._names, bisect_left(self._names, prefix), None):
+            if not name.startswith(prefix):
+                return
+            yield Listed(name, self._there[name].size_bytes)
 
     def put(self, name: str, data: Sequence[Buffer]) -> None:
         self._refuse("write", name)

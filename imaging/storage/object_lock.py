@@ -1,8 +1,8 @@
 """Which objects are locked against deletion, how, and until when.
 
-Rules: the objects that restore points are made of are locked one by one, as they are written; never by a default of the
-bucket, so that leases, which come and go, stay deletable. Moments are the store's own, taken from the Date header of
-its answers: it is the store's clock that a lock runs by, and no other is believed.
+Rules: the objects that restore points are made of, and the guard's, are locked one by one, as they are written; never
+by a default of the bucket, so that leases, which come and go, stay deletable. Moments are the store's own, taken from
+the Date header of its answers: it is the store's clock that a lock runs by, and no other is believed.
 """
 
 from __future__ import annotations

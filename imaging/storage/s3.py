@@ -420,7 +420,8 @@ def _make_client(bucket: Bucket, credentials: Credentials, limits: Limits) -> An
     # Some servers never answer "100 Continue", and each write then waits a second for it.
     client.meta.events.unregister("before-call.s3", add_expect_header)
     client.meta.events.register("before-call.s3", _follow_nobody)
-    client.meta.events.register("before-call.s3.DeleteObjects", _digest_of_body)
+    for operation in ("DeleteObjects", "PutObjectRetention"):
+        client.meta.events.register(f"before-call.s3.{operation}", _digest_of_body)
     return client
 
 

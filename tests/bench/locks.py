@@ -12,11 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
 from imaging.packs import pack_name
+from imaging.storage.s3 import Limits
 from tests.faults.locked import LockedRig, rig
 from tests.faults.repositories import back_up
 from tests.faults.schedules import Silent
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> int:
     count = int(arguments[0]) if arguments else _OBJECTS
     server = running()
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as folder:
-        locked = rig(Path(folder), server, days=30, extra_days=7)
+        locked = replace(rig(Path(folder), server, days=30, extra_days=7), limits=Limits(_CONNECTIONS), page=1000)
         print(f"{datetime.now(UTC):%Y-%m-%d}: {count} objects, {_CONNECTIONS} connections")
         with locked.make() as repository:
             back_up(repository, "web", {"disk": secrets.token_bytes(1 << 20)})

@@ -32,6 +32,8 @@ class LockedRig:
     lock: Lock
     disks: dict[str, bytes] = field(default_factory=dict)
     credentials: Credentials = S3Server.appliance
+    limits: Limits = SHORT
+    page: int = 7
 
     def with_days(self, days: int) -> LockedRig:
         """The same repository, locked for longer."""
@@ -44,12 +46,12 @@ class LockedRig:
     @cached_property
     def versions(self) -> S3Versions:
         store, patient, locking = self._opened
-        return S3Versions(store, locking, patient, page=7)
+        return S3Versions(store, locking, patient, page=self.page)
 
     @cached_property
     def _opened(self) -> tuple[S3Store, RetryingStore, Locking]:
         locking, clock = Locking(self.lock), ManualClock()
-        store = S3Store(self.place, self.credentials, SHORT, locking)
+        store = S3Store(self.place, self.credentials, self.limits, locking)
         return store, RetryingStore(store, clock, clock.pass_s, random.random, Patience(0.2, 10.0, 60.0)), locking
 
     def make(self) -> Repository:

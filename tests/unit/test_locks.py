@@ -65,7 +65,19 @@ def test_what_is_going_is_not_live_and_all_else_is() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        f"leases/{ID}/end", f"claims/{ID}/0000000001", f"holds/{ID}", "epochs/0000000001",
+        "config", "config.copy", f"keys/{ID}", f"keys.copy/{ID}", f"index/{ID}-000000",
+        f"manifests/{ID}/0000000001-{ID}", f"packs/01/{ID}{ID}", "guard/0000000001", "guard.copy/0000000001",
+        f"persons/{ID}/{ID}",
+    ],
+)  # fmt: skip
+def test_what_points_are_made_of_and_who_may_delete_them_is_locked(name: str) -> None:
+    assert is_locked(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"requests/{ID}/done", f"leases/{ID}/end", f"claims/{ID}/0000000001", f"holds/{ID}", "epochs/0000000001",
         f"tombstones/{ID}/0000000001-{ID}", f"damaged/{ID}{ID}", "packs/zz/short", f"aside/index/{ID}-000000",
         "config.old", f"keys/{ID}/x", f"requests/{ID}/asked", "guard/1", f"persons/{ID}",
     ],

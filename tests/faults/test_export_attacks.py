@@ -16,6 +16,7 @@ import pytest
 from appliance.services.exports import ExportService, Served
 from imaging.export import CLIENTS_MAX
 from tests.integration.protected import NAME, Protected, nbd_copy, protected_image
+from tests.integration.recovering import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -150,8 +151,8 @@ def test_many_idle_clients_are_bounded_and_do_not_end_those_who_are_served(
             except OSError:
                 break  # the queue of those who wait is full: refused
         pid = Path(served.record.sockets[0] + ".pid").read_text().strip()
-        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
-        assert threads < CLIENTS_MAX * 12
+        # Those who are one too many are let in and sent away, which a busy machine takes a moment for.
+        wait_until(lambda: len(list(Path(f"/proc/{pid}/task").iterdir())) < CLIENTS_MAX * 12, "threads are bounded")
         assert ask(first, READ, 0, 4096) == 0
         assert exactly(first, 4096) == protected.content[:4096]
     for _ in range(100):  # those who left make room

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final
 
 from imaging.errors import ImageUnreadable, SourceError
-from imaging.extents import ByteRange, clip
+from imaging.extents import REGION_BYTES, ByteRange, clip
 from imaging.source import BlockStatus
 
 _SECTOR_BYTES: Final = 512
@@ -51,7 +51,8 @@ class RawFileSource:
     SourceError if the file has become shorter meanwhile. Raises ImageUnreadable.
     """
 
-    piece_bytes = 1 << 20  # measured, reading and hashing 4 GB: 2.1 CPU s, 2.6 with 16 MiB at a time
+    # By the MiB, reading and hashing take a fifth less CPU; but a whole second backup by turns took 2.4 s, and 2.1 so.
+    piece_bytes = REGION_BYTES
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -16,7 +16,7 @@ from typing import Final
 
 from imaging.diskmap import difference
 from imaging.errors import CopyUnreadable, ImagingError, SourceError
-from imaging.extents import REGION_BYTES, ByteRange, clip
+from imaging.extents import ByteRange, clip
 from imaging.ingest import WORKERS, Ingested, ParentDisk, ingest_disk
 from imaging.manifest import DiskEntry, FileEntry, ManifestDraft, Statistics
 from imaging.packing import PackWriter
@@ -86,8 +86,6 @@ class PartsOfPoint:
 class PointDisk:
     """A disk of a restore point as a source. `changed`: what may differ from what the copy's parent holds. Owns the
     reader until close()."""
-
-    piece_bytes = REGION_BYTES
 
     def __init__(self, reader: DiskReader, changed: Sequence[ByteRange]) -> None:
         self._reader = reader

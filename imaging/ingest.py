@@ -48,8 +48,7 @@ _ZEROS = memoryview(bytes(REGION_BYTES))  # never written, so the kernel's one z
 _SHORT_ZERO_BYTES = HOLE_PAGES_MIN * PAGE_BYTES
 _LOST = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
 _LIKENESS_CHUNKS = 16  # after so many, more than half of them changed: that region is another one now
-_CHUNKS_A_BATCH = 16
-_FLYING = 16  # regions for each worker: a slow one keeps the others no longer from work; what waits holds no data
+_FLYING = 16  # regions for each worker, so that a slow one leaves the others with work; what waits holds no data
 WORKERS = 3  # two cores: one more than that, so that waiting for the source or a put idles none
 
 
@@ -206,32 +205,20 @@ class _Ingest:
         return self.full(job) if old is None else self.incremental(job, old)
 
     def full(self, job: _Job) -> _Done:
-        """Read a region and, a piece at a time while it is in the processor's cache, compare it or look for cuts."""
         start, stop, buffer = self.buffer(job.region)
-        content, words = buffer[: stop - start], _as_pages(buffer)
         data = subtract([ByteRange(start, stop)], job.zero)
         read = sum(item.length for item in data)
         old = self.former_leaf(job)
         # What was a hole and is one is not looked at again, so it need not be cleared either.
         holes = () if old is None else self.still_holes(job, old)
         spared = [ByteRange(start + r.start * PAGE_BYTES, start + r.stop * PAGE_BYTES) for r in holes]
-        cleared = subtract(job.zero, spared)
-        likeness = None if old is None else _Likeness(self.keys, old)
-        zero, cut = np.zeros(len(words), np.bool_), np.zeros(len(words), np.bool_)
-        known = 0
-        for first in range(start, stop, self.source.piece_bytes):
-            last = min(first + self.source.piece_bytes, stop)
-            self.fill(buffer, start, clip(data, first, last), clip(cleared, first, last))
-            if likeness is not None:
-                if likeness.look(content, last - start):
-                    continue
-                likeness = None
-                self.fill(buffer, start, [], spared)
-            pages = -(-(last - start) // PAGE_BYTES)
-            zero[known:pages], cut[known:pages] = self.flags(words[known:pages])
-            known = pages
-        if likeness is not None and old is not None:
-            return self.compared(job, old, {hole.start for hole in holes}, likeness.same, buffer, stop - start, read)
+        self.fill(buffer, start, data, subtract(job.zero, spared))
+        content = buffer[: stop - start]
+        same = None if old is None else self.unchanged(old, content)
+        if old is not None and same is not None:
+            return self.compared(job, old, {hole.start for hole in holes}, same, buffer, stop - start, read)
+        self.fill(buffer, start, [], spared)
+        zero, cut = self.flags(_as_pages(buffer))
         return self.store(job.region, content, cut_region(zero, cut), {}, {}, read)
 
     def compared(self, job: _Job, old: Leaf, holes: set[int], same: dict[tuple[int, int], bytes], buffer: memoryview,
@@ -282,6 +269,20 @@ class _Ingest:
             return read_leaf(job.old_leaf, self.former.size_bytes, job.region, self.former.fetch)
         except _LOST:
             return None
+
+    def unchanged(self, old: Leaf, content: memoryview) -> dict[tuple[int, int], bytes] | None:
+        """(first page, page after the last) → id of the old chunks that are there still; None where few are."""
+        same: dict[tuple[int, int], bytes] = {}
+        looked = 0
+        for record, identity in zip(old.records, old.ids, strict=True):
+            if identity is None:
+                continue
+            if blob_id(self.keys, CHUNK, content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]) == identity:
+                same[record.start, record.stop] = identity
+            looked += 1
+            if looked == _LIKENESS_CHUNKS and len(same) < looked // 2:
+                return None
+        return same
 
     def incremental(self, job: _Job, old: Leaf) -> _Done:
         dirty_ranges = self.believable_dirty(job, old)
@@ -376,7 +377,6 @@ class _Ingest:
         they are known already."""
         ids: list[bytes | None] = []
         fresh: list[tuple[bytes, memoryview]] = []
-        chunks = 0
         for record in records:
             if not record.data:
                 ids.append(None)
@@ -387,14 +387,10 @@ class _Ingest:
                 plain = content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]
                 identity = hashed.get(place) or blob_id(self.keys, CHUNK, plain)
                 fresh.append((identity, plain))
-            chunks += 1
-            if len(fresh) == _CHUNKS_A_BATCH:  # compressed while what was just hashed is in the processor's cache
-                self.writer.store_chunks(fresh)
-                fresh = []
             ids.append(identity)
         self.writer.store_chunks(fresh)
         leaf = encode_leaf(Leaf(tuple(records), tuple(ids)))
-        return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, chunks)
+        return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, len(fresh))
 
     def check_sample(self, sampler: _Sampler) -> tuple[int, int]:
         """Read chunks that the bitmap calls clean. Raises BitmapLied where one has changed. (chunks, bytes) read."""
@@ -438,36 +434,6 @@ class _Ingest:
                 elif (slot := sampler.rng.randrange(seen)) < sampler.size:
                     found[slot] = item
         return found
-
-
-class _Likeness:
-    """Which chunks of a region's old content are there still, found while the region is read."""
-
-    def __init__(self, keys: Keys, old: Leaf) -> None:
-        self.keys = keys
-        self.same: dict[tuple[int, int], bytes] = {}
-        """(first page, page after the last) → id"""
-        self.rest = deque(
-            (record.start, record.stop, identity)
-            for record, identity in zip(old.records, old.ids, strict=True)
-            if identity is not None
-        )
-        self.looked = 0
-
-    def look(self, content: memoryview, read_bytes: int) -> bool:
-        """Compare the chunks that end in the first `read_bytes` and were not looked at yet. False where few are the
-        same: then it is not worth going on."""
-        while self.rest:
-            first, end, identity = self.rest[0]
-            if min(end * PAGE_BYTES, len(content)) > read_bytes:
-                break
-            self.rest.popleft()
-            if blob_id(self.keys, CHUNK, content[first * PAGE_BYTES : end * PAGE_BYTES]) == identity:
-                self.same[first, end] = identity
-            self.looked += 1
-            if self.looked == _LIKENESS_CHUNKS and len(self.same) < self.looked // 2:
-                return False
-        return True
 
 
 class _Sampler:

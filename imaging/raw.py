@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final
 
 from imaging.errors import ImageUnreadable, SourceError
-from imaging.extents import REGION_BYTES, ByteRange, clip
+from imaging.extents import ByteRange, clip
 from imaging.source import BlockStatus
 
 _SECTOR_BYTES: Final = 512
@@ -50,9 +50,6 @@ class RawFileSource:
     Implements source.Source. A context manager that closes its descriptor and, where the body came through, raises
     SourceError if the file has become shorter meanwhile. Raises ImageUnreadable.
     """
-
-    # By the MiB, reading and hashing take a fifth less CPU; but a whole second backup by turns took 2.4 s, and 2.1 so.
-    piece_bytes = REGION_BYTES
 
     def __init__(self, path: Path) -> None:
         self._path = path

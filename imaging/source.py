@@ -20,7 +20,7 @@ from typing import ClassVar, Final, Protocol
 import nbd
 
 from imaging.errors import SourceError
-from imaging.extents import REGION_BYTES, ByteRange, clip, merge
+from imaging.extents import ByteRange, clip, merge
 
 _REQUEST_BYTES: Final = 512 << 10
 _IN_FLIGHT: Final = 8
@@ -48,11 +48,6 @@ class Source(Protocol):
     def size_bytes(self) -> int:
         """Length of the disk."""
 
-    @property
-    def piece_bytes(self) -> int:
-        """How much of a region to ask for at a time: all of it where that keeps requests in flight; less where what
-        was read is better looked at while it is in the processor's cache."""
-
     def status(self, start: int, stop: int) -> BlockStatus:
         """What is known of [start, stop). Raises SourceError."""
 
@@ -62,8 +57,6 @@ class Source(Protocol):
 
 class BytesSource:
     """A small file in memory (NVRAM, TPM state) as a source without extents."""
-
-    piece_bytes = REGION_BYTES
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -119,8 +112,6 @@ def _parts(requests: Sequence[tuple[int, memoryview]]) -> Iterator[tuple[int, me
 
 class NbdSource:
     """One export of an NBD server. A context manager that closes its connections."""
-
-    piece_bytes = REGION_BYTES
 
     def __init__(
         self, socket: Path, export: str = "", *, dirty_bitmap: str | None = None, connections: int = 2

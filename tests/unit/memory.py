@@ -90,8 +90,6 @@ class DictIndex:
 class MemorySource:
     """A disk in memory that counts what is read, and tells what it is told to tell."""
 
-    piece_bytes = 1 << 20
-
     def __init__(self, content: bytes | bytearray, dirty: Sequence[ByteRange] = (), granularity: int = 65536) -> None:
         self.content = content
         self.size_bytes = len(content)

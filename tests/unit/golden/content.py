@@ -12,7 +12,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from imaging.extents import REGION_BYTES, ByteRange, align_out, merge
+from imaging.extents import ByteRange, align_out, merge
 from imaging.source import BlockStatus
 
 KIB: Final = 1024
@@ -66,8 +66,6 @@ class Disk:
 class DiskSource:
     """A disk as ingest_disk reads it: gaps are told to be zero; `changes` as a dirty bitmap of 64 KiB would state
     them."""
-
-    piece_bytes = REGION_BYTES
 
     def __init__(self, disk: Disk, changes: Sequence[Piece] = ()) -> None:
         self._disk = disk

@@ -75,13 +75,15 @@ def test_modules_of_the_current_folder_are_never_run(
     assert not (tmp_path / "mark").exists()
 
 
-def shell_since(before: set[str]) -> Path:
-    """The watchdog's folder in /proc; its words are there a moment after it is."""
+def shell_since(before: set[str], settings: Settings) -> Path:
+    """The folder in /proc of this home's watchdog; its words are there a moment after it is."""
+    home = f"STRONGROOM_HOME={settings.home}".encode()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         for name in set(os.listdir("/proc")) - before:
             with contextlib.suppress(OSError):
-                if b"strongroom-watchdog" in Path("/proc", name, "cmdline").read_bytes():
+                words, variables = (Path("/proc", name, file).read_bytes() for file in ("cmdline", "environ"))
+                if b"strongroom-watchdog" in words and home in variables.split(b"\0"):
                     return Path("/proc", name)
     raise AssertionError("there is no watchdog")
 
@@ -89,15 +91,15 @@ def shell_since(before: set[str]) -> Path:
 def test_neither_folder_nor_secrets_are_handed_on(settings: Settings) -> None:
     before = set(os.listdir("/proc"))
     with spawning.watchdog(settings):
-        shell = shell_since(before)
+        shell = shell_since(before, settings)
         assert os.readlink(shell / "cwd") == "/"
         assert b"told to nobody" not in (shell / "environ").read_bytes()
-        assert f"STRONGROOM_HOME={settings.home}".encode() in (shell / "environ").read_bytes()
         assert os.getsid(int(shell.name)) == int(shell.name), "Ctrl-C and a closing terminal do not reach it"
     assert not (settings.home / "catalog.sqlite").exists(), "it is not needed"
 
 
 def test_it_runs_although_the_log_cannot_be_written(settings: Settings, tmp_path: Path) -> None:
     (settings.log_directory / "debts.log").mkdir()
+    before = set(os.listdir("/proc"))
     with spawning.watchdog(settings):
-        pass
+        assert shell_since(before, settings).exists()

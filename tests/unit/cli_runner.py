@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -94,6 +94,14 @@ class CommandLine:
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    @classmethod
+    def new(cls, folder: Path, capsys: pytest.CaptureFixture[str]) -> Self:
+        """With a home and a repository below a new folder."""
+        folder.mkdir()
+        line = cls(folder, capsys)
+        line.init()
+        return line
 
     def init(self) -> None:
         done = self("init", "--repository", str(self.repository), "--recovery-key-file", str(self.key_file))

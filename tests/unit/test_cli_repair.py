@@ -18,13 +18,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def homes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[CommandLine, CommandLine]:
-    lines = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        line = CommandLine(tmp_path / name, capsys)
-        line.init()
-        lines.append(line)
-    return lines[0], lines[1]
+    return CommandLine.new(tmp_path / "one", capsys), CommandLine.new(tmp_path / "two", capsys)
 
 
 def content(seed: int, size_bytes: int) -> bytes:

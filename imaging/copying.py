@@ -8,7 +8,6 @@ was stored of it can be read back before it counts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from imaging.diskmap import difference
 from imaging.errors import CopyUnreadable, ImagingError, SourceError
 from imaging.extents import ByteRange, clip
 from imaging.ingest import WORKERS, Ingested, ParentDisk, ingest_disk
+from imaging.lineage import copied_from, lineage
 from imaging.manifest import DiskEntry, FileEntry, ManifestDraft, Statistics
 from imaging.packing import PackWriter
 from imaging.points import Point
@@ -27,20 +27,6 @@ from imaging.scrub_packs import check_packs
 from imaging.source import BlockStatus
 
 _CACHE_BYTES: Final = 1 << 20  # of chunks, besides what is read ahead: each is read once
-
-
-def copied_from(point: Point, repository_id: bytes) -> str:
-    """The note on a copy that tells of which point it is one."""
-    return f"copied from restore point {point.id} of repository {repository_id.hex()}"
-
-
-_COPIED_FROM: Final = re.compile(r"copied from restore point ([0-9a-f]{32}) of repository ([0-9a-f]{32})")
-
-
-def lineage(point: Point, repository_id: bytes) -> frozenset[tuple[str, str]]:
-    """(repository, id) of the point, and of all that it is a copy of. Two points that share one hold the same."""
-    found = (_COPIED_FROM.fullmatch(note) for note in point.manifest.notes)
-    return frozenset([(repository_id.hex(), point.id), *((each[2], each[1]) for each in found if each)])
 
 
 class SamePoints:

@@ -19,8 +19,9 @@ from appliance.progress import SILENT, Progress
 from appliance.services.holds import held_meanwhile
 from appliance.services.points import PointService, machines_named
 from appliance.services.upkeep import UpkeepService
-from imaging.copying import Copier, copied_from, read_back
+from imaging.copying import Copier, read_back
 from imaging.errors import BitmapLied, ParentMapLost
+from imaging.lineage import copied_from
 from imaging.packing import PackWriter
 from imaging.pending import PendingIndex
 

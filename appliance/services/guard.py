@@ -316,10 +316,9 @@ class GuardService:
         parsed = ManifestName.parse(wanted.manifest)
         id = parsed.id if parsed else wanted.manifest
         try:
-            broken = service.damaged(id)
             if wanted.hash is not None:
                 service.delete(id, request)
-            elif broken is not None:
+            elif (broken := service.damaged(id)) is not None:
                 service.delete_damaged(broken, request)
             else:
                 self._appliance.repository.point(id)  # PointNotFound: it is deleted

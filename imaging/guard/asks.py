@@ -107,7 +107,7 @@ class Asked:
 
     def flaw(self, rules: Rules, repository: bytes) -> str | None:
         """Why this counts for nothing under these rules, as half a sentence; None: it counts."""
-        person = rules.person(self.ask.person)
+        person = rules.signer(self.ask.person)
         if self.ask.repository != repository:
             return "it was made for another repository"
         if person is None:
@@ -135,7 +135,7 @@ class Confirmation:
         return cls(fields.hex("person", 16).hex(), fields.hex("signature", SIGNATURE_BYTES))
 
     def flaw(self, ask: Ask, rules: Rules) -> str | None:
-        person = rules.person(self.person)
+        person = rules.signer(self.person)
         if person is None:
             return "who confirmed it is no person of the guard"
         if person.id == ask.person:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from imaging.errors import ImagingError
 
@@ -41,6 +42,17 @@ class GuardRolledBack(ImagingError):
         )
         self.seen = seen
         self.found = found
+
+
+class GuardNoteUnreadable(ImagingError):
+    """What this appliance has seen of the guard last cannot be told."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} does not tell which state of the repository's guard was seen last, so nothing is deleted:"
+            f" {reason}",
+            hint="remove that file, and see that the guard is as it should be ('strongroom repository guard show')",
+        )
 
 
 class GuardForged(ImagingError):

@@ -33,6 +33,7 @@ from imaging.guard.persons import Persons
 from imaging.guard.requests import REFUSED, RELEASED, DamagedRequest, Decision, Request, Requests, Standing
 from imaging.guard.rules import Person, Rules, may_go
 from imaging.guard.states import GuardState, GuardStates
+from imaging.lineage import origins
 from imaging.objects import SealedObjects
 from imaging.points import Point, Points
 from imaging.slots import Argon2Cost
@@ -126,7 +127,11 @@ class Guard:
         series: dict[str, list[Point]] = {}
         for point in surveyed:
             series.setdefault(point.series, []).append(point)
-        going = {point.name for point in surveyed if point.name in names and may_go(point, series[point.series], rules)}
+        going = {
+            point.name
+            for point in surveyed
+            if point.name in names and may_go(point, _that_count_for(point, series[point.series]), rules)
+        }
         return names - going
 
     # Asking, confirming, refusing
@@ -208,6 +213,17 @@ class Guard:
     def enrol(self, name: str, passphrase: str, cost: Argon2Cost | None = None) -> Person:
         """A key of somebody who can then be made a person of the guard. RulesRefused, PersonExists."""
         return self.persons.enrol(name, passphrase, cost)
+
+
+def _that_count_for(point: Point, series: Sequence[Point]) -> list[Point]:
+    """Copies keep the times of their originals, which whoever made those could choose: they count for copies out of the
+    same repository, and for nothing else."""
+    origin = _origin(point)
+    return [each for each in series if _origin(each) in (None, origin)]
+
+
+def _origin(point: Point) -> str | None:
+    return next((repository for repository, _ in reversed(origins(point))), None)
 
 
 def _person(wanted: str, rules: Rules) -> Person:

@@ -3,7 +3,7 @@
 Rules: counted is the time that this machine was up and running since, by its monotonic clock, so that a wall clock that
 was set forward by a year shortens no delay. What was counted is noted, so that a series of short commands counts
 together; over a reboot, what lies between the last look and the shutdown is lost, and so is everything with the note:
-a delay gets longer by it, and never shorter.
+a delay gets longer by it. It gets shorter only for who moves the home to a machine that has been up for long.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
@@ -24,7 +23,7 @@ from imaging.clock import Clock
 from imaging.envelope import ObjectType
 from imaging.errors import Damaged, ImagingError, ObjectMissing, WrongVersion
 from imaging.guard.errors import PassphraseWrong, PersonExists, PersonKeyLost
-from imaging.guard.rules import NAME_CHARACTERS_MAX, PUBLIC_KEY_BYTES, Person, check_person_name
+from imaging.guard.rules import NAME_CHARACTERS_MAX, PUBLIC_KEY_BYTES, Person, check_person_name, person_id
 from imaging.objects import SealedObjects
 from imaging.slots import Argon2Cost, Passphrase, new_argon2_kdf
 
@@ -33,10 +32,6 @@ _NONCE_BYTES: Final = 12
 _SEALED_BYTES: Final = 32 + 16
 _COPIES: Final = 2
 SIGNATURE_BYTES: Final = 64
-
-
-def person_id(public_key: bytes) -> str:
-    return blake3(public_key).digest(length=16).hex()
 
 
 class Signer:

@@ -250,10 +250,10 @@ class Requests:
 
     def done(self, request: Request) -> None:
         values: dict[str, object] = {"by": self._appliance, "created_utc": canonical.utc_text(self._clock.now_utc())}
-        try:
+        with contextlib.suppress(ObjectExists):  # two have carried it out at once
             self._objects.create_json(ObjectType.REQUEST, _part(request.id, "done"), values)
-        except ObjectExists:
-            return  # two have carried it out at once
+        for each in self._confirmations(request.ask):
+            self._patience.forget(_patience_key(request.ask, each))
 
 
 def _is_in_force(ask: Ask, state: GuardState) -> bool:

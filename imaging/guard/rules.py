@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from blake3 import blake3
+
 from imaging.canonical import Fields
 from imaging.guard.errors import RulesRefused
 
@@ -25,6 +27,10 @@ KEEP_MAX: Final = 100_000
 PERSONS_MAX: Final = 100
 NAME_CHARACTERS_MAX: Final = 60
 PUBLIC_KEY_BYTES: Final = 32
+
+
+def person_id(public_key: bytes) -> str:
+    return blake3(public_key).digest(length=16).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +68,12 @@ class Rules:
         return self.on and not self.persons
 
     def person(self, wanted: str) -> Person | None:
-        """By name or id."""
-        return next((each for each in self.persons if wanted in (each.name, each.id)), None)
+        """By id or name; a name that is another's id is nobody's."""
+        return self.signer(wanted) or next((each for each in self.persons if wanted == each.name), None)
+
+    def signer(self, id: str) -> Person | None:
+        """By id alone, as signatures say who made them."""
+        return next((each for each in self.persons if each.id == id), None)
 
     def check(self) -> None:
         """RulesRefused."""
@@ -79,6 +89,8 @@ class Rules:
             raise RulesRefused(f"{PERSONS_MAX} persons are the most")
         for each in self.persons:
             check_person_name(each.name)
+            if each.id != person_id(each.public_key):
+                raise RulesRefused(f"the id of {each.name} is not that of the key: it may be somebody else's key")
         for words in ([each.name for each in self.persons], [each.id for each in self.persons]):
             if len(set(words)) != len(words):
                 raise RulesRefused("a person is named twice")

@@ -23,10 +23,11 @@ from imaging.envelope import ObjectType
 from imaging.errors import Damaged, ImagingError, ObjectExists, ObjectMissing
 from imaging.guard.acts import ChangeGuard, Permit
 from imaging.guard.asks import Authority
-from imaging.guard.errors import GuardChanged, GuardForged, GuardRolledBack
+from imaging.guard.errors import GuardChanged, GuardForged, GuardNoteUnreadable, GuardRolledBack
 from imaging.guard.rules import OFF, Rules
 from imaging.objects import SealedObjects
 from imaging.storage.contract import Store
+from imaging.storage.durable import PosixSystem, durable_write
 
 _log = logging.getLogger(__name__)
 FOLDERS: Final = ("guard", "guard.copy")
@@ -67,8 +68,8 @@ class GuardStates:
         self._remembered = remembered
 
     def current(self, *, mend: bool = False) -> GuardState:
-        """GuardRolledBack, GuardForged; Damaged, StoreError: then nothing may be deleted. `mend`: also puts back what
-        is there only once."""
+        """GuardRolledBack, GuardNoteUnreadable, GuardForged; Damaged, StoreError: then nothing may be deleted. `mend`:
+        also puts back what is there only once."""
         seen = self._seen()
         newest = self._newest()
         if newest < seen:
@@ -167,16 +168,14 @@ class GuardStates:
         except FileNotFoundError:
             return 0
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("which guard was seen last cannot be told: %s", error)
-            return 0
+            raise GuardNoteUnreadable(self._remembered, str(error) or type(error).__name__) from error
 
     def _remember(self, number: int) -> None:
         text = json.dumps({"number": number, "repository": self._objects.keys.repository_id.hex()})
-        temporary = self._remembered.with_suffix(".new")
+        folder = self._remembered.parent
         try:
-            self._remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_text(text, "utf-8")
-            temporary.replace(self._remembered)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable_write(PosixSystem(), self._remembered, [text.encode()], folder)
         except OSError as error:
             _log.warning("the guard's state cannot be remembered in %s: %s", self._remembered.parent, error)
 

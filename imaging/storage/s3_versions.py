@@ -6,6 +6,7 @@ what is there afterwards; never by what the store says of itself alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from imaging.errors import ObjectMissing, StoreError, StoreUnavailable
+from imaging.errors import ImagingError, ObjectMissing, StoreError, StoreUnavailable
 from imaging.storage.contract import check_name, check_prefix
 from imaging.storage.object_lock import MODES, Lock, Locking, is_locked
 from imaging.storage.retrying import RetryingStore
@@ -101,7 +102,8 @@ class S3Versions:
             hint = "take s3:BypassGovernanceRetention from these credentials, or set lock_mode to compliance"
             raise LockUnsuitable(where, "these credentials can destroy a locked object", hint=hint) from error
         finally:
-            self._patience.delete_many([name])
+            with contextlib.suppress(ImagingError):  # a probe that stays harms nobody, and hides no verdict
+                self._patience.delete_many([name])
 
     def _attack(self, version: Version) -> None:
         """All that could end a lock; what is refused is as it should be. StoreUnavailable: it could not be tried."""

@@ -18,6 +18,7 @@ from imaging.guard.asks import Asked, Authority, Confirmation
 from imaging.guard.errors import (
     Guarded,
     GuardForged,
+    GuardNoteUnreadable,
     GuardRolledBack,
     NotCovered,
     NothingToAsk,
@@ -29,13 +30,13 @@ from imaging.guard.errors import (
 )
 from imaging.guard.requests import Standing
 from imaging.guard.rules import Person
-from imaging.points import DamagedPoint
+from imaging.points import DamagedPoint, Point
 from imaging.slots import Passphrase
 from imaging.storage.local import LocalStore
 from tests.faults import guarded as scenes
 from tests.faults.faulty_store import FaultyStore
 from tests.faults.guarded import DELAY_S, PERSONS, words
-from tests.faults.repositories import CHEAP, OTHER, back_up, content
+from tests.faults.repositories import CHEAP, OTHER, back_up, content, draft, write_disks
 
 pytestmark = pytest.mark.faults
 YEAR_S = 365 * 86_400.0
@@ -87,6 +88,44 @@ def test_a_point_made_with_the_clock_a_year_off_counts_as_one_day(scene: scenes.
         with pytest.raises(Guarded):
             scene.repository.delete_point(point, "admin")
     scene.repository.delete_point(scene.points[3], "admin")  # the one day more is one day more
+
+
+def test_copies_of_anothers_points_free_none(scene: scenes.Guarded) -> None:
+    """Who makes a repository of their own chooses the times in it; copies of one repository count among themselves."""
+    own = scene.points[-1]
+
+    def copies(of: str, days: range) -> list[Point]:
+        note = f"copied from restore point {'ab' * 16} of repository {of}"
+        made = []
+        for day in days:
+            with scene.repository.begin_run(own.series, host="host") as run:
+                entries = write_disks(scene.repository, run, {"disk": content(day, 4096)})
+                moment = own.created_utc + (1 + day) * scenes.DAY
+                made.append(run.commit(replace(draft("web", entries, moment), notes=(note,))))
+        return made
+
+    before = scene.repository.guard.kept({point.name for point in scene.points}, scene.repository.guard.state().rules)
+    theirs = copies("cd" * 16, range(20))
+    others = copies("ef" * 16, range(20, 22))
+    rules = scene.repository.guard.state().rules
+    assert scene.repository.guard.kept({point.name for point in scene.points}, rules) == before
+    assert own.name in before
+    with pytest.raises(Guarded):
+        scene.repository.delete_point(own, "")
+    kept = scene.repository.guard.kept({point.name for point in (*theirs, *others)}, rules)
+    assert 0 < len(kept & {point.name for point in theirs}) < len(theirs), "the old ones are followed by theirs"
+    assert {point.name for point in others} <= kept
+
+
+def test_a_note_that_cannot_be_read_lets_nothing_go(scene: scenes.Guarded) -> None:
+    """A guard that got lost is not one that is off, as long as anybody knows of it."""
+    note = scene.folder / "cache" / "guard"
+    assert note.is_file()
+    note.write_bytes(b"")
+    with pytest.raises(GuardNoteUnreadable, match="nothing is deleted"):
+        scene.repository.delete_point(scene.points[0], "")
+    note.unlink()
+    scene.repository.delete_point(scene.points[0], "")
 
 
 def test_everything_guarded_goes_once_two_persons_signed_and_the_delay_is_over(scene: scenes.Guarded) -> None:

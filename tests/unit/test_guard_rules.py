@@ -24,8 +24,7 @@ from imaging.guard.acts import (
 )
 from imaging.guard.errors import RulesRefused
 from imaging.guard.patience import Patience
-from imaging.guard.persons import person_id
-from imaging.guard.rules import Person, Rules, may_go
+from imaging.guard.rules import Person, Rules, may_go, person_id
 from tests.faults.repositories import ManualClock
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -78,6 +77,8 @@ def test_with_no_days_stated_nothing_may_go() -> None:
         replace(RULES, persons=(person(1), replace(person(2), name=" x"))),
         replace(RULES, persons=(person(1), replace(person(2), name="a\nb"))),
         replace(RULES, persons=(person(1), replace(person(2), name="u\u0308"))),
+        replace(RULES, persons=(person(1), replace(person(2), public_key=person(1).public_key))),
+        replace(RULES, persons=(person(1), replace(person(2), id="00" * 16))),
         replace(RULES, delay_s=-1),
         replace(RULES, delay_s=91 * 86_400),
         replace(RULES, keep_days=0),
@@ -89,6 +90,12 @@ def test_rules_that_make_no_sense(wrong: Rules) -> None:
         wrong.check()
     with pytest.raises(Damaged):
         Rules.of(Fields.of(wrong.as_json(), "guard/0000000001"))
+
+
+def test_a_name_that_is_anothers_id_signs_for_nobody() -> None:
+    posing = replace(RULES, persons=(replace(person(3), name=person(2).id), person(1), person(2)))
+    assert posing.person(person(2).id) == posing.signer(person(2).id) == person(2)
+    assert posing.signer("person 1") is None
 
 
 @pytest.mark.parametrize(

@@ -337,11 +337,15 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 
 
 def _check_private(path: Path, given: Mapping[tuple[str, str], tuple[str, object]]) -> None:
-    """A file with the password of a database that others rely on is its owner's alone."""
-    where, url = given.get(("catalog", "url"), ("", ""))
-    if where == str(path) and ("@" in str(url) or "password" in str(url)) and (mode := path.stat().st_mode) & 0o077:
+    """A file with credentials is its owner's alone: others may pass through the home."""
+    held = {key for key, (where, value) in given.items() if where == str(path) and value}
+    url = str(given.get(("catalog", "url"), ("", ""))[1])
+    if "@" not in url and "password" not in url:
+        held.discard(("catalog", "url"))
+    credentials = sorted(f"{section}.{key}" for section, key in held if key in _SECRETS and key != "access_key")
+    if credentials and (mode := path.stat().st_mode) & 0o077:
         raise SettingsError(
-            where, f"others may read it (mode {mode & 0o777:04o}), and it holds the login of the catalog",
+            str(path), f"others may read it (mode {mode & 0o777:04o}), and it holds {', '.join(credentials)}",
             hint=f"chmod 0600 {path}",
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ was stored of it can be read back before it counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -26,7 +26,7 @@ from imaging.repository import Repository
 from imaging.scrub_packs import check_packs
 from imaging.source import BlockStatus
 
-_CACHE_BYTES: Final = 1 << 20  # of chunks, besides what is read ahead: each is read once
+_CACHE_BYTES: Final = 1 << 20  # of chunks: each is read once
 
 
 class SamePoints:
@@ -70,16 +70,12 @@ class PartsOfPoint:
 
 
 class PointDisk:
-    """A disk of a restore point as a source. `changed`: what may differ from what the copy's parent holds. Owns the
-    reader until close()."""
+    """A disk of a restore point as a source. `changed`: what may differ from what the copy's parent holds."""
 
     def __init__(self, reader: DiskReader, changed: Sequence[ByteRange]) -> None:
         self._reader = reader
         self._changed = changed
         self.size_bytes = reader.size_bytes
-
-    def close(self) -> None:
-        self._reader.close()
 
     def status(self, start: int, stop: int) -> BlockStatus:
         """See Source."""
@@ -169,18 +165,16 @@ class Copier:
         return replace(entry, root=self._ingest(PointDisk(self._reader(entry.root, entry.size_bytes), ())).root)
 
     def _reader(self, root: bytes | None, size_bytes: int) -> DiskReader:
-        ahead_bytes = self._origin.pace.ahead_bytes
-        cache_bytes = _CACHE_BYTES + 4 * ahead_bytes
-        return DiskReader(self._origin.blobs, root, size_bytes, cache_bytes=cache_bytes, ahead_bytes=ahead_bytes)
+        """Nothing is read ahead: what did not change is not to be read, and the rest is asked for by the region."""
+        return DiskReader(self._origin.blobs, root, size_bytes, cache_bytes=_CACHE_BYTES)
 
     def _ingest(
         self, source: PointDisk, *, parent: ParentDisk | None = None, former: ParentDisk | None = None
     ) -> Ingested:
-        with closing(source):
-            result = ingest_disk(
-                source, self._writer, self._target.keys, parent=parent, former=former, workers=self._workers,
-                advance=self._advance,
-            )  # fmt: skip
+        result = ingest_disk(
+            source, self._writer, self._target.keys, parent=parent, former=former, workers=self._workers,
+            advance=self._advance,
+        )  # fmt: skip
         self._read_bytes += result.read_bytes
         self._chunks += result.chunks
         self._sampled += result.sampled_chunks

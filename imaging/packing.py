@@ -99,6 +99,8 @@ class PackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if err is not None:
+            self._failure = self._failure or err  # what is under way is wanted by nobody
         self._uploads.shutdown(wait=True, cancel_futures=True)
 
     def store_chunks(self, chunks: Sequence[tuple[bytes, Buffer]]) -> None:

@@ -145,6 +145,11 @@ def _make_pool(endpoint: Endpoint, limits: Limits, ca_file: str) -> urllib3.Pool
     }
     if proxy is None or endpoint.loopback or proxy_bypass(host):
         return urllib3.PoolManager(**options)
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    if parse_url(proxy).scheme not in ("http", "https"):
+        hint = "name one in https_proxy, or this host in no_proxy"
+        raise AddressRefused("the proxy that the environment names", "it is no HTTP proxy", hint=hint)
     credentials = parse_url(proxy).auth
     headers = make_headers(proxy_basic_auth=credentials) if credentials else None
     return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)

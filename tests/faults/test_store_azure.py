@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from imaging.storage.cloud import CloudStore
 from imaging.storage.contract import Store
 from imaging.storage.endpoints import parse_endpoint
 from imaging.storage.retrying import Patience, RetryingStore
-from imaging.storage.wire import Limits
+from imaging.storage.wire import Limits, Unanswered, Wire
 from tests.faults.bad_object_store import (
     Answer,
     BadObjectStore,
@@ -620,6 +621,30 @@ def test_what_is_no_credential_is_refused_and_not_repeated(key: str | None, toke
         Credentials(key, token)
     assert "hush" not in str(caught.value) + caught.value.hint
     assert "aHVzaA" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1:{port}", "http://127.0.0.1:{port}"])
+def test_a_proxy_is_named_with_its_scheme_or_without(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setenv("https_proxy", proxy.format(port=listening.getsockname()[1]))
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(
+                Wire(parse_endpoint("https://storage.example"), SHORT).ask, "GET", "https://storage.example/x", {}
+            )
+            connection, _ = listening.accept()
+            with connection:
+                assert connection.recv(100).startswith(b"CONNECT storage.example:443 ")
+            with pytest.raises(Unanswered):
+                asked.result()
+
+
+def test_what_is_no_http_proxy_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://me:hush@127.0.0.1:1080")
+    with pytest.raises(AddressRefused, match="no HTTP proxy") as caught:
+        Wire(parse_endpoint("https://storage.example"))
+    assert "hush" not in str(caught.value) + caught.value.hint
 
 
 def test_only_who_uses_it_needs_its_library() -> None:

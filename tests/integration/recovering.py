@@ -223,4 +223,5 @@ def reads_right(guest: LabGuest, disk: Disk, logs: Path = Path("/var/log/libvirt
             return file.read().decode(errors="replace")
 
     wait_until(lambda: len(re.findall(r"ops/sec|failed: ", told())) >= len(wanted), f"{log} tells of both reads")
+    assert "Pattern verification failed" not in told(), "an error may pass, wrong bytes never"
     return "failed" not in told()

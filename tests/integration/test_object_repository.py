@@ -27,6 +27,7 @@ from tests.integration.recovering import (
     protect,
     reads_right,
     strongroom,
+    wait_until,
 )
 from tests.lab import Lab
 from tests.lab.s3_server import S3Server, running
@@ -111,7 +112,14 @@ def test_a_machine_runs_out_of_a_bucket_and_moves_while_it_runs(made: Rig) -> No
         kill_exports(made, record)
         look(made).look()
         assert len(exports_of(made, record)) == 1, "the supervisor knows where the repository is"
-        assert reads_right(guest, protected.disks[0])
+
+        def reads_again() -> bool:
+            """QEMU may only now notice that it lost the old export; then the machine stops, and the next look lets it
+            go on."""
+            look(made).look()
+            return reads_right(guest, protected.disks[0])
+
+        wait_until(reads_again, "the machine reads out of the new export")
         assert service.migrate(record.id).state is RecoveryState.MIGRATED
         assert_export_gone(made, record)
         path = guest.disk_paths["vda"]

@@ -56,15 +56,19 @@ def test_small_objects_are_paid_for_and_never_wait(tmp_path: Path) -> None:
     assert clock.slept == [12.0]
 
 
+def test_small_pieces_of_packs_wait_as_large_ones_do(tmp_path: Path) -> None:
+    clock = Waits()
+    store = LimitedStore(LocalStore.make(tmp_path / "store"), Throttle(MIB, clock, clock.sleep))
+    store.put("packs/aa/a", [bytes(MIB)])
+    for number in range(64):
+        store.get("packs/aa/a", number * 16 * KIB, 16 * KIB)
+    assert sum(clock.slept) == pytest.approx(1 + 63 / 64)
+    assert max(clock.slept) == 1.0
+
+
 @pytest.fixture
 def homes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[CommandLine, CommandLine]:
-    lines = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        line = CommandLine(tmp_path / name, capsys)
-        line.init()
-        lines.append(line)
-    return lines[0], lines[1]
+    return CommandLine.new(tmp_path / "one", capsys), CommandLine.new(tmp_path / "two", capsys)
 
 
 @pytest.fixture

@@ -17,8 +17,36 @@ from imaging.storage.locations import Folder, read_location
 
 def settings_of(folder: Path, toml: str = "", **environment: str) -> Settings:
     if toml:
+        (folder / "strongroom.toml").touch(mode=0o600)
         (folder / "strongroom.toml").write_text(toml, "utf-8")
     return load({"STRONGROOM_HOME": str(folder)} | environment)
+
+
+@pytest.mark.parametrize(
+    ("toml", "named"),
+    [
+        ('[s3]\naccess_key = "a"\nsecret_key = "hush"\n', "s3.secret_key"),
+        ('[azure]\naccount_key = "aHVzaA=="\n', "azure.account_key"),
+        ('[catalog]\nurl = "postgresql+psycopg://me:hush@db/strongroom"\n', "catalog.url"),
+    ],
+)
+def test_a_file_with_credentials_is_its_owners_alone(tmp_path: Path, toml: str, named: str) -> None:
+    file = tmp_path / "strongroom.toml"
+    file.write_text(toml, "utf-8")
+    file.chmod(0o640)
+    with pytest.raises(SettingsError, match=f"others may read it .*{named}") as caught:
+        settings_of(tmp_path)
+    assert "hush" not in str(caught.value)
+    assert f"chmod 0600 {file}" in caught.value.hint
+    file.chmod(0o600)
+    settings_of(tmp_path)
+
+
+@pytest.mark.parametrize("toml", ['[s3]\naccess_key = "a"\n', '[catalog]\nurl = "postgresql+psycopg:///strongroom"\n'])
+def test_a_file_without_any_may_be_read_by_all(tmp_path: Path, toml: str) -> None:
+    (tmp_path / "strongroom.toml").write_text(toml, "utf-8")
+    (tmp_path / "strongroom.toml").chmod(0o644)
+    settings_of(tmp_path)
 
 
 def test_defaults_stay_inside_the_home(tmp_path: Path) -> None:

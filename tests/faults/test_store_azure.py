@@ -4,7 +4,6 @@ never in wrong data. What all object stores have in common is in test_store_obje
 from __future__ import annotations
 
 import logging
-import random
 import re
 import secrets
 import socket
@@ -19,13 +18,12 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
-from imaging.clock import SystemClock
 from imaging.errors import AddressRefused, Damaged, ImagingError, NoSpace, ObjectExists, StoreError, StoreUnavailable
 from imaging.storage.azure import AzureClient, Container, Credentials, endpoint_of
 from imaging.storage.cloud import CloudStore
 from imaging.storage.contract import Store
 from imaging.storage.endpoints import parse_endpoint
-from imaging.storage.retrying import Patience, RetryingStore
+from imaging.storage.retrying import RetryingStore
 from imaging.storage.wire import Limits, Unanswered, Wire
 from tests.faults.bad_object_store import (
     Answer,
@@ -43,13 +41,12 @@ from tests.faults.bad_object_store import (
     silent_after_success,
     slow,
 )
+from tests.faults.cloud_cases import SEVENTY, TEN, fill, longer, own_certificate, patiently, shorter, without
 from tests.lab.azurite import ACCOUNT, CONTAINER, Azurite, running
 
 pytestmark = pytest.mark.faults
 
 SHORT = Limits(connections=4, connect_s=2.0, silence_s=0.5)
-TEN = b"0123456789"
-SEVENTY = secrets.token_bytes(70_000)
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +91,11 @@ def store(bad: BadObjectStore, through: Store, direct: Store) -> Store:
 
 @pytest.fixture
 def patient(store: Store) -> RetryingStore:
-    return RetryingStore(store, SystemClock(), lambda seconds: None, random.random, Patience(0.01, 0.1, 20.0))
+    return patiently(store)
 
 
 def open_store(place: Container, credentials: Credentials, limits: Limits = SHORT) -> CloudStore:
     return CloudStore(AzureClient(place, credentials, limits))
-
-
-def fill(store: Store) -> None:
-    store.delete_many([listed.name for listed in store.list("")])
-    store.put("config", [TEN])
-    store.put("packs/aa/seventy", [SEVENTY])
 
 
 CALLS: Mapping[str, tuple[str, Callable[[Store], object]]] = {
@@ -265,14 +256,6 @@ def test_a_page_of_something_else_is_no_answer(bad: BadObjectStore, store: Store
     assert not direct.exists("keys/aa")
 
 
-def shorter(answer: Answer) -> Answer:
-    return replace(answer, body=answer.body[:-1])
-
-
-def longer(answer: Answer) -> Answer:
-    return replace(answer, body=answer.body + b"!")
-
-
 def ranged(said: str, length: int = 60_000) -> Callable[[Answer], Answer]:
     """As a cache that mixes up two requests."""
     return lambda answer: replace(answer, headers={**answer.headers, "Content-Range": said}, body=answer.body[:length])
@@ -308,15 +291,6 @@ def test_an_object_that_announces_too_much_is_not_read(bad: BadObjectStore, stor
 
 
 # Listings
-
-
-def without(pattern: bytes, instead: bytes = b"") -> Callable[[Answer], Answer]:
-    def change(answer: Answer) -> Answer:
-        body, count = re.subn(pattern, instead, answer.body, flags=re.DOTALL)
-        assert count, answer.body
-        return replace(answer, body=body)
-
-    return change
 
 
 NO_LISTING: Mapping[str, Reaction] = {
@@ -455,14 +429,7 @@ def test_a_server_without_tls_is_no_passing_failure(server: Azurite) -> None:
 
 
 def test_tls_is_checked_against_the_file_of_certificates(server: Azurite, place: Container, tmp_path: Path) -> None:
-    certificate, other = tmp_path / "server.pem", tmp_path / "other.pem"
-    for path in (certificate, other):
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-             "-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", path, "-out", f"{path}.crt"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    certificate, other = own_certificate(tmp_path / "server.pem"), own_certificate(tmp_path / "other.pem")
     with BadObjectStore(server.url, certificate) as secure:
         here = replace(place, endpoint=parse_endpoint(secure.url))
         store = open_store(replace(here, ca_file=str(certificate)), server.credentials)

@@ -5,25 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
-from imaging.clock import SystemClock
 from imaging.errors import (
     AddressRefused,
     Damaged,
@@ -36,7 +27,7 @@ from imaging.errors import (
 )
 from imaging.storage.contract import Store
 from imaging.storage.endpoints import parse_endpoint
-from imaging.storage.retrying import Patience, RetryingStore
+from imaging.storage.retrying import RetryingStore
 from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store
 from tests.faults.bad_object_store import (
     Answer,
@@ -55,13 +46,12 @@ from tests.faults.bad_object_store import (
     silent_after_success,
     slow,
 )
+from tests.faults.cloud_cases import SEVENTY, TEN, fill, longer, own_certificate, patiently, shorter, without
 from tests.lab.s3_server import S3Server, running
 
 pytestmark = pytest.mark.faults
 
 SHORT = Limits(connections=4, connect_s=1.0, silence_s=0.25)
-TEN = b"0123456789"
-SEVENTY = secrets.token_bytes(70_000)
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +95,9 @@ def store(bad: BadObjectStore, through: S3Store, direct: S3Store) -> S3Store:
     return through
 
 
-def fill(store: Store) -> None:
-    store.delete_many([listed.name for listed in store.list("")])
-    store.put("config", [TEN])
-    store.put("packs/aa/seventy", [SEVENTY])
-
-
 @pytest.fixture
 def patient(store: S3Store) -> RetryingStore:
     return patiently(store)
-
-
-def patiently(store: Store) -> RetryingStore:
-    return RetryingStore(store, SystemClock(), lambda seconds: None, random.random, Patience(0.01, 0.1, 20.0))
 
 
 def create(store: Store) -> None:
@@ -292,14 +272,6 @@ def test_a_put_whose_answer_is_no_answer_did_not_succeed(bad: BadObjectStore, st
 # A read that is not what was asked for
 
 
-def shorter(answer: Answer) -> Answer:
-    return replace(answer, body=answer.body[:-1])
-
-
-def longer(answer: Answer) -> Answer:
-    return replace(answer, body=answer.body + b"!")
-
-
 def other_range(answer: Answer) -> Answer:
     """As a cache that mixes up two requests."""
     return replace(answer, headers={**answer.headers, "Content-Range": "bytes 200-60199/70000"})
@@ -372,15 +344,6 @@ def test_an_object_that_announces_too_much_is_not_read(bad: BadObjectStore, stor
 
 
 # Listings
-
-
-def without(pattern: bytes, instead: bytes = b"") -> Callable[[Answer], Answer]:
-    def change(answer: Answer) -> Answer:
-        body, count = re.subn(pattern, instead, answer.body, flags=re.DOTALL)
-        assert count, answer.body
-        return replace(answer, body=body)
-
-    return change
 
 
 NO_LISTING: Mapping[str, Reaction] = {
@@ -576,27 +539,6 @@ def test_tls_is_checked_against_the_file_of_certificates(server: S3Server, place
         secure.fail("get", broken())
         with pytest.raises(StoreUnavailable):
             store.get("config")
-
-
-def own_certificate(path: Path) -> Path:
-    """Of 127.0.0.1, signed by itself, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(secret + made.public_bytes(Encoding.PEM))
-    return path
 
 
 @pytest.mark.parametrize("call", sorted(CALLS))

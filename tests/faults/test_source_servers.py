@@ -104,7 +104,15 @@ def test_a_source_goes_on_after_each_of_its_connections_failed(late: Path) -> No
 
 
 def silent(process: subprocess.Popen[bytes]) -> None:
+    """Returns when every thread has stopped: one that runs on another core may answer a moment longer."""
     os.kill(process.pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{process.pid}/task")
+    while not all(_state(task) == "T" for task in tasks.iterdir()):
+        time.sleep(0.001)
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_a_source_whose_server_fell_silent_can_be_closed(tmp_path: Path) -> None:

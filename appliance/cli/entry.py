@@ -17,27 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.cli import (
-    appliances,
-    backup,
-    copies,
-    daemon,
-    exports,
-    guard,
-    holds,
-    hosts,
-    initialise,
-    locks,
-    machines,
-    maintenance,
-    points,
-    recovery,
-    repairs,
-    repository,
-    requests,
-    restore,
-    status,
-)
+from appliance.cli.lazily import LazyGroup
 from appliance.cli.output import safe_lines, tell
 from appliance.cli.session import EXIT_FAILED, Session
 from appliance.cli.signals import Ending, ending_in_order
@@ -45,10 +25,31 @@ from appliance.cli.signals import Ending, ending_in_order
 if TYPE_CHECKING:
     from imaging.errors import WrongKey
 
+_COMMANDS = {
+    "init": "initialise:init",
+    "host": "hosts:host",
+    "vm": "machines:vm",
+    "backup": "backup:backup",
+    "point": "points:point",
+    "prune": "maintenance:prune",
+    "restore": "restore:restore",
+    "recovery": "recovery:recovery",
+    "export": "exports:export",
+    "mount": "exports:mount",
+    "umount": "exports:umount",
+    "repository": "repository:repository",
+    "request": "requests:request",
+    "status": "status:status",
+    "appliance": "appliances:appliance",
+    "serve": "daemon:serve",
+    "supervise": "daemon:supervise",
+}
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=_HELP)
+@click.group(
+    cls=LazyGroup, lazy={name: f"appliance.cli.{place}" for name, place in _COMMANDS.items()}, context_settings=_HELP
+)
 @click.option("--debug", is_flag=True, envvar="STRONGROOM_DEBUG", help="Print a traceback when something fails.")
 @click.option(
     "--home",
@@ -79,38 +80,6 @@ def strongroom(context: click.Context, debug: bool, home: str | None) -> None:
     session = context.ensure_object(Session)
     session.debug = session.debug or debug
     session.home = home if home is not None else session.home
-
-
-for _command in (
-    initialise.init,
-    hosts.host,
-    machines.vm,
-    backup.backup,
-    points.point,
-    maintenance.prune,
-    restore.restore,
-    recovery.recovery,
-    exports.export,
-    exports.mount,
-    exports.umount,
-    repository.repository,
-    requests.request,
-    status.status,
-    appliances.appliance,
-    daemon.serve,
-    daemon.supervise,
-):
-    strongroom.add_command(_command)
-
-
-repository.repository.add_command(maintenance.collect)
-repository.repository.add_command(maintenance.forecast)
-repository.repository.add_command(repairs.repair)
-repository.repository.add_command(copies.copy)
-repository.repository.add_command(holds.hold)
-repository.repository.add_command(locks.lock)
-repository.repository.add_command(locks.undo)
-repository.repository.add_command(guard.guard)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

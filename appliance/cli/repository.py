@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from appliance.cli.lazily import LazyGroup
 from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
 from appliance.cli.passphrases import NEW_VARIABLE, KeySink, new_passphrase, passphrase, read_key_file
 from appliance.cli.points import warn_damaged
@@ -28,7 +29,19 @@ if TYPE_CHECKING:
     from imaging.slots import Secret, Slot
 
 
-@click.group()
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "collect": "appliance.cli.maintenance:collect",
+        "forecast": "appliance.cli.maintenance:forecast",
+        "repair": "appliance.cli.repairs:repair",
+        "copy": "appliance.cli.copies:copy",
+        "hold": "appliance.cli.holds:hold",
+        "lock": "appliance.cli.locks:lock",
+        "undo": "appliance.cli.locks:undo",
+        "guard": "appliance.cli.guard:guard",
+    },
+)
 def repository() -> None:
     """The repository of this home: its state, its keys, its health."""
 

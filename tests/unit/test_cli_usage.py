@@ -33,7 +33,10 @@ def strongroom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLin
 
 
 def commands(group: click.Group = entry.strongroom, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if command.hidden:
             continue
         if isinstance(command, click.Group):

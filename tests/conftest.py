@@ -75,7 +75,7 @@ def strongroom_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """With a failure, show what the consoles of the test's guests said last."""
+    """With a failure, show what the test's guests said last, on their consoles and as QEMU."""
     outcome: Any = yield
     report = outcome.get_result()
     if report.when == "call":
@@ -86,3 +86,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             # The guest may be gone by now, which is not what the test failed of.
             with contextlib.suppress(Exception):
                 report.sections.append((f"console of {guest.name}", guest.console()[-3000:]))
+            with contextlib.suppress(OSError):
+                log = Path(f"/var/log/libvirt/qemu/{guest.name}.log").read_text(errors="replace")
+                report.sections.append((f"QEMU of {guest.name}", log[-1000:]))

@@ -86,10 +86,9 @@ class Guard:
         if not found.ask.act.covers(act):
             raise NotCovered(found.id, act.describe())
         if found.standing is Standing.DUE:
-            decision = self._requests.decide(found.id, RELEASED, "")
-            if decision.decision != RELEASED:
-                raise RequestNotReady(found.id, f"was refused: {decision.reason}")
-        elif found.standing is not Standing.RELEASED:
+            self._requests.decide(found.id, RELEASED, confirmed_by=found.waited_for)
+            found = self._read(request, state)  # another may have been faster, to refuse or to release it
+        if found.standing not in (Standing.RELEASED, Standing.DUE):
             raise not_ready(found)
         return issue(act, found.id)
 

@@ -1,14 +1,16 @@
 """Requests: what was asked, who confirmed it, how it was decided (docs/format.md section 14).
 
 Rules: of refusing and releasing, whoever creates the decision first wins, and the other reads it. A confirmation counts
-if its signature fits the very request under the rules of now. One request that cannot be read hides no other, and is
-never carried out.
+if its signature fits the very request under the rules of now. A release holds for as long as a confirmation that it was
+given on counts: who confirms later has waited for nothing. One request that cannot be read hides no other, and is never
+carried out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -24,6 +26,7 @@ from imaging.guard.acts import ChangeGuard
 from imaging.guard.asks import REASON_CHARACTERS_MAX, Ask, Asked, Authority, Confirmation
 from imaging.guard.errors import RequestAmbiguous, RequestNotFound
 from imaging.guard.patience import Patience
+from imaging.guard.rules import PERSONS_MAX
 from imaging.guard.states import GuardState
 from imaging.objects import SealedObjects
 
@@ -54,22 +57,28 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """`confirmed_by`: of a release, the persons whose confirmations had waited long enough. None: it does not say, as
+    older programs did not, and each confirmation has to have waited here."""
+
     decision: str
     by: str
     reason: str
     created_utc: datetime
+    confirmed_by: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """`confirmed_by` are ids of persons: whose confirmation counts, or of a request that is over, is there.
-    `remaining_s`: of the delay, as this appliance has counted it; None while nobody has confirmed. `flaw`: why it is
-    void. `noted`: that it is done was written down."""
+    `remaining_s`: of the delay, as this appliance has counted it; None while nobody has confirmed. `waited_for`: of
+    those who confirmed, for whom the delay is over. `flaw`: why it is void. `noted`: that it is done was written
+    down."""
 
     asked: Asked
     standing: Standing
     confirmed_by: tuple[str, ...]
     remaining_s: float | None
+    waited_for: tuple[str, ...]
     decision: Decision | None
     authority: Authority | None
     flaw: str | None
@@ -142,8 +151,10 @@ class Requests:
         stated = self._confirmations(asked.ask)
         over = done or flaw is not None or (decision is not None and decision.decision == REFUSED)
         counting = [each for each in stated if not over and each.flaw(asked.ask, state.rules) is None]
-        counted = [self._patience.counted_s(_patience_key(asked.ask, each)) for each in counting]
-        longest_s = max(counted, default=None)
+        if not over and not _holds(decision, counting):
+            flaw, counting = "the confirmation that it was released on counts no more", []
+        counted = {each.person: self._patience.counted_s(_patience_key(asked.ask, each)) for each in counting}
+        longest_s = max(counted.values(), default=None)
         remaining_s = None if longest_s is None else max(0.0, state.rules.delay_s - longest_s)
         return Request(
             asked=asked,
@@ -151,6 +162,7 @@ class Requests:
             confirmed_by=tuple(each.person for each in (stated if over else counting)),
             remaining_s=remaining_s,
             decision=decision,
+            waited_for=tuple(person for person, waited_s in counted.items() if waited_s >= state.rules.delay_s),
             authority=Authority(asked, counting[0]) if counting else None,
             flaw=flaw,
             noted=noted,
@@ -184,7 +196,7 @@ class Requests:
             return Standing.EXPIRED
         if remaining_s is None:
             return Standing.ASKED
-        if decision is not None:
+        if decision is not None and decision.confirmed_by is not None:
             return Standing.RELEASED
         return Standing.WAITING if remaining_s > 0 else Standing.DUE
 
@@ -207,11 +219,13 @@ class Requests:
         name = _part(id, "decision")
         try:
             fields = self._objects.read_json(ObjectType.REQUEST, name)
+            told = fields.values.get("confirmed_by") is not None
             return Decision(
                 fields.one_of("decision", (REFUSED, RELEASED)),
                 fields.text("by"),
                 fields.text("reason", REASON_CHARACTERS_MAX),
                 fields.utc("created_utc"),
+                fields.texts("confirmed_by", PERSONS_MAX) if told else None,
             )
         except ObjectMissing:
             return None
@@ -232,10 +246,11 @@ class Requests:
             return
         self._patience.counted_s(_patience_key(ask, confirmation))
 
-    def decide(self, id: str, decision: str, reason: str) -> Decision:
+    def decide(self, id: str, decision: str, reason: str = "", confirmed_by: Sequence[str] = ()) -> Decision:
         """The decision that counts, whoever was first."""
         values: dict[str, object] = {
             "by": self._appliance,
+            "confirmed_by": list(confirmed_by),
             "created_utc": canonical.utc_text(self._clock.now_utc()),
             "decision": decision,
             "reason": reason[:REASON_CHARACTERS_MAX],
@@ -254,6 +269,13 @@ class Requests:
             self._objects.create_json(ObjectType.REQUEST, _part(request.id, "done"), values)
         for each in self._confirmations(request.ask):
             self._patience.forget(_patience_key(request.ask, each))
+
+
+def _holds(decision: Decision | None, counting: Sequence[Confirmation]) -> bool:
+    """Whether a release, where there is one, stands on a confirmation that still counts."""
+    if decision is None or decision.confirmed_by is None:
+        return True
+    return any(each.person in decision.confirmed_by for each in counting)
 
 
 def _is_in_force(ask: Ask, state: GuardState) -> bool:

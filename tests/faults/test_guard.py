@@ -337,6 +337,62 @@ def test_who_is_no_person_any_more_has_signed_for_nothing(scene: scenes.Guarded)
         scene.ask(scene.deletion(scene.points[-1]), "alice")
 
 
+def begun_by_alice_and_bob(scene: scenes.Guarded) -> str:
+    """A request of which one of two points is deleted, and then bob is no person of the guard any more."""
+    repository, guard = scene.repository, scene.repository.guard
+    request = scene.ready(scene.deletion(*scene.points[-2:]))
+    repository.delete_point(scene.points[-2], "admin", request)
+    assert guard.request(request).standing is Standing.RELEASED
+    rules = guard.state().rules
+    change = guard.next_state(replace(rules, persons=tuple(each for each in rules.persons if each.name != "bob")))
+    guard.change(change, scene.ready(change))
+    return request
+
+
+def test_a_release_ends_with_the_confirmation_that_it_was_given_on(scene: scenes.Guarded) -> None:
+    """Otherwise whoever confirms what was begun would have it at once, with no time for anybody to refuse it."""
+    newest, guard = scene.points[-1], scene.repository.guard
+    request = begun_by_alice_and_bob(scene)
+    carol = guard.persons.signer(request_person(scene, "carol"), words("carol"))
+    for _ in range(2):
+        found = guard.request(request)
+        assert (found.standing, found.flaw) == (
+            Standing.VOID,
+            "the confirmation that it was released on counts no more",
+        )
+        for attempt in (
+            lambda: guard.confirm(request, "carol", words("carol")),
+            lambda: scene.repository.delete_point(newest, "admin", request),
+        ):
+            with pytest.raises(RequestNotReady, match="counts no more") as refused:
+                attempt()
+            assert refused.value.hint == "ask anew"
+        if not (scene.folder / "store" / "requests" / request / "confirmed" / carol.person.id).exists():
+            forge(scene, request, Confirmation.by(carol, found.ask))  # past the check above, as an older program
+    anew = scene.confirm(scene.ask(scene.deletion(newest)), "carol")
+    assert anew.remaining_s == DELAY_S
+    with pytest.raises(RequestNotReady, match="24 h 0 min are left"):
+        scene.repository.delete_point(newest, "admin", anew.id)
+    assert newest in scene.repository.points()
+
+
+def test_a_release_that_names_no_confirmation_is_gone_on_with_once_each_has_waited(scene: scenes.Guarded) -> None:
+    """As programs wrote it that knew of no such thing."""
+    newest = scene.points[-1]
+    request = begun_by_alice_and_bob(scene)
+    name = f"requests/{request}/decision"
+    values = dict(scene.repository._objects.read_json(ObjectType.REQUEST, name).values)
+    (scene.folder / "store" / name).unlink()
+    assert values.pop("confirmed_by")
+    scene.repository._objects.create_json(ObjectType.REQUEST, name, values)
+    scene.confirm(scene.repository.guard.request(request), "carol")
+    with pytest.raises(RequestNotReady, match="24 h 0 min are left"):
+        scene.repository.delete_point(newest, "admin", request)
+    scene.clock.pass_s(DELAY_S)
+    scene.repository.delete_point(newest, "admin", request)
+    assert newest not in scene.repository.points()
+
+
 @pytest.mark.parametrize(
     "fault", ["create requests/", "get requests/", "list requests/", "get guard/", "exists guard/"]
 )

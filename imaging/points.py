@@ -19,6 +19,7 @@ from typing import Final
 from blake3 import blake3
 
 from imaging import canonical, manifest
+from imaging.canonical import Fields
 from imaging.clock import Clock
 from imaging.envelope import ObjectType
 from imaging.errors import (
@@ -104,6 +105,14 @@ class Hold:
     owner: str
     created_utc: datetime
     manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedHold:
+    """One of which nobody can tell what it keeps."""
+
+    id: str
+    error: ImagingError
 
 
 class Points:
@@ -366,29 +375,44 @@ class Points:
             return LiftProtection(hold_id, None)
 
     def holds(self) -> list[Hold]:
-        """Every hold, oldest first. Damaged: what a hold that cannot be read protects is not known, so nothing is
-        deleted."""
+        """Every hold, oldest first. Damaged, WrongVersion: what a hold that cannot be read protects is not known, so
+        nothing is deleted."""
+        found, damaged = self.survey_holds()
+        for each in damaged:
+            raise each.error
+        return found
+
+    def survey_holds(self) -> tuple[list[Hold], list[DamagedHold]]:
+        """Every hold, oldest first, and those that cannot be read."""
         found: list[Hold] = []
+        damaged: list[DamagedHold] = []
         for listed in self._store.list("holds/"):
-            if not _HOLD.fullmatch(listed.name):
+            if (named := _HOLD.fullmatch(listed.name)) is None:
                 continue
             try:
-                fields = self._objects.read_json(ObjectType.HOLD, listed.name)
+                found.append(_decode_hold(self._objects.read_json(ObjectType.HOLD, listed.name)))
             except ObjectMissing:
                 continue
-            held = fields.text("manifest")
-            parsed = ManifestName.parse(held)
-            found.append(
-                Hold(
-                    id=fields.hex("id", 16).hex(),
-                    point=parsed.id if parsed else held,
-                    purpose=fields.one_of("purpose", PURPOSES),
-                    owner=fields.text("owner"),
-                    created_utc=fields.utc("created_utc"),
-                    manifest=held,
-                )
-            )
-        return sorted(found, key=lambda hold: (hold.created_utc, hold.id))
+            except Damaged as error:
+                hint = f"what it keeps is not known; 'strongroom repository hold release {named[1]}' lets go of it"
+                damaged.append(DamagedHold(named[1], Damaged(error.name, error.detail, hint=hint)))
+            except WrongVersion as error:
+                damaged.append(DamagedHold(named[1], error))
+        return sorted(found, key=lambda hold: (hold.created_utc, hold.id)), damaged
+
+
+def _decode_hold(fields: Fields) -> Hold:
+    """Damaged."""
+    held = fields.text("manifest")
+    parsed = ManifestName.parse(held)
+    return Hold(
+        id=fields.hex("id", 16).hex(),
+        point=parsed.id if parsed else held,
+        purpose=fields.one_of("purpose", PURPOSES),
+        owner=fields.text("owner"),
+        created_utc=fields.utc("created_utc"),
+        manifest=held,
+    )
 
 
 def doomed(point: Point | DamagedPoint) -> tuple[str, bytes | None]:

@@ -35,7 +35,7 @@ from imaging.object_cache import ObjectCache
 from imaging.objects import SealedObjects
 from imaging.packs import digest_of_name
 from imaging.pending import PendingIndex
-from imaging.points import DamagedPoint, Hold, Point, Points, Survey, doomed
+from imaging.points import DamagedHold, DamagedPoint, Hold, Point, Points, Survey, doomed
 from imaging.reconciling import Reconciled
 from imaging.running import BEAT_S, Appliance, Run, RunContext
 from imaging.series_locks import SeriesLocks
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Appliance",
+    "DamagedHold",
     "DamagedPoint",
     "Hold",
     "Point",
@@ -319,6 +320,10 @@ class Repository:
 
     def holds(self) -> list[Hold]:
         return self._points.holds()
+
+    def survey_holds(self) -> tuple[list[Hold], list[DamagedHold]]:
+        """Those that can be read, oldest first, and the others."""
+        return self._points.survey_holds()
 
     # Runs
 

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 from appliance.clock import format_utc
 from appliance.errors import StrongroomError
+from appliance.services.holds import HeldPoint, HoldInUse
 from appliance.services.points import PointService
 from appliance.services.repositories import RepositoryService
 from imaging.errors import HoldNotFound, ImagingError, PointNotFound, SlotNotFound
 from imaging.guard.acts import Act, ChangeGuard, DeletePoints, Doomed, LiftProtection, RemoveKey, deletion_of
-from imaging.guard.errors import PersonUnknown
+from imaging.guard.errors import NothingToAsk, PersonUnknown
 from imaging.guard.guard import not_ready
 from imaging.guard.requests import Standing
 from imaging.guard.rules import OFF, Rules
 from imaging.manifest import ManifestName
-from imaging.points import PROTECTED, doomed
+from imaging.points import PROTECTED, DamagedHold, doomed
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -201,6 +202,14 @@ class GuardService:
         """One for each protection that is on the point."""
         details = PointService(self._appliance).details(wanted)
         return tuple(LiftProtection(hold.id, hold.manifest) for hold in details.holds if hold.purpose == PROTECTED)
+
+    def releasing(self, held: HeldPoint | DamagedHold) -> LiftProtection:
+        """NothingToAsk, HoldInUse for one that can be read: a protection is lifted from its point."""
+        if isinstance(held, DamagedHold):
+            return LiftProtection(held.id, None)
+        if held.way_out:
+            raise HoldInUse(held)
+        raise NothingToAsk("a hold that can be read, and is no protection, goes freely")
 
     # Requests
 

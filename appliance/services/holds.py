@@ -17,7 +17,7 @@ from appliance.ownership import is_owned
 from appliance.services.fleet import FleetService
 from appliance.services.upkeep import UpkeepService
 from imaging.errors import HoldNotFound
-from imaging.points import PROTECTED
+from imaging.points import PROTECTED, DamagedHold
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -73,23 +73,31 @@ class HoldService:
     def __init__(self, appliance: Appliance) -> None:
         self._appliance = appliance
 
-    def list(self) -> tuple[HeldPoint, ...]:
-        """Oldest first; what commands that were killed held is let go of first."""
+    def list(self) -> tuple[tuple[HeldPoint, ...], tuple[DamagedHold, ...]]:
+        """Oldest first, and those that cannot be read; what commands that were killed held is let go of first."""
         UpkeepService(self._appliance).here()
         names = {point.id: point.name for point in self._appliance.catalog.points.list()}
-        return tuple(self._told(hold, names.get(hold.point)) for hold in self._appliance.repository.holds())
+        found, damaged = self._appliance.repository.survey_holds()
+        return tuple(self._told(hold, names.get(hold.point)) for hold in found), tuple(damaged)
 
-    def find(self, wanted: str) -> HeldPoint:
+    def find(self, wanted: str) -> HeldPoint | DamagedHold:
         """By its id or a unique beginning of it. HoldNotFound, HoldAmbiguous."""
-        found = [held for held in self.list() if wanted and held.hold.id.startswith(wanted.lower())]
+        held, damaged = self.list()
+        known: dict[str, HeldPoint | DamagedHold] = {each.hold.id: each for each in held}
+        known |= {each.id: each for each in damaged}
+        found = [each for id, each in known.items() if wanted and id.startswith(wanted.lower())]
         if not found:
             raise HoldNotFound(wanted)
         if len(found) > 1:
             raise HoldAmbiguous(wanted, len(found))
         return found[0]
 
-    def release(self, held: HeldPoint) -> None:
-        """Let go of one that has no use known to this home. HoldInUse, HoldNotFound."""
+    def release(self, held: HeldPoint | DamagedHold) -> None:
+        """Let go of one that has no use known to this home. HoldInUse, HoldNotFound; Guarded for one that cannot be
+        read and may be a protection."""
+        if isinstance(held, DamagedHold):
+            self._appliance.repository.release(held.id)
+            return
         if held.way_out:
             raise HoldInUse(held)
         self._appliance.repository.release(held.hold.id)

@@ -183,8 +183,10 @@ class StatusService:
             problems += [f"the repository: {loss}" for loss in repository.losses]
             for damaged in PointService(self._appliance).refresh():
                 problems.append(f"restore point {damaged.id} cannot be read: {damaged.error}")
-            holds = tuple(repository.holds())
-            return RepositoryState(repository.id.hex(), location, True, repository.store.free_bytes(), lock), holds
+            holds, unread = repository.survey_holds()
+            problems += [f"hold {each.id} cannot be read, so nothing is deleted: {each.error}" for each in unread]
+            state = RepositoryState(repository.id.hex(), location, True, repository.store.free_bytes(), lock)
+            return state, tuple(holds)
         except (ImagingError, StrongroomError) as err:
             problems.append(f"the repository: {err}")
         record = self._appliance.catalog.repository()

@@ -35,7 +35,7 @@ def test_killed_at_every_step_and_gone_on_with() -> None:
             first.killed_at(place, "repository", "copy", str(second.home))
             assert len(second.points()) == count, place
             assert [hold.purpose for hold in first.appliance.repository.holds()] == ["restore"] * held, place
-            assert HoldService(first.appliance).list() == (), place
+            assert HoldService(first.appliance).list() == ((), ()), place
             contents_are(second, states[:count])
         done = strongroom(first, "repository", "copy", second.home, "--json").json()["points"]
         assert len(done) == len(states) - STEPS[-1][1]

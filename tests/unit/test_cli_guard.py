@@ -141,6 +141,33 @@ def test_protection_and_keys_take_a_request_too(strongroom: CommandLine) -> None
     assert strongroom("point", "protect", point, "--off", "--ask", "alice", **words("alice")).code == 1
 
 
+def test_a_hold_that_cannot_be_read_is_asked_for(strongroom: CommandLine) -> None:
+    point = strongroom.backup(os.urandom(PAGE), "web")["id"]
+    assert strongroom("point", "protect", point).code == 0
+    (hold,) = [each["id"] for each in strongroom("repository", "hold", "list", "--json").json()]
+    readable = strongroom("repository", "hold", "release", hold, "--ask", "alice", **words("alice"))
+    assert (readable.code, "point protect" in readable.error()) == (1, True)
+    path = strongroom.repository / "holds" / hold
+    path.write_bytes(path.read_bytes()[:-1])
+    turn_on(strongroom, "--delay", "0h")
+    listed = strongroom("repository", "hold", "list")
+    assert (listed.code, listed.out, f"hold {hold} cannot be read" in listed.err) == (3, "", True)
+    status = strongroom("status")
+    assert (status.code, f"hold {hold} cannot be read, so nothing is deleted" in status.err) == (3, True)
+    refused = strongroom("repository", "hold", "release", hold[:8], "--yes")
+    assert (refused.code, "may be a protection" in refused.error()) == (1, True)
+    assert "--ask PERSON" in refused.error()
+    id = asked(strongroom, "repository", "hold", "release", hold[:8])
+    assert strongroom("request", "show", id, "--json").json()["act"] == {
+        "kind": "lift-protection", "hold": hold, "manifest": None,
+    }  # fmt: skip
+    assert path.exists()
+    assert confirm(strongroom, id).code == 0
+    assert strongroom("request", "apply", id).code == 0
+    assert not path.exists()
+    assert strongroom("repository", "hold", "list").code == 0
+
+
 def test_prune_stops_at_what_is_guaranteed_and_asks_for_the_rest(strongroom: CommandLine) -> None:
     with Appliance(load(strongroom.environment)) as appliance:
         made = [
@@ -317,7 +344,7 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "repository lock": [()],
         "repository undo": [(), ("--since", "2026-01-01 00:00", "--yes")],
         "repository hold list": [()],
-        "repository hold release": [(hold, "--yes")],
+        "repository hold release": [(hold, "--yes"), (hold, "--yes", "--ask", "alice")],
         "repository guard show": [()],
         "repository guard enrol": [("mallory",)],
         "repository guard passphrase": [("mallory",)],

@@ -110,6 +110,20 @@ def test_a_living_export_of_a_lost_catalog_is_told(strongroom: CommandLine) -> N
     assert "its export still runs" not in strongroom("repository", "hold", "list").out
 
 
+def test_one_that_cannot_be_read_hides_no_other_and_is_let_go_of(strongroom: CommandLine) -> None:
+    whole, broken = (held(strongroom, "restore", f"restore-{new_id()}") for _ in range(2))
+    path = strongroom.repository / "holds" / broken.id
+    path.write_bytes(path.read_bytes()[:-1])
+    listed = strongroom("repository", "hold", "list", "--json")
+    assert (listed.code, [each["id"] for each in listed.json()]) == (3, [whole.id])
+    assert strongroom("repository", "hold", "release", whole.id, "--yes").code == 0
+    code, told = delete(strongroom)
+    assert (code, f"repository hold release {broken.id}" in told) == (1, True)
+    assert strongroom("repository", "hold", "release", broken.id[:8]).code == 2, "nothing is let go of unasked"
+    assert strongroom("repository", "hold", "release", broken.id[:8], "--yes").code == 0
+    assert delete(strongroom)[0] == 0
+
+
 def test_what_is_in_use_is_not_let_go_of(strongroom: CommandLine) -> None:
     (point,) = strongroom("point", "list", "--json").json()
     strongroom("point", "protect", point["id"])

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from imaging import slots
+from tests.faults.guarded import PERSONS
+from tests.faults.repositories import CHEAP
 from tests.lab.s3_server import LOCKED_BUCKET, S3Server, running
 from tests.unit.cli_runner import CommandLine
 
@@ -86,6 +89,43 @@ def test_an_intruder_deletes_everything_and_the_admin_undoes_it(strongroom: Comm
     assert strongroom("restore", "img", "--point", "latest", "--to", str(back), "--format", "raw").code == 0
     assert back.read_bytes() == content
     assert strongroom("repository", "lock", "--json").json()["problems"] == []
+
+
+def test_neither_locks_nor_undoing_go_past_the_guard(
+    strongroom: CommandLine, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not an undo of the time before there was a guard: it gives back, and takes nothing that is guarded."""
+    monkeypatch.setattr(slots, "Argon2Cost", lambda: CHEAP)
+    assert strongroom("init", "--recovery-key-file", str(strongroom.key_file)).code == 0
+    points = [strongroom.backup(os.urandom(4096), "img")["id"]]
+    before_guard = server.next_second()
+    points.append(strongroom.backup(os.urandom(4096), "img")["id"])
+    assert strongroom("point", "protect", points[1]).code == 0
+    for name in PERSONS:
+        enrolled = strongroom("repository", "guard", "enrol", name, STRONGROOM_NEW_PASSPHRASE=f"only {name} knows")
+        assert enrolled.code == 0, enrolled.err
+    assert strongroom("repository", "guard", "on", *PERSONS, "--delay", "0h", "--yes").code == 0
+    alice = {"STRONGROOM_PERSON_PASSPHRASE": "only alice knows"}
+    assert strongroom("point", "delete", points[0], "--ask", "alice", **alice).code == 0
+
+    def guarded() -> dict[str, object]:
+        lists = (("point", "list"), ("repository", "key", "list"), ("repository", "hold", "list"), ("request", "list"))
+        found: dict[str, object] = {" ".join(each): strongroom(*each, "--json").json() for each in lists}
+        return found | {"guard": strongroom("repository", "guard", "show", "--json").json()}
+
+    there = guarded()
+    with_guard = server.next_second()
+    for command in (
+        ("lock",),
+        ("lock", "--ask-all"),
+        ("undo",),
+        *(("undo", "--since", f"{since:%Y-%m-%dT%H:%M:%SZ}", "--yes") for since in (before_guard, with_guard)),
+    ):
+        done = strongroom("repository", *command)
+        assert done.code == 0, (command, done.err)
+        assert guarded() == there, command
+    refused = strongroom("point", "delete", points[0], "--yes")
+    assert (refused.code, "--ask PERSON" in refused.error()) == (1, True)
 
 
 def test_an_overwritten_object_is_told_by_the_sweep(strongroom: CommandLine, server: S3Server) -> None:

@@ -317,6 +317,9 @@ HARMLESS = {
 """These need hosts, servers or a second home, and reach neither deletion, keys nor protections: they have no id of a
 point or key as what is to go. Whatever else is in the command line is tried below."""
 
+IN_BUCKETS = {"repository lock", "repository undo"}
+"""A folder has no such thing, and they say so; where there is, tests/faults/test_locked_repository.py tries them."""
+
 Attempts = dict[str, list[tuple[str, ...]]]
 
 
@@ -341,7 +344,7 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "repository collect": [()],
         "repository forecast": [()],
         "repository repair": [()],
-        "repository lock": [()],
+        "repository lock": [(), ("--ask-all",)],
         "repository undo": [(), ("--since", "2026-01-01 00:00", "--yes")],
         "repository hold list": [()],
         "repository hold release": [(hold, "--yes"), (hold, "--yes", "--ask", "alice")],
@@ -381,6 +384,8 @@ def test_no_command_deletes_what_is_guarded(strongroom: CommandLine) -> None:
             given = [str(image) if each == "IMAGE" else each for each in arguments]
             done = strongroom(*command.split(), *given, **stolen)
             assert "mistake in strongroom itself" not in done.err
+            if command in IN_BUCKETS:
+                assert (done.code, "do not say that this repository is locked" in done.error()) == (1, True)
             with Appliance(load(strongroom.environment)) as appliance:
                 repository = appliance.repository
                 assert set(made) <= {point.id for point in repository.points()}, (command, arguments)

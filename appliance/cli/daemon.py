@@ -28,7 +28,6 @@ def serve(session: Session) -> None:
     Example:
       strongroom serve
     """
-    tell(f"serving {session.appliance.settings.home}; end with Ctrl-C or SIGTERM")
     _supervise(session, for_ever=True)
 
 
@@ -66,6 +65,8 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, end)
     supervisor = Supervisor(session.appliance, for_ever=for_ever)
+    if for_ever:  # only now, as whoever reads it may send a signal at once
+        tell(f"serving {session.appliance.settings.home}; end with Ctrl-C or SIGTERM")
     failure: list[Exception] = []
 
     def work() -> None:

@@ -43,13 +43,15 @@ class Appliance:
         clock: Clock | None = None,
         connector: Callable[[HostConfig], Hypervisor] | None = None,
         throttle: Throttle | None = None,
+        wait: Callable[[float], bool] | None = None,
     ) -> None:
         """`throttle` is what all transfers to and from the repository share with others, besides the limit that the
-        settings have."""
+        settings have. `wait` waits so many seconds for the latter, and says whether it was ended before."""
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self._connector = connector
         self._shared_throttle = throttle
+        self._wait = wait or _wait
         self._closing = ExitStack()
         home.prepare(settings)
 
@@ -111,7 +113,7 @@ class Appliance:
         from imaging.throttle import Throttle
 
         rate = self.settings.limits.bandwidth_bytes_s
-        return Throttle(rate, self.clock, time.sleep) if rate else None
+        return Throttle(rate, self.clock, self._wait) if rate else None
 
     @cached_property
     def repository(self) -> Repository:
@@ -181,3 +183,9 @@ class Appliance:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _wait(seconds: float) -> bool:
+    """To the end: nobody is there who could be told to end earlier."""
+    time.sleep(seconds)
+    return False

@@ -13,18 +13,18 @@ from appliance.cli.session import Session, json_option, limit_option, pass_sessi
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from appliance.services.copying import MachineToCopy
-    from imaging.throttle import Throttle
 
 
-def other_home(home: Path, throttle: Throttle | None) -> Appliance:
+def other_home(session: Session, home: Path) -> Appliance:
     """The appliance of another home, as its own settings say: what the environment sets is of this home alone. What
-    moves to and from its repository shares `throttle`, if there is one."""
+    moves to and from its repository shares the limit of the session's, if there is one."""
     from appliance.bootstrap import Appliance
     from appliance.settings import load
 
     if not home.is_dir():
         raise click.BadParameter(f"{home} is no home of Strongroom", param_hint="HOME")
-    return Appliance(load({"STRONGROOM_HOME": str(home.absolute())}), throttle=throttle)
+    settings = load({"STRONGROOM_HOME": str(home.absolute())})
+    return Appliance(settings, throttle=session.appliance.throttle, wait=session.wait)
 
 
 @click.command()
@@ -54,7 +54,7 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
     """
     from appliance.services.copying import CopyService
 
-    with other_home(home, session.appliance.throttle) as target:
+    with other_home(session, home) as target:
         service = CopyService(session.appliance, target, verify=verify)
         plan = service.plan(names, last=last)
         if dry_run:

@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, ending: Ending) -> int:
-    session = Session()
+    session = Session(wait=ending.wait)
     try:
         with session.closing:
             code = strongroom.main(

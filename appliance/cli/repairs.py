@@ -46,7 +46,7 @@ def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) ->
     from appliance.services.maintenance import MaintenanceService
 
     with ExitStack() as stack:
-        other = None if home is None else stack.enter_context(other_home(home, session.appliance.throttle))
+        other = None if home is None else stack.enter_context(other_home(session, home))
         service = MaintenanceService(session.appliance)
         if other is not None:
             service.check_other(other)

@@ -28,6 +28,9 @@ EXIT_PARTLY = 3
 
 @dataclass(slots=True)
 class Session:
+    """`wait`: as `appliance.bootstrap.Appliance` takes it."""
+
+    wait: Callable[[float], bool]
     debug: bool = False
     home: str | None = None
     limit_bytes_s: int | None = None
@@ -51,7 +54,7 @@ class Session:
         if self._appliance is None:
             from appliance.bootstrap import Appliance
 
-            self._appliance = self.closing.enter_context(Appliance(self.settings()))
+            self._appliance = self.closing.enter_context(Appliance(self.settings(), wait=self.wait))
         return self._appliance
 
     @property

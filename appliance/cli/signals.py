@@ -1,12 +1,14 @@
 """How a command ends when it is asked to: SIGTERM from a service manager, SIGHUP when its terminal goes.
 
 The rule: both end it as Ctrl-C does, with everything that a command undoes on its way out, and the exit code names the
-signal as a shell would. A second one does not cut that short. What was started to ignore them (`nohup`) does.
+signal as a shell would. A second one does not cut that short. What was started to ignore them (`nohup`) does. Threads
+that wait for their turn under a limit of bandwidth are woken, by Ctrl-C too.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import threading
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ class Ending:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Of all that wakes threads, this alone may be used in a handler whatever its thread was just doing."""
 
     @property
     def exit_code(self) -> int | None:
@@ -32,9 +36,24 @@ class Ending:
         if self.signal is not None:
             return
         self.signal = signal.Signals(number)
+        self._ended.put(None)
         if self.signal is signal.SIGHUP:
             self._leave_terminal()
         raise KeyboardInterrupt(f"it was ended by {self.signal.name}")
+
+    def interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        """Ctrl-C, and once more where that takes too long."""
+        self._ended.put(None)
+        raise KeyboardInterrupt
+
+    def wait(self, seconds: float) -> bool:
+        """For so long, in any thread; True as soon as the command is to end."""
+        try:
+            self._ended.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+        except queue.Empty:
+            return False
+        self._ended.put(None)  # for the next who waits
+        return True
 
     def _leave_terminal(self) -> None:
         """A terminal that is gone fails whoever writes to it, and would fail the clean-up."""
@@ -53,6 +72,8 @@ def ending_in_order() -> Iterator[Ending]:
         for number in _ENDING:
             if signal.getsignal(number) == signal.SIG_DFL:
                 former[number] = signal.signal(number, ending.end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            former[signal.SIGINT] = signal.signal(signal.SIGINT, ending.interrupt)
     try:
         yield ending
     finally:

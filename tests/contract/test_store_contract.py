@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -60,7 +60,7 @@ def caching(folder: Path, inner: Store) -> CachingStore:
 STORES: dict[str, Callable[[Path], Store]] = {
     "azure": lambda folder: fresh_azure_store(),
     "caching": lambda folder: caching(folder, local(folder)),
-    "limited": lambda folder: LimitedStore(local(folder), Throttle(1e12, SystemClock(), time.sleep)),
+    "limited": lambda folder: LimitedStore(local(folder), Throttle(1e12, SystemClock(), Event().wait)),
     "local": local,
     "object": lambda folder: fresh_s3_store(),
     "object, locked": lambda folder: fresh_locked_store(),

@@ -29,7 +29,8 @@ def crash_at(place: str, when: str, nth: int) -> None:
     when, _, name_of_signal = when.partition("-")
     number = signal.Signals[name_of_signal or "SIGKILL"]
     if number not in (signal.SIGKILL, signal.SIGSTOP):
-        signal.signal(number, signal.SIG_DFL)  # tests may be run by what ignores it
+        usual = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)  # tests may be run by what ignores it
     module_name, path = place.split(":")
     owner: Any = importlib.import_module(module_name)
     *outer, name = path.split(".")

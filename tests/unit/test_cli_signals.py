@@ -98,6 +98,23 @@ def test_a_backup_that_is_told_to_end_leaves_nothing(strongroom: CommandLine) ->
     assert strongroom.backup(image.read_bytes(), "web")["id"] != first["id"]
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 1)])
+def test_packs_that_wait_under_a_low_limit_hold_up_no_end(strongroom: CommandLine, name: str, code: int) -> None:
+    """At a byte a second both packs under way would wait for half a year."""
+    image = strongroom.folder / "image.raw"
+    image.write_bytes(os.urandom(36 << 20))
+    backup = ("backup", "--image", str(image), "--format", "raw", "--name", "web")
+    place = ("appliance.cli.signals:Ending.wait", f"before-{name}", "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.crash", *place, *backup, "--limit", "1"],
+        cwd=PROJECT, env=strongroom.environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, "interrupted" in done.stderr) == (code, True), done.stderr
+    assert strongroom("point", "list", "--json").json() == []
+    assert list((strongroom.repository / "packs").rglob("*")) == []
+    assert strongroom(*backup).code == 0
+
+
 def test_a_terminal_that_is_gone_does_not_spoil_the_end(strongroom: CommandLine) -> None:
     """Whatever is written to it then fails, and something always is."""
     mark = strongroom.folder / "reached"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from imaging.storage.limited import LimitedStore
 from imaging.storage.local import LocalStore
-from imaging.throttle import Throttle
+from imaging.throttle import Ended, Throttle
 from tests.faults.repositories import ManualClock
 from tests.unit.cli_runner import CommandLine
 
@@ -18,20 +20,21 @@ KIB = 1 << 10
 
 
 class Waits(ManualClock):
-    """Sleeping is letting time pass."""
+    """Waiting is letting time pass."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slept: list[float] = []
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         self.slept.append(seconds)
         self.pass_s(seconds)
+        return False
 
 
 def test_two_stores_share_a_limit_in_both_directions(tmp_path: Path) -> None:
     clock = Waits()
-    throttle = Throttle(MIB, clock, clock.sleep)
+    throttle = Throttle(MIB, clock, clock.wait)
     one = LimitedStore(LocalStore.make(tmp_path / "one"), throttle)
     two = LimitedStore(LocalStore.make(tmp_path / "two"), throttle)
     one.put("packs/aa/a", [bytes(MIB), memoryview(bytes(MIB))])
@@ -46,7 +49,7 @@ def test_two_stores_share_a_limit_in_both_directions(tmp_path: Path) -> None:
 
 def test_small_objects_are_paid_for_and_never_wait(tmp_path: Path) -> None:
     clock = Waits()
-    store = LimitedStore(LocalStore.make(tmp_path / "store"), Throttle(MIB, clock, clock.sleep))
+    store = LimitedStore(LocalStore.make(tmp_path / "store"), Throttle(MIB, clock, clock.wait))
     store.put("packs/aa/a", [bytes(10 * MIB)])
     for number in range(32):
         store.create(f"leases/aa/beat/{number:010}", [bytes(32 * KIB)])
@@ -58,12 +61,29 @@ def test_small_objects_are_paid_for_and_never_wait(tmp_path: Path) -> None:
 
 def test_small_pieces_of_packs_wait_as_large_ones_do(tmp_path: Path) -> None:
     clock = Waits()
-    store = LimitedStore(LocalStore.make(tmp_path / "store"), Throttle(MIB, clock, clock.sleep))
+    store = LimitedStore(LocalStore.make(tmp_path / "store"), Throttle(MIB, clock, clock.wait))
     store.put("packs/aa/a", [bytes(MIB)])
     for number in range(64):
         store.get("packs/aa/a", number * 16 * KIB, 16 * KIB)
     assert sum(clock.slept) == pytest.approx(1 + 63 / 64)
     assert max(clock.slept) == 1.0
+
+
+def test_who_is_told_to_end_moves_nothing_more(tmp_path: Path) -> None:
+    ended = threading.Event()
+    inner = LocalStore.make(tmp_path / "store")
+    store = LimitedStore(inner, Throttle(1, ManualClock(), ended.wait))
+    store.put("packs/aa/a", [bytes(MIB)])
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(store.put, f"packs/aa/{name}", [bytes(MIB)]) for name in "bc"]
+        ended.set()
+        for each in waiting:
+            with pytest.raises(Ended):
+                each.result()
+    with pytest.raises(Ended):
+        store.get("packs/aa/a", 0, MIB)
+    store.create("leases/aa/end", [b"it still ends in order"])
+    assert {listed.name for listed in inner.list("")} == {"packs/aa/a", "leases/aa/end"}
 
 
 @pytest.fixture

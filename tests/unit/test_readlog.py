@@ -101,11 +101,12 @@ def test_a_throttle_lets_through_what_it_should() -> None:
     clock = Clock()
     slept: list[float] = []
 
-    def sleep(seconds: float) -> None:
+    def wait(seconds: float) -> bool:
         slept.append(seconds)
         clock.now += seconds
+        return False
 
-    throttle = Throttle(10, clock, sleep)
+    throttle = Throttle(10, clock, wait)
     for _ in range(5):
         throttle.take(20)
     assert (slept, clock.now) == ([2.0] * 4, 108.0), "the first is not waited for"
@@ -115,4 +116,4 @@ def test_a_throttle_lets_through_what_it_should() -> None:
     throttle.take(1)
     assert slept[4:] == [2.0]
     with pytest.raises(ValueError, match="a rate of 0"):
-        Throttle(0, clock, sleep)
+        Throttle(0, clock, wait)

@@ -38,7 +38,7 @@ _Run: TypeAlias = "list[tuple[bytes, Location]]"
 
 
 class Cache(Protocol):
-    """The same store, with what was read of it kept near: `imaging.storage.caching.CachingStore`."""
+    """The same store, as far as it is read, with what was read kept near: `imaging.storage.caching.CachedReads`."""
 
     def get(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
         """See Store."""

@@ -41,7 +41,7 @@ from imaging.running import BEAT_S, Appliance, Run, RunContext
 from imaging.series_locks import SeriesLocks
 from imaging.slots import Argon2Cost, RecoveryKey, Secret, Slot, make_slot
 from imaging.storage.block_cache import BlockCache
-from imaging.storage.caching import CachingStore
+from imaging.storage.caching import CachedReads
 from imaging.storage.contract import Store
 from imaging.storage.pace import NEAR, Pace
 from imaging.verdicts import DAMAGED, Verdict, Verdicts
@@ -251,7 +251,7 @@ class Repository:
                 )  # fmt: skip
             return self._blobs
 
-    def _chunk_cache(self) -> CachingStore | None:
+    def _chunk_cache(self) -> CachedReads | None:
         if self._chunk_folder is None:
             return None
         blocks = BlockCache.open(self._chunk_folder, self.id, self.pace.cache_bytes)
@@ -263,7 +263,7 @@ class Repository:
             pack = digest_of_name(name)
             return None if pack is None else self._keeper.size_of(pack)
 
-        return CachingStore(self.store, blocks, size_of)
+        return CachedReads(self.store, blocks, size_of)
 
     def blobs_met_by(self, ledger: Ledger) -> BlobReader:
         """For map nodes: those that the ledger has just met are found without the index."""

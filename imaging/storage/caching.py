@@ -1,4 +1,4 @@
-"""A store that keeps near what is read of another one: blocks of packs, in memory and on local disk.
+"""Reading from a store, with what was read kept near: blocks of packs, in memory and on local disk.
 
 Rules: what is kept is what the store gave, sealed as it is, and is as hostile as the store; whoever cannot open it asks
 the store itself, and says so with forget(). Several readers that want the same block fetch it once. Neighbouring blocks
@@ -9,13 +9,13 @@ for whoever must know what is in the store, this is not the place to ask.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Final, Protocol, TypeAlias
 
 from imaging.recent import Recent
 from imaging.storage.block_cache import BLOCK_BYTES
-from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, Store
+from imaging.storage.contract import Store
 
 _CACHED: Final = "packs/"
 """Named by the hash of their bytes, so what was kept once is right for ever."""
@@ -40,7 +40,7 @@ class Blocks(Protocol):
         """The block is not given again until it is put again."""
 
 
-class CachingStore:
+class CachedReads:
     """Thread-safe. Borrows everything. `size_of` tells how long an object is, or None where it does not know: then all
     is asked of `inner`."""
 
@@ -52,10 +52,11 @@ class CachingStore:
         self._recent: Recent[_Block, bytes] = Recent(_RECENT_BYTES, len)
         self._loading: dict[_Block, Future[bytes]] = {}
 
-    def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
-        if not name.startswith(_CACHED) or offset_bytes < 0 or not 0 < (length_bytes or 0) <= _LONGEST_BYTES:
+    def get(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
+        """See Store."""
+        if not name.startswith(_CACHED) or offset_bytes < 0 or not 0 < length_bytes <= _LONGEST_BYTES:
             return self._inner.get(name, offset_bytes, length_bytes)
-        stop = offset_bytes + (length_bytes or 0)
+        stop = offset_bytes + length_bytes
         size = self._size_of(name)
         if size is None or stop > size:
             return self._inner.get(name, offset_bytes, length_bytes)
@@ -131,47 +132,6 @@ class CachingStore:
             found[number] = whole if len(span) == 1 else whole[at : at + BLOCK_BYTES]
             self._blocks.put(name, number, found[number])
         return found
-
-    # What changes an object, and what is not cached
-
-    def put(self, name: str, data: Sequence[Buffer]) -> None:
-        try:
-            self._inner.put(name, data)
-        finally:
-            self._forget_all(name)
-
-    def create(self, name: str, data: Sequence[Buffer]) -> None:
-        self._inner.create(name, data)
-
-    def delete(self, name: str) -> None:
-        try:
-            self._inner.delete(name)
-        finally:
-            self._forget_all(name)
-
-    def delete_many(self, names: Iterable[str]) -> None:
-        wanted = tuple(names)
-        try:
-            self._inner.delete_many(wanted)
-        finally:
-            for name in wanted:
-                self._forget_all(name)
-
-    def _forget_all(self, name: str) -> None:
-        if name.startswith(_CACHED):
-            self.forget(name, 0, self._size_of(name) or OBJECT_BYTES_MAX)
-
-    def exists(self, name: str) -> bool:
-        return self._inner.exists(name)
-
-    def list(self, prefix: str) -> Iterator[Listed]:
-        return self._inner.list(prefix)
-
-    def free_bytes(self) -> int | None:
-        return self._inner.free_bytes()
-
-    def describe(self) -> str:
-        return self._inner.describe()
 
 
 def _length(size: int, number: int) -> int:

@@ -13,8 +13,6 @@ import pytest
 
 from imaging.clock import SystemClock
 from imaging.errors import Damaged, InvalidName, ObjectExists, ObjectMissing, StoreUnavailable
-from imaging.storage.block_cache import BlockCache
-from imaging.storage.caching import CachingStore
 from imaging.storage.contract import Listed, Store
 from imaging.storage.limited import LimitedStore
 from imaging.storage.local import LocalStore
@@ -43,23 +41,8 @@ def failing(folder: Path) -> FaultyStore:
     return store
 
 
-def caching(folder: Path, inner: Store) -> CachingStore:
-    """It asks the store itself how long an object is, as the index is not there to know."""
-
-    def size_of(name: str) -> int | None:
-        try:
-            return len(inner.get(name))
-        except (Damaged, ObjectMissing):
-            return None
-
-    blocks = BlockCache.open(folder / "chunks", bytes(16), 64 << 20, reserve_bytes=0)
-    assert blocks is not None
-    return CachingStore(inner, blocks, size_of)
-
-
 STORES: dict[str, Callable[[Path], Store]] = {
     "azure": lambda folder: fresh_azure_store(),
-    "caching": lambda folder: caching(folder, local(folder)),
     "limited": lambda folder: LimitedStore(local(folder), Throttle(1e12, SystemClock(), Event().wait)),
     "local": local,
     "object": lambda folder: fresh_s3_store(),

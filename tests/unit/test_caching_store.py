@@ -1,10 +1,10 @@
-"""The caching store against what it caches: fewer requests, the same bytes, and never those that are wrong."""
+"""Cached reads against the store: fewer requests, the same bytes, and never those that are wrong."""
 
 from __future__ import annotations
 
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imaging.errors import Damaged, StoreUnavailable
+from imaging.storage import caching
 from imaging.storage.block_cache import BLOCK_BYTES, BlockCache
-from imaging.storage.caching import CachingStore
+from imaging.storage.caching import CachedReads
 from imaging.storage.local import LocalStore
 from tests.faults.faulty_store import FaultyStore
 
@@ -47,10 +48,10 @@ class Nothing:
     def forget(self, name: str, number: int) -> None: ...
 
 
-def stores(folder: Path, size: int | None = len(CONTENT)) -> tuple[Watched, CachingStore]:
+def stores(folder: Path, size: int | None = len(CONTENT)) -> tuple[Watched, CachedReads]:
     inner = Watched(LocalStore.make(folder / "store"))
     inner.put(NAME, [CONTENT])
-    return inner, CachingStore(inner, blocks(folder), lambda name: size)
+    return inner, CachedReads(inner, blocks(folder), lambda name: size)
 
 
 def blocks(folder: Path) -> BlockCache:
@@ -92,39 +93,63 @@ def test_another_process_finds_what_was_kept(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_kept_on_disk_neighbours_still_cost_one_request(tmp_path: Path) -> None:
     inner, _ = stores(tmp_path)
-    store = CachingStore(inner, Nothing(), lambda name: len(CONTENT))
+    store = CachedReads(inner, Nothing(), lambda name: len(CONTENT))
     for at in range(0, BLOCK_BYTES, 32 << 10):
         assert store.get(NAME, at, 32 << 10) == CONTENT[at : at + (32 << 10)]
     assert inner.ranges == [(0, BLOCK_BYTES)]
 
 
-def test_many_readers_of_a_block_fetch_it_once(tmp_path: Path) -> None:
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released by each reader that has found another one fetching its block, and waits for it from now on."""
+    arrived = threading.Semaphore(0)
+
+    class Watched(Future[bytes]):
+        def exception(self, timeout: float | None = None) -> BaseException | None:
+            arrived.release()
+            return super().exception(timeout)
+
+    monkeypatch.setattr(caching, "Future", Watched)
+    return arrived
+
+
+def all_but_one_wait(waiting: threading.Semaphore, reads: list[Future[bytes]]) -> None:
+    for _ in reads[1:]:
+        assert waiting.acquire(timeout=30)
+    assert not any(read.done() for read in reads)
+
+
+def test_many_readers_of_a_block_fetch_it_once(tmp_path: Path, waiting: threading.Semaphore) -> None:
     inner, store = stores(tmp_path)
     inner.gate = threading.Event()
     with ThreadPoolExecutor(8) as pool:
         reads = [pool.submit(store.get, NAME, BLOCK_BYTES + number, 100) for number in range(8)]
-        while len(store._loading) == 0 or not inner.ranges:
-            pass
-        inner.gate.set()
+        try:
+            all_but_one_wait(waiting, reads)
+        finally:
+            inner.gate.set()
         for number, read in enumerate(reads):
             assert read.result() == CONTENT[BLOCK_BYTES + number : BLOCK_BYTES + number + 100]
-    assert len(inner.ranges) == 1
+    assert inner.ranges == [(BLOCK_BYTES, BLOCK_BYTES)]
+    assert not store._loading
 
 
-def test_who_waited_for_one_that_failed_asks_on_its_own(tmp_path: Path) -> None:
+def test_who_waited_for_one_that_failed_asks_on_its_own(tmp_path: Path, waiting: threading.Semaphore) -> None:
     inner, store = stores(tmp_path)
     inner.gate = threading.Event()
     inner.fail("get", error=StoreUnavailable("read", NAME, "Connection reset by peer"))
     with ThreadPoolExecutor(4) as pool:
         reads = [pool.submit(store.get, NAME, number, 100) for number in range(4)]
-        while not inner.ranges:
-            pass
-        inner.gate.set()
-        failed = [read for read in reads if read.exception() is not None]
-        good = [read for read in reads if read.exception() is None]
-    assert len(failed) == 1
-    assert [isinstance(read.exception(), StoreUnavailable) for read in failed] == [True]
-    assert len(good) == 3
+        try:
+            all_but_one_wait(waiting, reads)
+        finally:
+            inner.gate.set()
+        errors = [read.exception() for read in reads]
+    (loser,) = [number for number, error in enumerate(errors) if error is not None]
+    assert isinstance(errors[loser], StoreUnavailable)
+    others = [number for number in range(4) if number != loser]
+    assert all(reads[number].result() == CONTENT[number : number + 100] for number in others)
+    assert (inner.ranges[0], sorted(inner.ranges[1:])) == ((0, BLOCK_BYTES), [(number, 100) for number in others])
     assert store.get(NAME, 0, 100) == CONTENT[:100]
 
 

@@ -1,8 +1,8 @@
 """One request over HTTP and its whole answer, for the stores whose client libraries leave the sending to us.
 
 Rules: an answer is taken whole or not at all, as its bytes are counted and both its silence and its length in time are
-bounded; nobody is followed elsewhere; nothing is sent twice. Of the environment only proxies count, and not for this
-machine.
+bounded (of its headers, which the library reads at one go, the silence and the length in bytes alone); nobody is
+followed elsewhere; nothing is sent twice. Of the environment only proxies count, and not for this machine.
 """
 
 from __future__ import annotations

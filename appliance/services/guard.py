@@ -303,7 +303,8 @@ class GuardService:
         """What is done already is done."""
         match request.ask.act:
             case DeletePoints(points=points):
-                return [problem for each in points for problem in self._delete(each, request.id)]
+                with PointService(self._appliance).deletions(request.id) as delete:
+                    return [problem for each in points for problem in self._delete(each, request.id, delete)]
             case RemoveKey(slot=slot):
                 service = RepositoryService(self._appliance)
                 try:
@@ -320,13 +321,13 @@ class GuardService:
                 self._guard.finish(request)
         return []
 
-    def _delete(self, wanted: Doomed, request: str) -> list[str]:
+    def _delete(self, wanted: Doomed, request: str, delete: Callable[[str], Point]) -> list[str]:
         service = PointService(self._appliance)
         parsed = ManifestName.parse(wanted.manifest)
         id = parsed.id if parsed else wanted.manifest
         try:
             if wanted.hash is not None:
-                service.delete(id, request)
+                delete(id)
             elif (broken := service.damaged(id)) is not None:
                 service.delete_damaged(broken, request)
             else:

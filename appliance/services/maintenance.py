@@ -146,13 +146,13 @@ class MaintenanceService:
 
     def prune(self, plan: PrunePlan) -> tuple[PointHeld, ...]:
         """Deletes the points that go; returns those that somebody has come to use meanwhile."""
-        service = PointService(self._appliance)
         held = []
-        for id in plan.going:
-            try:
-                service.delete(id)
-            except PointHeld as err:
-                held.append(err)
+        with PointService(self._appliance).deletions() as delete:
+            for id in plan.going:
+                try:
+                    delete(id)
+                except PointHeld as err:
+                    held.append(err)
         return tuple(held)
 
     # Forecasting

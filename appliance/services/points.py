@@ -7,7 +7,8 @@ newest point at or before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -236,20 +237,34 @@ class PointService:
         """Drop a point; the space is given back when the repository is collected. PointHeld while something uses it:
         what commands that were killed held is let go of first. Guarded, unless it may go or `request` is ready.
         """
+        with self.deletions(request) as delete:
+            return delete(wanted)
+
+    @contextmanager
+    def deletions(self, request: str | None = None) -> Iterator[Callable[[str], Point]]:
+        """As `delete`, for several points: what is done for all of them is done once. A point that is not deleted, and
+        whose error the caller takes, hinders no other."""
         from appliance.services.upkeep import UpkeepService
 
-        point = self.resolve(wanted)
-        self._appliance.repository.guard.permit(deletion_of([doomed(point)]), request)  # before anything is noted
-        problems = UpkeepService(self._appliance).here()
-        self._owe_checkpoint(point)
-        try:
-            self._appliance.repository.delete_point(point, self._appliance.id, request)
-        except PointHeld as err:
-            err.hint = "; ".join([*problems, _HELD_HINT])
-            raise
-        self._appliance.catalog.points.remove(point.manifest.id)
+        problems: tuple[str, ...] | None = None
+
+        def delete(wanted: str) -> Point:
+            nonlocal problems
+            point = self.resolve(wanted)
+            self._appliance.repository.guard.permit(deletion_of([doomed(point)]), request)  # before anything is noted
+            if problems is None:
+                problems = UpkeepService(self._appliance).here()
+            self._owe_checkpoint(point)
+            try:
+                self._appliance.repository.delete_point(point, self._appliance.id, request)
+            except PointHeld as err:
+                err.hint = "; ".join([*problems, _HELD_HINT])
+                raise
+            self._appliance.catalog.points.remove(point.manifest.id)
+            return point
+
+        yield delete
         self.refresh()
-        return point
 
     def damaged(self, wanted: str) -> DamagedPoint | None:
         """The point of which only the id is known, as its manifest cannot be read; a beginning is enough that no other

@@ -112,6 +112,24 @@ class LateClock(SystemClock):
         return super().now_utc() - timedelta(days=365)
 
 
+def test_however_many_points_go_the_catalog_is_brought_up_to_date_once(
+    strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [strongroom.backup(os.urandom(4096), "web")["id"] for _ in range(5)]
+    looks: list[str] = []
+    refresh = PointService.refresh
+    with Appliance(load(strongroom.environment)) as appliance:
+        service = MaintenanceService(appliance)
+        plan = service.plan_prune([], Rules(last=1), zone=UTC)
+        appliance.repository.hold(appliance.repository.point(made[1]), "restore", "somebody")
+        monkeypatch.setattr(PointService, "refresh", lambda self: looks.append("") or refresh(self))
+        (held,) = service.prune(plan)
+        assert made[1] in str(held)
+        assert len(looks) == 1
+        assert {record.id for record in appliance.catalog.points.list()} == {made[1], made[4]}
+    assert [each["id"] for each in strongroom("point", "list", "--json").json()] == [made[1], made[4]]
+
+
 def test_a_clock_that_went_back_prunes_nothing_and_the_reason_is_told(strongroom: CommandLine) -> None:
     for _ in range(3):
         strongroom.backup(os.urandom(20_000), "web")

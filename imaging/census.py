@@ -20,7 +20,7 @@ from imaging.clock import Clock
 from imaging.envelope import ObjectType
 from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, WrongVersion
 from imaging.holdings import Flags, Holdings, Trust
-from imaging.index_objects import decode_index
+from imaging.index_objects import decode_index, is_index_object
 from imaging.leases import Leases, Standing
 from imaging.ledger import Ledger
 from imaging.ledger_segments import Array
@@ -115,7 +115,8 @@ class Inspector:
     def census(self, condemned: frozenset[bytes]) -> Census:
         """CollectionRefused, StoreError."""
         damaged = self._damaged()
-        names = {listed.name: listed.size_bytes for listed in self._objects.store.list("index/")}
+        there = {listed.name: listed.size_bytes for listed in self._objects.store.list("index/")}
+        names = {name: size for name, size in there.items() if is_index_object(name)}
         present = listed_packs(self._objects.store)
         ledger = self._opened()
         standings = self._standings(names)

@@ -26,6 +26,11 @@ def lease_of(name: str) -> str | None:
     return parsed[1] if parsed else None
 
 
+def is_index_object(name: str) -> bool:
+    """What else lies in index/ lists nothing, and is left alone, as names are that the format does not have."""
+    return _NAME.fullmatch(name) is not None
+
+
 def encode_index(packs: Sequence[PackRows]) -> bytes:
     parts: list[bytes] = [_COUNT.pack(len(packs))]
     for entry in packs:

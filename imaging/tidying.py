@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imaging.errors import ObjectMissing
+from imaging.index_objects import is_index_object
 from imaging.leases import LeaseListing, Leases, lease_object
 from imaging.manifest import ManifestName, tombstone_name
 from imaging.objects import SealedObjects
@@ -94,7 +95,7 @@ class Tidying:
                 void[lease] = end.outcome
         removed = 0
         for listed in list(self._store.list("index/")):
-            removed += listed.name[6:38] in void and self.delete(listed.name)
+            removed += is_index_object(listed.name) and listed.name[6:38] in void and self.delete(listed.name)
         for name, lease in self._points.inert(set(void)):
             if lease in void:
                 removed += self.delete(name)

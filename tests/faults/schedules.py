@@ -52,11 +52,10 @@ _CHECKED = 0.34
 """Of the points, how many are read after each round; all are in the end."""
 
 _STRANGE = (
-    "unknown/object", "packs/aa/something-else", f"packs/ab/{'ab' * 31}", "manifests/notes",
+    "unknown/object", "packs/aa/something-else", f"packs/ab/{'ab' * 31}", "manifests/notes", "index/notes",
     "leases/notes", "tombstones/notes", "epochs/notes", "claims/notes", "holds/notes", "damaged/notes",
 )  # fmt: skip
-"""Names that the format does not have, in folders that collections and runs remove things from. None is in index/:
-what is not understood there may list packs, so that nothing is removed any more, and nothing would be shown here."""
+"""Names that the format does not have, in folders that collections and runs remove things from."""
 
 MakeStore = Callable[[Path], Store]
 

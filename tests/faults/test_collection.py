@@ -367,6 +367,37 @@ def test_a_damaged_manifest_or_index_or_missing_pack_stops_it(tmp_path: Path) ->
         healthy(repository)
 
 
+def test_a_foreign_file_among_the_index_objects_stops_nothing_and_stays(tmp_path: Path) -> None:
+    with make(tmp_path) as repository:
+        old = back_up(repository, "web", {"disk": content(1, MIB)})
+        keep = back_up(repository, "web", {"disk": content(2, MIB)})
+        delete(repository, old)
+        store = tmp_path / "store"
+        foreign = store / "index" / "notes"
+        foreign.write_bytes(b"where the key is kept")
+        assert repository.verify().unknown == ("index/notes",)
+        assert collect(repository).deleted_packs > 0
+        assert collect(repository).plan.empty
+        assert foreign.read_bytes() == b"where the key is kept"
+        assert read_disk(repository, keep) == content(2, MIB)
+        # One that was ours, and that somebody renamed: what it listed is needed, and nothing goes however often.
+        before = packs(tmp_path)
+        renamed = [(path, path.with_suffix(".old")) for path in (store / "index").glob("*-*")]
+        for path, aside in renamed:
+            path.rename(aside)
+        for number in range(3):
+            with pytest.raises((Unresolvable, CollectionRefused)):
+                collect(repository)
+            with reopen(tmp_path, f"new-{number}") as fresh, pytest.raises((Unresolvable, CollectionRefused)):
+                collect(fresh)
+        assert packs(tmp_path) == before
+        for path, aside in renamed:
+            aside.rename(path)
+        foreign.unlink()
+        collect(repository)
+        healthy(repository)
+
+
 @pytest.mark.parametrize("how", ["flipped", "cut short", "gone"])
 def test_a_point_that_is_damaged_can_be_deleted_and_collection_goes_on(tmp_path: Path, how: str) -> None:
     with make(tmp_path) as repository:

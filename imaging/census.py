@@ -23,7 +23,6 @@ from imaging.holdings import Flags, Holdings, Trust
 from imaging.index_objects import decode_index, is_index_object
 from imaging.leases import Leases, Standing
 from imaging.ledger import Ledger
-from imaging.ledger_segments import Array
 from imaging.manifest import DiskEntry, FileEntry
 from imaging.marking import FetchNodes, LedgerBroken, Marker, Unresolvable
 from imaging.objects import SealedObjects
@@ -31,6 +30,7 @@ from imaging.packs import listed_packs, pack_name
 from imaging.places import PackRows
 from imaging.points import Point, Points
 from imaging.rollcalls import RollCall, RolledBack
+from imaging.sorted_ids import Array
 
 _UNREADABLE: Final = (Damaged, WrongVersion)
 

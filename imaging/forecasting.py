@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.holdings import Holdings
-from imaging.ledger_segments import Array
 from imaging.marking import FetchNodes, Tree, Walk
 from imaging.places import ROW_BYTES
+from imaging.sorted_ids import Array
 
 _NOBODY: Final = -1
 _SHARED: Final = -2

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.ledger import Ledger
-from imaging.ledger_segments import Array
+from imaging.sorted_ids import Array
 
 Flags = NDArray[np.bool_]
 _Values = TypeVar("_Values", bound=NDArray[Any])

@@ -29,7 +29,6 @@ from imaging.ledger_segments import (
     NAMES,
     OBJECT,
     PACK,
-    Array,
     Segment,
     SegmentFolder,
     as_runs,
@@ -37,6 +36,7 @@ from imaging.ledger_segments import (
     head,
 )
 from imaging.places import ROW_BYTES, PackRows
+from imaging.sorted_ids import Array
 
 _log = logging.getLogger(__name__)
 

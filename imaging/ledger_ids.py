@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
-from imaging.ledger_segments import Array, Segment
+from imaging.ledger_segments import Segment
+from imaging.sorted_ids import Array, begins_of, bits_for, first_at_least
+
+_IDS_IN_PIECE: Final = 16
 
 
 class Finder:
@@ -13,24 +18,14 @@ class Finder:
 
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
-        bits = max(1, len(segment.prefixes).bit_length() - 4)
-        self._shift = np.uint64(64 - bits)
-        edges = np.arange(1 << bits, dtype=np.uint64) << self._shift
-        self._begins = np.append(np.searchsorted(segment.prefixes, edges), len(segment.prefixes))
-        self._steps = int(np.diff(self._begins).max()).bit_length()
+        self._begins = begins_of(segment.prefixes, bits_for(len(segment.prefixes), _IDS_IN_PIECE))
+        self._longest = int(np.diff(self._begins).max())
 
     def find(self, prefixes: Array, checks: Array) -> Array:
         """As Ledger._find, in this segment."""
         segment = self._segment
-        begins = (prefixes >> self._shift).astype(np.int64)
-        low, high = self._begins[begins], self._begins[begins + 1]
-        last = len(segment.prefixes) - 1
-        for _ in range(self._steps):
-            middle = (low + high) >> 1
-            below = (segment.prefixes[np.minimum(middle, last)] < prefixes) & (low < high)
-            low = np.where(below, middle + 1, low)
-            high = np.where(below, high, middle)
-        at = np.minimum(low, last)
+        low = first_at_least(segment.prefixes, self._begins, self._longest, prefixes)
+        at = np.minimum(low, len(segment.prefixes) - 1)
         same = segment.prefixes[at] == prefixes
         good = same & (segment.checks[at] == checks)
         found = np.where(good, segment.originals[at].astype(np.int64), -1)

@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 
 from imaging.ids import NODE
-from imaging.ledger_segments import OBJECT, PACK, Array
+from imaging.ledger_segments import OBJECT, PACK
 from imaging.places import ROW_BYTES, PackRows
+from imaging.sorted_ids import Array
 
 _ROW: Final = np.dtype([("prefix", ">u8"), ("check", ">u4"), ("rest", "V20"), ("place", "<u8")])
 assert _ROW.itemsize == ROW_BYTES

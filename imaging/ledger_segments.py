@@ -19,18 +19,16 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from blake3 import blake3
 from numpy.lib import format as npy
-from numpy.typing import NDArray
 
 from imaging.keys import Keys, derive_key
-
-Array = NDArray[Any]
+from imaging.sorted_ids import Array, parted
 
 NAME_BYTES: Final = 45  # index/LEASE-NUMBER
 PACK: Final = np.dtype([("hash", "V32"), ("size", "<u4"), ("type", "u1"), ("first", "<u4"), ("rows", "<u4")])
 OBJECT: Final = np.dtype([("name", f"S{NAME_BYTES}"), ("size", "<u8"), ("first", "<u4"), ("packs", "<u4")])
 _SEAL: Final = "seal"
 _TEMPORARY: Final = "new-"
-_PARTS: Final = 64
+_PART_BITS: Final = 6
 _HEAD: Final = np.dtype("<i8")
 _SORTED: Final = ("prefixes", "checks", "originals")
 
@@ -226,14 +224,11 @@ def _merge_ids(folder: Path, segments: Sequence[Segment]) -> None:
     """Written part by part, so that no more than one of 64 is in memory. Not through a mapping: a file system that runs
     full would end the process."""
     total = sum(len(each.prefixes) for each in segments)
-    edges = np.array([part << 58 for part in range(_PARTS)], np.uint64)
-    bounds = [[*np.searchsorted(each.prefixes, edges).tolist(), len(each.prefixes)] for each in segments]
     with contextlib.ExitStack() as files:
         made = {name: files.enter_context((folder / f"{name}.npy").open("wb")) for name in _SORTED}
         for name, file in made.items():
             _begin(file, getattr(segments[0], name).dtype, total)
-        for part in range(_PARTS):
-            spans = [slice(bound[part], bound[part + 1]) for bound in bounds]
+        for spans in parted([each.prefixes for each in segments], _PART_BITS):
             columns = [
                 np.concatenate([getattr(each, name)[span] for each, span in zip(segments, spans, strict=True)])
                 for name in _SORTED

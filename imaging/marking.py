@@ -16,7 +16,7 @@ from imaging.diskmap import child_ids, chunk_ids, root_level
 from imaging.errors import ImagingError
 from imaging.holdings import Flags, Holdings
 from imaging.ids import ID_BYTES
-from imaging.ledger_segments import Array
+from imaging.sorted_ids import Array
 
 FetchNodes = Callable[[Sequence[bytes]], list[bytes]]
 _READ_AT_ONCE: Final = 256

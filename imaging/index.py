@@ -1,4 +1,5 @@
-"""The chunk index: where every blob lies, cached in LMDB from the repository's index objects.
+"""The chunk index: where every blob lies, cached from the repository's index objects: entries of blobs in sorted
+segments, all else in LMDB.
 
 Rules: only what committed index objects list is ever known to deduplication, and only while its pack is live; a
 reader is told every place there is, the best first. No transaction outlives a call (one kept open lets the file grow
@@ -12,7 +13,7 @@ import contextlib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import lmdb
 
@@ -21,16 +22,8 @@ from imaging.errors import ImagingError, IndexUnavailable
 from imaging.index_access import Access, translated
 from imaging.index_files import IndexFolder
 from imaging.index_objects import decode_index, encode_index
-from imaging.index_rows import (
-    BATCH_ENTRIES,
-    KEY_BYTES,
-    Sorter,
-    appended_first,
-    batches,
-    entries_of,
-    part_of,
-    sorted_entries,
-)
+from imaging.index_rows import Sorter, entries_of, sorted_entries
+from imaging.index_segments import Listed, SegmentBroken, SegmentFolder, absent, columns_of
 from imaging.index_tables import (
     BAD,
     CONDEMNED,
@@ -40,10 +33,8 @@ from imaging.index_tables import (
     JUDGED,
     NUMBER,
     UNREADABLE,
-    VALUE,
     IndexCounts,
     IndexedPack,
-    Snapshot,
 )
 from imaging.pending import PendingIndex
 from imaging.places import Location, PackRows, PackState, pack_place, unpack_place
@@ -62,8 +53,6 @@ __all__ = [
     "unpack_place",
 ]
 
-_SCANNED_AT_ONCE: Final = 65_536
-
 
 class ChunkIndex:
     """Thread-safe; one per process and folder, opened after any fork. Owns its environment until close()."""
@@ -72,7 +61,9 @@ class ChunkIndex:
         self._files = files
         self._where = str(files.folder)
         self._lock = threading.Lock()
-        self._access = Access(files.folder, environment)
+        self._made = files.made()
+        self._segments = SegmentFolder(files.database)
+        self._access = Access(files.folder, environment, self._segments)
         self._tables = self._access.tables
 
     @classmethod
@@ -95,12 +86,12 @@ class ChunkIndex:
 
     @classmethod
     def _opened(cls, files: IndexFolder, repository_id: bytes) -> ChunkIndex | None:
-        """What is there, if it is an index of this repository. Raises lmdb.Error."""
+        """What is there, if it is an index of this repository. Raises lmdb.Error, OSError."""
         try:
             index = cls(files, tables.environment(files.database))
         except UNREADABLE:
             return None
-        with contextlib.suppress(*UNREADABLE):
+        with contextlib.suppress(SegmentBroken, *UNREADABLE):
             if index._access.belongs_to(repository_id):
                 return index
         index._access.close(sync=False)
@@ -108,16 +99,26 @@ class ChunkIndex:
 
     def close(self) -> None:
         """Waits for what other threads are doing in it. What is not durable is thrown away if the machine goes down."""
-        self._files.leave(self._access.close(sync=True))
+        synced = self._access.close(sync=True)
+        self._files.leave(synced and self._is_current())
 
     def discard(self) -> None:
-        """Closes it and throws its content away; what it said is in the repository. IndexUnavailable."""
+        """Closes it and throws its content away, unless somebody did and has a new one there; what it said is in the
+        repository. IndexUnavailable."""
         self._access.close(sync=False)
+        current = self._is_current()
         try:
-            with translated(self._where):
-                self._files.discard()
+            if current:
+                with translated(self._where):
+                    self._files.discard()
         finally:
-            self._files.leave(synced=True)
+            self._files.leave(synced=current)
+
+    def _is_current(self) -> bool:
+        """Whether what this one has open is what others find in the folder."""
+        with contextlib.suppress(OSError):
+            return self._made is not None and self._files.made() == self._made
+        return False
 
     def __enter__(self) -> Self:
         return self
@@ -129,33 +130,29 @@ class ChunkIndex:
 
     def known(self, ids: Sequence[bytes]) -> list[bool]:
         """For each id, whether a live pack holds it: what deduplication may rely on."""
-        if not ids:
-            return []
-        keys = [identity[:KEY_BYTES] for identity in ids]
-        live: set[bytes] = set()
+        live: dict[int, bool] = {}
+        known = [False] * len(ids)
         with self._access.reading() as snapshot:
-            for key, value in snapshot.places(keys):
-                if snapshot.pack(VALUE.unpack(value)[0]).state == PackState.LIVE:
-                    live.add(bytes(key))
-        return [key in live for key in keys]
+            for at, number, _ in snapshot.places(ids):
+                if number not in live:
+                    live[number] = snapshot.pack(number).state == PackState.LIVE
+                known[at] |= live[number]
+        return known
 
     def locate(self, identity: bytes) -> list[Location]:
         """Every place, the most trustworthy first, and last those that seem to be gone; empty when unknown."""
         return self.locate_many([identity])[0]
 
     def locate_many(self, ids: Sequence[bytes]) -> list[list[Location]]:
-        keys = [identity[:KEY_BYTES] for identity in ids]
-        found: dict[bytes, list[Location]] = {key: [] for key in keys}
-        if not found:
-            return []
+        found: list[list[Location]] = [[] for _ in ids]
         with self._access.reading() as snapshot:
-            for key, value in snapshot.places(found):
-                number, place = VALUE.unpack(value)
+            for at, number, place in snapshot.places(ids):
                 pack = snapshot.pack(number)
-                found[bytes(key)].append(Location(pack.pack, pack.salt, *unpack_place(place), pack.state))
-        for places in found.values():
-            places.sort(key=lambda location: location.state)
-        return [list(found[key]) for key in keys]
+                found[at].append(Location(pack.pack, pack.salt, *unpack_place(place), pack.state))
+        for places in found:
+            if len(places) > 1:
+                places.sort(key=lambda location: location.state)
+        return found
 
     def size_of(self, pack: bytes) -> int | None:
         """How long a pack is, or None where it is not in here."""
@@ -192,14 +189,14 @@ class ChunkIndex:
 
     def is_empty(self) -> bool:
         with self._access.reading() as snapshot:
-            return not snapshot.entries(*self._tables.blobs)
+            return not snapshot.blobs()
 
     def counts(self) -> IndexCounts:
         with self._access.reading() as snapshot:
             packs = dict.fromkeys(PackState, 0)
             for pack in snapshot.all_packs():
                 packs[pack.state] += 1
-            return IndexCounts(snapshot.entries(*self._tables.blobs), snapshot.entries(self._tables.objects), packs)
+            return IndexCounts(snapshot.blobs(), snapshot.entries(self._tables.objects), packs)
 
     def check(self) -> None:
         """What can be checked at once of its agreement with itself. IndexUnavailable."""
@@ -212,7 +209,7 @@ class ChunkIndex:
     def add_object(self, name: str, packs: Sequence[PackRows]) -> None:
         """Takes in a committed index object; repeating it changes nothing. Its blobs are known once all are in."""
         with self._taking_in():
-            self._list(name, self._add(packs))
+            self._add(packs, name)
 
     def add_unlisted(self, packs: Sequence[PackRows]) -> None:
         """Takes in packs that no index object lists, from their own tables: for reading only."""
@@ -222,8 +219,8 @@ class ChunkIndex:
     def build(
         self, objects: Iterable[tuple[str, Sequence[PackRows]]], present: Collection[bytes] | None = None
     ) -> bool:
-        """As add_object for many: everything is sorted first, and appended. False, and nothing is done, if the index is
-        not empty, or not any more: another process may have built it meanwhile, which is waited for.
+        """As add_object for many: everything is sorted first. False, and nothing is done, if the index is not empty, or
+        not any more: another process may have built it meanwhile, which is waited for.
 
         Packs that are not `present` are marked as gone.
         """
@@ -231,20 +228,19 @@ class ChunkIndex:
             if not self.is_empty():
                 return False
             self._files.clear_temporary()
+            self._segments.tidy([])
             sorter = Sorter(self._files.folder)
             try:
-                listed: list[tuple[str, list[bytes]]] = []
+                listed: list[tuple[str, list[int]]] = []
                 for name, packs in objects:
-                    numbers = self._number(packs, present)
-                    for pack, number in zip(packs, numbers, strict=True):
-                        sorter.add(entries_of(pack.rows, NUMBER.unpack(number)[0]))
+                    numbers = [number for number, _ in self._number(packs, present)]
+                    sorter.add(entries_of([pack.rows for pack in packs], numbers))
                     listed.append((name, numbers))
-                for entries in sorter.sorted():
-                    first = appended_first(entries)
-                    self._put(batches(entries[first]), append=True)
-                    self._put(batches(entries[~first]), append=False)
+                with self._relisted(self._segments.write(sorter.count, map(columns_of, sorter.sorted()))):
+                    pass
                 for name, numbers in listed:
-                    self._list(name, numbers)
+                    with self._access.writing() as transaction:
+                        self._list(transaction, name, numbers)
             finally:
                 sorter.close()
             return True
@@ -287,7 +283,7 @@ class ChunkIndex:
         if not _judged(now, condemned, damaged):
             return False
         with self._access.writing() as transaction:
-            now = Snapshot(self._where, self._tables, transaction).marks()
+            now = tables.all_marks(transaction, self._tables)
             for pack, marks in _judged(now, condemned, damaged).items():
                 tables.set_marks(transaction, self._tables, pack, marks)
         return True
@@ -300,12 +296,9 @@ class ChunkIndex:
                 outlived = {number: pack for number, pack in snapshot.marked(CONDEMNED | GONE) if pack.outlived}
                 if not _are_many(len(outlived), snapshot.entries(self._tables.packs)):
                     return 0
-            for rows in self._rows_of(outlived.keys()):
-                for start in range(0, len(rows), BATCH_ENTRIES):
-                    with self._access.writing() as transaction:
-                        for key, value in rows[start : start + BATCH_ENTRIES]:
-                            transaction.delete(key, value, db=self._tables.blobs[part_of(key)])
-            with self._access.writing() as transaction:
+                listed = [segment.listed for segment in snapshot.met.segments]
+            left = self._segments.without(listed, [NUMBER.unpack(number)[0] for number in outlived])
+            with self._relisted(left) as transaction:
                 for number, pack in outlived.items():
                     transaction.delete(number, db=self._tables.packs)
                     transaction.delete(pack.pack, db=self._tables.numbers)
@@ -313,63 +306,42 @@ class ChunkIndex:
                         transaction.delete(pack.pack, db=self._tables.marks)
             return len(outlived)
 
-    def _rows_of(self, numbers: Collection[bytes]) -> Iterator[list[tuple[bytes, bytes]]]:
-        """The rows of these packs, in pieces, each from a short read that ends between two ids."""
-        for part in self._tables.blobs:
-            position: bytes | None = b""
-            while position is not None:
-                rows: list[tuple[bytes, bytes]] = []
-                with self._access.reading() as snapshot:
-                    cursor = snapshot.transaction.cursor(db=part)
-                    if not (cursor.set_range(position) if position else cursor.first()):
-                        break
-                    position, last = None, b""
-                    for count, (key, value) in enumerate(cursor.iternext()):
-                        if count >= _SCANNED_AT_ONCE and key != last:
-                            position = bytes(key)
-                            break
-                        last = bytes(key)
-                        if value[: NUMBER.size] in numbers:
-                            rows.append((bytes(key), bytes(value)))
-                yield rows
+    def _add(self, packs: Sequence[PackRows], name: str | None = None) -> None:
+        numbered = self._number(packs)
+        numbers = [number for number, _ in numbered]
+        entries = sorted_entries(entries_of([pack.rows for pack in packs], numbers))
+        with self._access.reading() as snapshot:
+            segments = snapshot.met.segments
+        if not all(new for _, new in numbered):
+            entries = absent(entries, segments)
+        left = self._segments.with_more([segment.listed for segment in segments], columns_of(entries))
+        with self._relisted(left) as transaction:
+            if name is not None:
+                self._list(transaction, name, numbers)
 
-    def _add(self, packs: Sequence[PackRows]) -> list[bytes]:
-        numbers = self._number(packs)
-        entries = sorted_entries(
-            entries_of(pack.rows, NUMBER.unpack(number)[0]) for pack, number in zip(packs, numbers, strict=True)
-        )
-        self._put(batches(entries), append=False)
-        return numbers
-
-    def _number(self, packs: Sequence[PackRows], present: Collection[bytes] | None = None) -> list[bytes]:
-        """The numbers of packs, as they are stored, given to new ones."""
-        numbers: list[bytes] = []
+    @contextlib.contextmanager
+    def _relisted(self, segments: Sequence[Listed]) -> Iterator[lmdb.Transaction]:
+        """A transaction from which on these are the segments; the others go after it."""
         with self._access.writing() as transaction:
-            for pack in packs:
-                number = transaction.get(pack.pack, db=self._tables.numbers)
-                if number is None:
-                    number = tables.add_pack(transaction, self._tables, pack)
-                if present is not None and pack.pack not in present:
-                    self._mark(transaction, pack.pack, mark=GONE)
-                numbers.append(bytes(number))
-        return numbers
+            tables.list_segments(transaction, self._tables, segments)
+            yield transaction
+        self._segments.tidy(segments)
 
-    def _put(self, entries: Iterable[tuple[int, list[tuple[bytes, bytes]]]], append: bool) -> None:
-        for part, batch in entries:
-            with self._access.writing() as transaction:
-                cursor = transaction.cursor(db=self._tables.blobs[part])
-                _, added = cursor.putmulti(batch, dupdata=False, overwrite=True, append=append)
-                if append and added != len(batch):
-                    raise IndexUnavailable(self._where, "it was not empty when it was built")
-
-    def _list(self, name: str, numbers: Sequence[bytes]) -> None:
+    def _number(self, packs: Sequence[PackRows], present: Collection[bytes] | None = None) -> list[tuple[int, bool]]:
         with self._access.writing() as transaction:
-            if transaction.get(name.encode(), db=self._tables.objects) is not None:
-                return
-            distinct = sorted(set(numbers))
-            transaction.put(name.encode(), b"".join(distinct), db=self._tables.objects)
-            for number in distinct:
-                tables.count_lister(transaction, self._tables, self._where, number, 1)
+            if present is not None:
+                for pack in packs:
+                    if pack.pack not in present:
+                        self._mark(transaction, pack.pack, mark=GONE)
+            return tables.number_packs(transaction, self._tables, packs)
+
+    def _list(self, transaction: lmdb.Transaction, name: str, numbers: Iterable[int]) -> None:
+        if transaction.get(name.encode(), db=self._tables.objects) is not None:
+            return
+        distinct = [NUMBER.pack(number) for number in sorted(set(numbers))]
+        transaction.put(name.encode(), b"".join(distinct), db=self._tables.objects)
+        for number in distinct:
+            tables.count_lister(transaction, self._tables, self._where, number, 1)
 
     def _mark(self, transaction: lmdb.Transaction, pack: bytes, mark: int = 0, clear: int = 0) -> None:
         before = tables.marks_of(transaction, self._tables, pack)
@@ -379,6 +351,8 @@ class ChunkIndex:
     def _taking_in(self) -> Iterator[None]:
         """For what takes packs in, or forgets them, in many transactions: one at a time, of all processes."""
         with self._lock, translated(self._where), self._files.writing():
+            if not self._is_current():
+                raise IndexUnavailable(self._where, "it was thrown away meanwhile")
             yield
 
 

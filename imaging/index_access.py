@@ -1,4 +1,4 @@
-"""Short transactions on the index cache, and its closing.
+"""Short transactions on the index cache with the segments that it lists, and its closing.
 
 Rules: no transaction outlives a call; nobody is let in once it is to be closed, and it is closed when the last one has
 left, as LMDB would be torn away under their feet; whatever the cache's file system says is told as what it is: a cache
@@ -11,14 +11,15 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
 from imaging.errors import IndexUnavailable, NoSpace
-from imaging.index_tables import COUNTER, SCHEMA, IndexedPack, Snapshot, Tables, changes
+from imaging.index_segments import Listed, Segment, SegmentBroken, SegmentFolder
+from imaging.index_tables import COUNTER, SCHEMA, Met, Snapshot, Tables, changes, listed_segments
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -26,9 +27,10 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 class Access:
     """Thread-safe. Owns `environment`, and must not be used in a forked child."""
 
-    def __init__(self, folder: Path, environment: lmdb.Environment) -> None:
+    def __init__(self, folder: Path, environment: lmdb.Environment, segments: SegmentFolder) -> None:
         self.where = str(folder)
         self._environment = environment
+        self._segments = segments
         try:
             self.tables = Tables(environment)
         except BaseException:
@@ -38,14 +40,18 @@ class Access:
         self._idle = threading.Condition()
         self._users = 0
         self._closed = False
-        self._packs: tuple[int, dict[int, IndexedPack]] = (-1, {})
+        self._met = Met(-1, (), {})
 
     def belongs_to(self, repository_id: bytes) -> bool:
-        """Whether these are tables of this version, of this repository. Raises lmdb.Error."""
+        """Whether these are tables of this version, of this repository, with all segments. Raises lmdb.Error, OSError,
+        SegmentBroken."""
         meta = self.tables.meta
         with self._environment.begin() as transaction:
             stated = transaction.get(b"schema", db=meta), transaction.get(b"repository", db=meta)
-        return stated == (SCHEMA, repository_id)
+        if stated != (SCHEMA, repository_id):
+            return False
+        with self._reading():
+            return True
 
     def claim_for(self, repository_id: bytes) -> None:
         """Raises lmdb.Error."""
@@ -56,14 +62,31 @@ class Access:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Snapshot]:
         """A short read. What anybody, in any process, changed since the last one is noticed by a counter."""
-        with self._inside(), translated(self.where), self._environment.begin() as transaction:
-            snapshot = Snapshot(self.where, self.tables, transaction)
-            change, packs = self._packs
-            if change == snapshot.change:
-                snapshot.packs = packs
-            else:
-                self._packs = (snapshot.change, snapshot.packs)
+        with self._inside(), translated(self.where), self._reading() as snapshot:
             yield snapshot
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Snapshot]:
+        missed: list[Listed] | None = None
+        while True:
+            with self._environment.begin() as transaction:
+                met = self._met
+                change = changes(transaction, self.tables)
+                if met.change != change:
+                    listed = listed_segments(transaction, self.tables)
+                    try:
+                        met = self._met = Met(change, self._opened(listed, met.segments), {})
+                    except FileNotFoundError as error:
+                        if listed == missed:
+                            raise SegmentBroken(self.where, "a segment that it lists is gone") from error
+                        missed = listed  # it was put together with others, and was listed no more, just now
+                        continue
+                yield Snapshot(self.where, self.tables, transaction, met)
+                return
+
+    def _opened(self, listed: Sequence[Listed], before: Sequence[Segment]) -> tuple[Segment, ...]:
+        known = {segment.listed: segment for segment in before}
+        return tuple(known.get(each) or self._segments.open(each) for each in listed)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[lmdb.Transaction]:
@@ -89,17 +112,21 @@ class Access:
                     self._idle.notify_all()
 
     def close(self, sync: bool) -> bool:
-        """Once everybody has left; returns whether all that was written is durable."""
+        """Once everybody has left; returns whether all that is listed is durable."""
         with self._idle:
             self._closed = True
             self._idle.wait_for(lambda: not self._users)
         try:
             if sync:
+                with self._environment.begin() as transaction:
+                    listed = listed_segments(transaction, self.tables)
+                self._segments.sync(listed)
                 self._environment.sync(True)
             return sync
-        except lmdb.Error:
+        except (lmdb.Error, OSError):
             return False
         finally:
+            self._met = Met(-1, (), {})
             self._environment.close()
 
 

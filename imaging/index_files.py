@@ -1,6 +1,6 @@
 """The folder of the index cache, and whether what it holds can be believed.
 
-Rule: LMDB writes without fsync, which survives the death of any process but not that of the machine. So a folder is
+Rule: all is written without fsync, which survives the death of any process but not that of the machine. So a folder is
 marked with the machine's boot id while anybody writes to it; a mark of another boot means that the machine went down
 in between: thrown away.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ _MARK: Final = "open"
 _GUARD: Final = "guard"
 _WRITER: Final = "writer"
 _TEMPORARY: Final = "sorting-*"
+_DISCARDED: Final = "discarded-"
 
 
 def boot_id() -> str:
@@ -64,8 +66,11 @@ class IndexFolder:
             self.database.mkdir(mode=0o700, exist_ok=True)
 
     def _discard(self) -> None:
+        """At once, so that nobody who still has it open adds to what is being removed."""
+        aside = self.folder / f"{_DISCARDED}{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.database)
+            self.database.rename(aside)
+            shutil.rmtree(aside)
 
     def leave(self, synced: bool) -> None:
         """Gives up the hold; the last one to leave takes the mark away, if everything was synced."""
@@ -82,6 +87,14 @@ class IndexFolder:
         finally:
             os.close(mark)
 
+    def made(self) -> tuple[int, int] | None:
+        """Which database is there: it is another one after somebody threw it away. Raises OSError."""
+        try:
+            found = (self.database / "data.mdb").stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """For one writer at a time, of all processes and threads that hold the folder. Raises OSError."""
@@ -90,8 +103,9 @@ class IndexFolder:
 
     def clear_temporary(self) -> None:
         """Removes what a writer that died left; under writing()."""
-        for folder in self.folder.glob(_TEMPORARY):
-            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in (_TEMPORARY, f"{_DISCARDED}*"):
+            for folder in self.folder.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:

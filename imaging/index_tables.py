@@ -1,28 +1,28 @@
-"""The tables of the index cache in LMDB, and what their values say.
+"""The tables of the index cache in LMDB, what their values say, and the segments of entries that they list.
 
 Rules: what is said of a pack (its marks) is kept by its hash and apart from what lists it, so that a mark may come
-before its pack, and is there when somebody takes the pack in; a number that a pack had is never given to another.
+before its pack, and is there when somebody takes the pack in; a number that a pack had is never given to another; which
+segments there are is changed together with the tables that rely on it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import lmdb
 
 from imaging.errors import IndexUnavailable
-from imaging.index_rows import PARTS, parted
+from imaging.index_segments import Listed, Segment, places_of
 from imaging.places import ROW_BYTES, PackRows, PackState
 
-SCHEMA: Final = b"3"
+SCHEMA: Final = b"4"
 _MAP_BYTES: Final = 1 << 40
 _READERS: Final = 1024
 NUMBER: Final = struct.Struct(">I")
-VALUE: Final = struct.Struct(">IQ")
 COUNTER: Final = struct.Struct(">Q")
 _PACK: Final = struct.Struct(">32s32sIIIB")  # hash, salt, size, rows, index objects that list it, type
 _MARKS: Final = struct.Struct(">B")
@@ -85,50 +85,56 @@ class IndexCounts:
 
 
 class Tables:
-    """blobs: first 16 bytes of an id → pack number, place (several), in parts (index_rows.py) · packs: number → pack ·
-    numbers: hash → number · objects: name → numbers · marks: hash → flags · meta."""
+    """packs: number → pack · numbers: hash → number · objects: name → numbers · marks: hash → flags · segments: name →
+    how many entries it has · meta."""
 
     def __init__(self, environment: lmdb.Environment) -> None:
-        self.blobs: tuple[Any, ...] = tuple(
-            environment.open_db(f"blobs-{part}".encode(), dupsort=True, dupfixed=True) for part in range(PARTS)
-        )
         self.packs: Any = environment.open_db(b"packs")
         self.numbers: Any = environment.open_db(b"numbers")
         self.objects: Any = environment.open_db(b"objects")
         self.marks: Any = environment.open_db(b"marks")
+        self.segments: Any = environment.open_db(b"segments")
         self.meta: Any = environment.open_db(b"meta")
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What reads between which nothing changed share: the segments, and the packs met so far, by their numbers."""
+
+    change: int
+    segments: tuple[Segment, ...]
+    packs: dict[int, IndexedPack]
+
+
 class Snapshot:
-    """One short read transaction, with the packs met so far. The packs are shared by reads between which nothing
-    changed."""
+    """One short read transaction."""
 
-    __slots__ = ("_where", "change", "packs", "tables", "transaction")
+    __slots__ = ("_where", "met", "tables", "transaction")
 
-    def __init__(self, where: str, tables: Tables, transaction: lmdb.Transaction) -> None:
+    def __init__(self, where: str, tables: Tables, transaction: lmdb.Transaction, met: Met) -> None:
         self._where = where
         self.tables = tables
         self.transaction = transaction
-        self.change = changes(transaction, tables)
-        self.packs: dict[int, IndexedPack] = {}
+        self.met = met
 
-    def entries(self, *tables: Any) -> int:
-        return sum(int(self.transaction.stat(table)["entries"]) for table in tables)
+    def entries(self, table: Any) -> int:
+        return int(self.transaction.stat(table)["entries"])
 
-    def places(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of all that is known of these ids."""
-        for part, some in parted(keys, lambda key: key):
-            found = self.transaction.cursor(db=self.tables.blobs[part]).getmulti(some, dupdata=True)
-            yield from cast("list[tuple[bytes, bytes]]", found)  # this transaction gives copies, and no buffers
+    def blobs(self) -> int:
+        return sum(segment.count for segment in self.met.segments)
+
+    def places(self, ids: Sequence[bytes]) -> Iterator[tuple[int, int, int]]:
+        """All that is known of these ids: which of them, the number of a pack, and a place in it."""
+        return places_of(self.met.segments, ids)
 
     def pack(self, number: int) -> IndexedPack:
-        found = self.packs.get(number)
+        found = self.met.packs.get(number)
         if found is None:
             value = self.transaction.get(NUMBER.pack(number), db=self.tables.packs)
             if value is None:
                 raise unknown_number(self._where, number)
             pack = bytes(value[:32])
-            found = self.packs[number] = _decode(value, marks_of(self.transaction, self.tables, pack))
+            found = self.met.packs[number] = _decode(value, marks_of(self.transaction, self.tables, pack))
         return found
 
     def all_packs(self) -> Iterator[IndexedPack]:
@@ -138,7 +144,7 @@ class Snapshot:
 
     def marks(self) -> dict[bytes, int]:
         """Also of packs that are not in here."""
-        return {bytes(pack): value[0] for pack, value in self.transaction.cursor(db=self.tables.marks)}
+        return all_marks(self.transaction, self.tables)
 
     def marked(self, flags: int) -> Iterator[tuple[bytes, IndexedPack]]:
         """The packs in here that have one of these marks, by their numbers as they are stored."""
@@ -166,15 +172,45 @@ def set_marks(transaction: lmdb.Transaction, tables: Tables, pack: bytes, marks:
         transaction.delete(pack, db=tables.marks)
 
 
-def add_pack(transaction: lmdb.Transaction, tables: Tables, pack: PackRows) -> bytes:
-    """Gives the pack a number; it is listed by nothing yet, so its blobs are not known."""
-    following = transaction.get(b"following", db=tables.meta)
-    number = NUMBER.pack(NUMBER.unpack(following)[0] if following is not None else 0)
-    transaction.put(b"following", NUMBER.pack(NUMBER.unpack(number)[0] + 1), db=tables.meta)
-    value = _PACK.pack(pack.pack, pack.salt, pack.size_bytes, len(pack.rows) // ROW_BYTES, 0, pack.blob_type)
-    transaction.put(number, value, db=tables.packs)
-    transaction.put(pack.pack, number, db=tables.numbers)
-    return number
+def all_marks(transaction: lmdb.Transaction, tables: Tables) -> dict[bytes, int]:
+    return {bytes(pack): value[0] for pack, value in transaction.cursor(db=tables.marks)}
+
+
+def number_packs(transaction: lmdb.Transaction, tables: Tables, packs: Iterable[PackRows]) -> list[tuple[int, bool]]:
+    """The number of each pack, and whether it is a new one, which is listed by nothing yet, so that its blobs are not
+    known."""
+    found = transaction.get(b"following", db=tables.meta)
+    following = first = NUMBER.unpack(found)[0] if found is not None else 0
+    numbered: list[tuple[int, bool]] = []
+    for pack in packs:
+        number = transaction.get(pack.pack, db=tables.numbers)
+        if number is not None:
+            numbered.append((NUMBER.unpack(number)[0], False))
+            continue
+        number = NUMBER.pack(following)
+        value = _PACK.pack(pack.pack, pack.salt, pack.size_bytes, len(pack.rows) // ROW_BYTES, 0, pack.blob_type)
+        transaction.put(number, value, db=tables.packs, append=True)
+        transaction.put(pack.pack, number, db=tables.numbers)
+        numbered.append((following, True))
+        following += 1
+    if following != first:
+        transaction.put(b"following", NUMBER.pack(following), db=tables.meta)
+    return numbered
+
+
+def listed_segments(transaction: lmdb.Transaction, tables: Tables) -> list[Listed]:
+    """The largest first."""
+    found = [
+        Listed(bytes(name).decode(), COUNTER.unpack(count)[0]) for name, count in transaction.cursor(db=tables.segments)
+    ]
+    return sorted(found, key=lambda each: -each.count)
+
+
+def list_segments(transaction: lmdb.Transaction, tables: Tables, segments: Iterable[Listed]) -> None:
+    """These, and no others."""
+    transaction.drop(tables.segments, delete=False)
+    for each in segments:
+        transaction.put(each.name.encode(), COUNTER.pack(each.count), db=tables.segments)
 
 
 def count_lister(transaction: lmdb.Transaction, tables: Tables, where: str, number: bytes, more: int) -> None:
@@ -198,7 +234,7 @@ def _decode(value: Any, marks: int) -> IndexedPack:
 def environment(folder: Path) -> lmdb.Environment:
     options: dict[str, Any] = {
         "map_size": _MAP_BYTES,
-        "max_dbs": PARTS + 8,
+        "max_dbs": 8,
         "max_readers": _READERS,
         "sync": False,
         "metasync": False,

@@ -1,7 +1,7 @@
 """What a run has stored itself, known to nobody else until it commits.
 
-Rule: small runs stay in memory; a large one goes over to an LMDB of its own in a temporary folder, so that memory
-stays bounded.
+Rule: small runs stay in memory; a large one goes over to segments of its own (index_segments.py) in a temporary folder,
+so that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
-import lmdb
-
 from imaging.errors import IndexUnavailable
-from imaging.index_rows import BATCH_ENTRIES, KEY_BYTES
+from imaging.index_rows import KEY_BYTES, entries_of_keys
+from imaging.index_segments import Segment, SegmentFolder, columns_of, places_of
 from imaging.places import ROW_BYTES, PackRows
 
 PENDING_FOLDER_PREFIX: Final = "pending-"
 _IN_MEMORY_MAX: Final = 250_000
-_MAP_BYTES: Final = 1 << 38
 
 
 class PendingIndex:
@@ -31,7 +29,7 @@ class PendingIndex:
         self._in_memory_max = in_memory_max
         self._keys: set[bytes] = set()
         self._spilled: tempfile.TemporaryDirectory[str] | None = None
-        self._environment: lmdb.Environment | None = None
+        self._segments: list[Segment] = []
         self._lock = threading.Lock()
 
     def add(self, rows: PackRows) -> None:
@@ -44,31 +42,25 @@ class PendingIndex:
 
     def known(self, ids: Sequence[bytes]) -> list[bool]:
         """For each id, whether this run has stored it."""
-        keys = [identity[:KEY_BYTES] for identity in ids]
         with self._lock:
-            found = {key for key in keys if key in self._keys}
-            if self._environment is not None:
-                try:
-                    with self._environment.begin() as transaction:
-                        found.update(key for key, _ in transaction.cursor().getmulti(keys))
-                except lmdb.Error as error:
-                    raise IndexUnavailable(str(self._folder), str(error)) from error
-        return [key in found for key in keys]
+            found = [identity[:KEY_BYTES] in self._keys for identity in ids]
+            if self._segments:
+                for at, _, _ in places_of(self._segments, ids):
+                    found[at] = True
+        return found
 
     def _spill(self) -> None:
         try:
-            if self._environment is None:
+            if self._spilled is None:
                 self._spilled = tempfile.TemporaryDirectory(
                     dir=self._folder, prefix=PENDING_FOLDER_PREFIX, ignore_cleanup_errors=True
                 )
-                self._environment = lmdb.open(
-                    self._spilled.name, map_size=_MAP_BYTES, sync=False, metasync=False, lock=False, readahead=False
-                )
-            ordered = sorted(self._keys)
-            for start in range(0, len(ordered), BATCH_ENTRIES):
-                with self._environment.begin(write=True) as transaction:
-                    transaction.cursor().putmulti((key, b"") for key in ordered[start : start + BATCH_ENTRIES])
-        except (lmdb.Error, OSError) as error:
+            folder = SegmentFolder(Path(self._spilled.name))
+            before = {segment.listed: segment for segment in self._segments}
+            listed = folder.with_more(list(before), columns_of(entries_of_keys(self._keys)))
+            self._segments = [before.get(each) or folder.open(each) for each in listed]
+            folder.tidy(listed)
+        except OSError as error:
             raise IndexUnavailable(
                 str(self._folder), str(error), hint="free space there, or name another cache folder in the settings"
             ) from error
@@ -76,9 +68,7 @@ class PendingIndex:
 
     def close(self) -> None:
         with self._lock:
-            if self._environment is not None:
-                self._environment.close()
-                self._environment = None
+            self._segments = []
             if self._spilled is not None:
                 self._spilled.cleanup()
                 self._spilled = None

@@ -1,7 +1,8 @@
 """The chunk index: made anew from a repository's index objects, what it takes on disk, and how long a look-up takes.
 
 Memory is anonymous memory. Look-ups are of random ids, half of them unknown, as many at once as a run asks for (a
-region's chunks), and one at a time, as a reader does; the index lies in the page cache.
+region's chunks), and one at a time, as a reader does; the index lies in the page cache, as one segment where it was
+made anew, and as several where it grew.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from appliance.bootstrap import Appliance as Product
 from appliance.settings import load
 from imaging.ids import ID_BYTES
 from imaging.index import ChunkIndex
+from imaging.index_segments import Listed, SegmentFolder
 from imaging.places import PackRows
 from tests.bench.measure import Measured, measure, say
 from tests.bench.report import Cell, Goal, Part
@@ -57,7 +59,7 @@ def measure_index(work: Path, *, quick: bool) -> Part:
     root.mkdir(parents=True)
     try:
         large = _child("large", root / "large", scale.large, scale.lookups)
-        grown = _child("grown", root / "grown", scale.grown, 0)
+        grown = _child("grown", root / "grown", scale.grown, scale.lookups)
     finally:
         shutil.rmtree(root)
     part.figures = {"rebuilt": rebuilt, "large": large, "grown": grown}
@@ -72,7 +74,16 @@ def measure_index(work: Path, *, quick: bool) -> Part:
     part.table(["index", "s", "1,000 chunks/s", "anonymous, MiB", "bytes per chunk (the most, as it grew)"], rows)
     part.table(
         ["look-up", "known, µs per id", "places, µs per id", "one id, p50 µs", "p99 µs"],
-        [[f"{scale.large} chunks", large["known_us"], large["places_us"], large["one_p50_us"], large["one_p99_us"]]],
+        [
+            [
+                f"{chunks} chunks, segments: {each['segments']}",
+                each["known_us"],
+                each["places_us"],
+                each["one_p50_us"],
+                each["one_p99_us"],
+            ]
+            for chunks, each in ((scale.large, large), (scale.grown, grown))
+        ],
     )
     part.goals = [
         Goal("made anew", rebuilt["chunks_per_s"], 200_000, "chunks/s", at_least=True),
@@ -80,12 +91,13 @@ def measure_index(work: Path, *, quick: bool) -> Part:
         Goal("on disk, at its worst while it grows", grown["bytes_per_chunk"], 64, "bytes per chunk", at_least=False),
         Goal("look-up of what a run asks for", large["known_us"], 5, "µs", at_least=False),
         Goal("look-up of places", large["places_us"], 5, "µs", at_least=False),
+        Goal("look-up of places, grown", grown["places_us"], 5, "µs", at_least=False),
     ]
     return part
 
 
 def _rebuilt(work: Path, chunks: int, *, settle: bool) -> dict[str, Any]:
-    """As after its cache was lost: index objects are listed, opened, checked, sorted and appended."""
+    """As after its cache was lost: index objects are listed, opened, checked, and what they list is sorted."""
     with appliance(work / "index-repository", settle=settle) as strongroom:
         say(f"index: a repository of {chunks} chunks")
         with Product(load({**os.environ, **strongroom.environment})) as product:
@@ -141,7 +153,7 @@ def _main(what: str, arguments: list[str]) -> dict[str, Any]:
             took = time.perf_counter() - began
             return _figures(took, repository.index.counts().blobs, product.settings.cache_directory / "index")
     folder, chunks, lookups = Path(arguments[0]), int(arguments[1]), int(arguments[2])
-    return _large(folder, chunks, lookups) if what == "large" else _grown(folder, chunks)
+    return (_large if what == "large" else _grown)(folder, chunks, lookups)
 
 
 def _figures(took: float, chunks: int, folder: Path) -> dict[str, Any]:
@@ -153,7 +165,8 @@ def _figures(took: float, chunks: int, folder: Path) -> dict[str, Any]:
 
 
 def _size_bytes(folder: Path) -> int:
-    return (folder / "lmdb" / "data.mdb").stat().st_size
+    """On the disk."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def _large(folder: Path, chunks: int, lookups: int) -> dict[str, Any]:
@@ -161,26 +174,39 @@ def _large(folder: Path, chunks: int, lookups: int) -> dict[str, Any]:
 
     def objects() -> Iterator[tuple[str, list[PackRows]]]:
         for number, packs in enumerate(_packs(chunks)):
-            for pack in packs:
-                at = 40 * (len(known) % 200)
-                if number % 3 == 0 and len(known) < lookups and at < len(pack.rows):
-                    known.append(pack.rows[at : at + ID_BYTES])
+            _sample(packs, number, known, lookups)
             yield f"index/{number:032x}-000000", packs
 
     with ChunkIndex.open(folder, _REPOSITORY_ID) as index:
         began = time.perf_counter()
         index.build(objects())
         figures = _figures(time.perf_counter() - began, chunks, folder)
-        choose = random.Random(2)
-        ids = [choose.choice(known) if number % 2 else choose.randbytes(ID_BYTES) for number in range(lookups)]
-        parts = [ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE)]
-        for part in parts:  # into the page cache
-            index.known(part)
-        figures["known_us"] = round(_each_us(index.known, parts), 2)
-        figures["places_us"] = round(_each_us(index.locate_many, parts), 2)
-        singles = [_each_us(index.locate_many, [[each]]) for each in ids[:20_000]]
+        return {**figures, **_looked_up(index, folder, known, lookups)}
+
+
+def _sample(packs: list[PackRows], number: int, known: list[bytes], lookups: int) -> None:
+    """Ids to look up later, from all over."""
+    if number % 3 == 0:
+        for pack in packs:
+            at = 40 * (len(known) % 200)
+            if len(known) < lookups and at < len(pack.rows):
+                known.append(pack.rows[at : at + ID_BYTES])
+
+
+def _looked_up(index: ChunkIndex, folder: Path, known: list[bytes], lookups: int) -> dict[str, Any]:
+    choose = random.Random(2)
+    ids = [choose.choice(known) if number % 2 else choose.randbytes(ID_BYTES) for number in range(lookups)]
+    parts = [ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE)]
+    for part in parts:  # into the page cache
+        index.known(part)
+    figures: dict[str, Any] = {
+        "known_us": round(_each_us(index.known, parts), 2),
+        "places_us": round(_each_us(index.locate_many, parts), 2),
+    }
+    singles = [_each_us(index.locate_many, [[each]]) for each in ids[:20_000]]
     figures["one_p50_us"] = round(statistics.median(singles), 2)
     figures["one_p99_us"] = round(sorted(singles)[len(singles) * 99 // 100], 2)
+    figures["segments"] = len(list(folder.rglob("*.segment")))
     return figures
 
 
@@ -191,18 +217,29 @@ def _each_us(look_up: Any, parts: list[list[bytes]]) -> float:
     return (time.perf_counter() - began) / sum(len(part) for part in parts) * 1e6
 
 
-def _grown(folder: Path, chunks: int) -> dict[str, Any]:
-    """Run by run, each of which lists about 65,536 chunks; the size is looked at all the time, once it is large."""
+def _grown(folder: Path, chunks: int, lookups: int) -> dict[str, Any]:
+    """Run by run, each of which lists about 65,536 chunks; the size is looked at all the time, once it is large, and
+    when it is largest: a segment is there, and those that it was made of are not gone yet."""
     most, held, took = 0.0, 0, 0.0
+    known: list[bytes] = []
+    real = SegmentFolder.tidy
+
+    def watched(segments: SegmentFolder, listed: Iterable[Listed]) -> None:
+        nonlocal most
+        if held >= chunks // 4:
+            most = max(most, _size_bytes(folder) / held)
+        real(segments, listed)
+
+    SegmentFolder.tidy = watched  # type: ignore[method-assign, assignment]
     with ChunkIndex.open(folder, _REPOSITORY_ID) as index:
         for number, packs in enumerate(_packs(chunks)):
+            _sample(packs, number, known, lookups)
+            held += sum(len(pack.rows) // 40 for pack in packs)
             began = time.perf_counter()
             index.add_object(f"index/{number:032x}-000000", packs)
             took += time.perf_counter() - began
-            held += sum(len(pack.rows) // 40 for pack in packs)
-            if held >= chunks // 4:
-                most = max(most, _size_bytes(folder) / held)
-    return {"seconds": round(took, 2), "chunks_per_s": round(chunks / took), "bytes_per_chunk": round(most, 1)}
+        figures = {"seconds": round(took, 2), "chunks_per_s": round(chunks / took), "bytes_per_chunk": round(most, 1)}
+        return {**figures, **_looked_up(index, folder, known, lookups)}
 
 
 if __name__ == "__main__":

@@ -363,3 +363,21 @@ def test_an_index_that_breaks_while_it_is_used_is_made_again(tmp_path: Path) -> 
             transaction.drop(repository.index._tables.packs, delete=False)
         second = back_up(repository, "web", {"disk": data})
         assert read_disk(repository, second) == data
+
+
+@pytest.mark.parametrize("how", ["gone", "cut off"])
+def test_an_index_of_which_a_segment_is_broken_is_made_again(tmp_path: Path, how: str) -> None:
+    data = content(1, 400_000)
+    with make(tmp_path) as repository:
+        point = back_up(repository, "web", {"disk": data})
+        blobs = repository.index.counts().blobs
+    segments = list(tmp_path.rglob("*.segment"))
+    assert segments
+    for segment in segments:
+        if how == "gone":
+            segment.unlink()
+        else:
+            os.truncate(segment, segment.stat().st_size - 1)
+    with reopen(tmp_path) as repository:
+        assert read_disk(repository, point) == data
+        assert repository.index.counts().blobs == blobs

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import random
 import struct
@@ -11,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,64 +28,15 @@ from hypothesis.stateful import (
 
 from imaging import index_rows
 from imaging.errors import Damaged, IndexUnavailable, NoSpace
-from imaging.index import ChunkIndex, PackRows, PackState, PendingIndex, decode_index, encode_index
+from imaging.index import ChunkIndex, PackState, PendingIndex, decode_index, encode_index
 from imaging.places import LENGTH_MAX, OFFSET_MAX, pack_place, unpack_place
-
-REPOSITORY = bytes(range(16))
-
-
-def identity(number: int) -> bytes:
-    return hashlib.sha256(b"id %d" % number).digest()
-
-
-def pack_hash(number: int) -> bytes:
-    return hashlib.sha256(b"pack %d" % number).digest()
-
-
-def pack_of(number: int, blobs: list[int], size_bytes: int = 1 << 20) -> PackRows:
-    rows = b"".join(
-        identity(blob) + struct.pack("<Q", pack_place(64 + at * 100, 100, 4096, bool(blob % 2)))
-        for at, blob in enumerate(blobs)
-    )
-    return PackRows(pack_hash(number), pack_hash(number)[::-1], size_bytes, number % 2, rows)
+from tests.unit.index_process import REPOSITORY, OtherProcess, identity, pack_hash, pack_of, small_segments
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[ChunkIndex]:
     with ChunkIndex.open(tmp_path / "index", REPOSITORY) as opened:
         yield opened
-
-
-def bytes_per_entry(index: ChunkIndex) -> float:
-    """Of the pages that hold entries."""
-    with index._access.reading() as snapshot:
-        trees = [snapshot.transaction.stat(part) for part in snapshot.tables.blobs]
-    return 4096 * sum(tree["leaf_pages"] for tree in trees) / sum(tree["entries"] for tree in trees)
-
-
-@pytest.mark.parametrize("made_anew", [False, True])
-def test_what_an_entry_takes_does_not_swing_as_the_index_grows(tmp_path: Path, made_anew: bool) -> None:
-    """One tree alone swings between 39 and 76 bytes, and is at 76 as soon as something follows after it was appended
-    full."""
-    rng = random.Random(1)
-
-    def pack(number: int, rows: int) -> PackRows:
-        place = struct.pack("<Q", pack_place(64, 100, 4096, False))
-        return PackRows(
-            pack_hash(number), bytes(32), 1 << 20, 0, b"".join(rng.randbytes(32) + place for _ in range(rows))
-        )
-
-    sizes = []
-    with ChunkIndex.open(tmp_path / "index", REPOSITORY) as index:
-        if made_anew:
-            index.build([("object", [pack(0, 60_000)])])
-            sizes.append(bytes_per_entry(index))
-        for number in range(1, 31 if made_anew else 61):
-            index.add_object(f"object {number}", [pack(number, 2000)])
-            if number > 30 or made_anew:
-                sizes.append(bytes_per_entry(index))
-    assert min(sizes) > 50
-    assert max(sizes) < 62
 
 
 @given(st.integers(0, OFFSET_MAX), st.integers(0, LENGTH_MAX), st.integers(0, LENGTH_MAX), st.booleans())
@@ -270,19 +221,6 @@ def test_packs_that_nothing_needs_any_more_are_forgotten(index: ChunkIndex) -> N
     assert index.known([identity(0), identity(1), identity(7)]) == [False, True, True]
 
 
-def test_forgetting_walks_all_rows_in_short_reads(index: ChunkIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imaging.index._SCANNED_AT_ONCE", 7)
-    for number in range(4):
-        index.add_object(f"index/{number}-000000", [pack_of(number, list(range(number * 30, number * 30 + 60)))])
-    index.judge([pack_hash(1), pack_hash(3)], [])
-    for number in (1, 3):
-        index.drop_object(f"index/{number}-000000")
-    assert index.forget_outlived([]) == 2
-    left = [{each.pack for each in places} for places in index.locate_many([identity(n) for n in range(150)])]
-    for number, packs in enumerate(left):
-        assert packs == {pack_hash(each) for each in (0, 2) if each * 30 <= number < each * 30 + 60}
-
-
 def test_what_was_collected_is_no_loss(index: ChunkIndex) -> None:
     index.add_object("index/a-000000", [pack_of(number, [number]) for number in range(9)])
     index.judge([pack_hash(0)], [])
@@ -321,8 +259,8 @@ def test_of_two_processes_that_build_at_once_one_does_and_the_other_goes_on_with
         """
         import sys
         from pathlib import Path
-        sys.path[:0] = [".", "tests/unit"]
-        from test_index import ChunkIndex, REPOSITORY, pack_of
+        from imaging.index import ChunkIndex
+        from tests.unit.index_process import REPOSITORY, pack_of
 
         def objects():
             print("building", flush=True)
@@ -400,8 +338,8 @@ def test_a_machine_that_went_down_while_it_was_open_makes_it_empty_and_one_that_
         """
         import os, signal, sys
         from pathlib import Path
-        sys.path[:0] = [".", "tests/unit"]
-        from test_index import ChunkIndex, REPOSITORY, pack_of
+        from imaging.index import ChunkIndex
+        from tests.unit.index_process import REPOSITORY, pack_of
         opened = ChunkIndex.open(Path(sys.argv[1]), REPOSITORY, boot="first")
         opened.add_object("index/a-000000", [pack_of(1, [1])])
         os.kill(os.getpid(), signal.SIGKILL)
@@ -445,8 +383,8 @@ def test_another_process_sees_changes_and_its_own_are_seen(index: ChunkIndex, tm
         """
         import sys
         from pathlib import Path
-        sys.path[:0] = [".", "tests/unit"]
-        from test_index import ChunkIndex, REPOSITORY, identity, pack_hash, PackState
+        from imaging.index import ChunkIndex, PackState
+        from tests.unit.index_process import REPOSITORY, identity, pack_hash
         with ChunkIndex.open(Path(sys.argv[1]), REPOSITORY) as opened:
             assert opened.known([identity(1)]) == [True]
             opened.set_states({pack_hash(1): PackState.CONDEMNED})
@@ -505,8 +443,10 @@ def test_what_a_run_stored_is_known_to_it_in_memory_and_beyond(tmp_path: Path, l
 
 
 class IndexMachine(RuleBasedStateMachine):
-    """The index against plain dicts."""
+    """The index against plain dicts, in two processes that have it open at once: every step is done by one of them, and
+    both say the same."""
 
+    other: OtherProcess
     packs: Bundle[int] = Bundle("packs")
     objects: Bundle[str] = Bundle("objects")
 
@@ -515,7 +455,11 @@ class IndexMachine(RuleBasedStateMachine):
         import tempfile
 
         self.folder = tempfile.TemporaryDirectory()
+        self.patch = pytest.MonkeyPatch()
+        small_segments(self.patch, 0, 8)
         self.index = ChunkIndex.open(Path(self.folder.name), REPOSITORY)
+        self.other.open(Path(self.folder.name))
+        self.elsewhere = False
         self.content: dict[int, list[int]] = {}
         self.listed: dict[str, set[int]] = {}
         self.marks: dict[PackState, set[int]] = {
@@ -531,30 +475,39 @@ class IndexMachine(RuleBasedStateMachine):
         self.content = {number: sorted(set(blobs)) for number, blobs in enumerate(contents)}
         return multiple(*self.content)
 
+    def act(self, method: str, *arguments: Any) -> Any:
+        if self.elsewhere:
+            return self.other.call(method, *arguments)
+        return getattr(self.index, method)(*arguments)
+
+    @rule(elsewhere=st.booleans())
+    def take_turns(self, elsewhere: bool) -> None:
+        self.elsewhere = elsewhere
+
     @rule(
         target=objects,
         name=st.sampled_from([f"index/{letter}-000000" for letter in "abcde"]),
         chosen=st.lists(packs, max_size=4),
     )
     def add(self, name: str, chosen: list[int]) -> str:
-        self.index.add_object(name, [pack_of(number, self.content[number]) for number in chosen])
+        self.act("add_object", name, [pack_of(number, self.content[number]) for number in chosen])
         self.listed.setdefault(name, set(chosen))
         self.seen |= set(chosen)
         return name
 
     @rule(chosen=packs)
     def unlisted(self, chosen: int) -> None:
-        self.index.add_unlisted([pack_of(chosen, self.content[chosen])])
+        self.act("add_unlisted", [pack_of(chosen, self.content[chosen])])
         self.seen.add(chosen)
 
     @rule(name=consumes(objects))
     def drop(self, name: str) -> None:
-        self.index.drop_object(name)
+        self.act("drop_object", name)
         self.listed.pop(name, None)
 
     @rule(chosen=packs, state=st.sampled_from(PackState))
     def mark(self, chosen: int, state: PackState) -> None:
-        self.index.set_states({pack_hash(chosen): state})
+        self.act("set_states", {pack_hash(chosen): state})
         if state == PackState.LIVE:
             for bad in (self.marks[PackState.DAMAGED], self.marks[PackState.GONE], self.judged):
                 bad.discard(chosen)
@@ -563,12 +516,12 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(chosen=packs)
     def returns(self, chosen: int) -> None:
-        self.index.returned([pack_hash(chosen)])
+        self.act("returned", [pack_hash(chosen)])
         self.marks[PackState.GONE].discard(chosen)
 
     @rule(condemned=st.lists(packs, max_size=2), damaged=st.lists(packs, max_size=2))
     def judge(self, condemned: list[int], damaged: list[int]) -> None:
-        news = self.index.judge([pack_hash(each) for each in condemned], [pack_hash(each) for each in damaged])
+        news = self.act("judge", [pack_hash(each) for each in condemned], [pack_hash(each) for each in damaged])
         assert news == (not self.marks[PackState.CONDEMNED].issuperset(condemned) or self.judged != set(damaged))
         self.marks[PackState.CONDEMNED].update(condemned)
         self.judged = set(damaged)
@@ -583,7 +536,7 @@ class IndexMachine(RuleBasedStateMachine):
         }
         if len(outlived) * 4 <= len(self.seen):
             outlived = set()
-        assert self.index.forget_outlived([]) == len(outlived)
+        assert self.act("forget_outlived", []) == len(outlived)
         self.seen -= outlived
         for marked in (*self.marks.values(), self.judged):
             marked -= outlived
@@ -592,6 +545,19 @@ class IndexMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.index.close()
         self.index = ChunkIndex.open(Path(self.folder.name), REPOSITORY)
+
+    @rule()
+    def reopen_elsewhere(self) -> None:
+        self.other.close()
+        self.other.open(Path(self.folder.name))
+
+    @rule(name=st.sampled_from("fgh"), chosen=st.lists(packs, max_size=4))
+    def build(self, name: str, chosen: list[int]) -> None:
+        """If it is empty, all at once."""
+        objects = [(f"index/{name}-000000", [pack_of(number, self.content[number]) for number in chosen])]
+        if self.act("build", objects):
+            self.listed.setdefault(objects[0][0], set(chosen))
+            self.seen |= set(chosen)
 
     def state(self, number: int) -> PackState:
         if number in self.marks[PackState.GONE]:
@@ -611,10 +577,18 @@ class IndexMachine(RuleBasedStateMachine):
             for blob in range(27)
         }
         ids = [identity(blob) for blob in range(27)]
-        assert self.index.known(ids) == [any(s == PackState.LIVE for s, _ in expected[blob]) for blob in range(27)]
-        found = self.index.locate_many(ids)
-        assert [sorted((place.state, place.pack) for place in places) for places in found] == list(expected.values())
-        assert all([p.state for p in places] == sorted(p.state for p in places) for places in found)
+        for known in (self.index.known(ids), self.other.call("known", ids), self.index.known(ids[:5])):
+            assert known == [any(s == PackState.LIVE for s, _ in expected[blob]) for blob in range(27)][: len(known)]
+        for found in (
+            self.index.locate_many(ids),
+            self.other.call("locate_many", ids),
+            [self.index.locate(each) for each in ids],
+        ):
+            assert [sorted((place.state, place.pack) for place in places) for places in found] == list(
+                expected.values()
+            )
+            assert all([p.state for p in places] == sorted(p.state for p in places) for places in found)
+        assert self.index.counts().blobs == sum(map(len, expected.values()))
         assert self.index.objects() == set(self.listed)
         assert {pack: each.state for pack, each in self.index.packs().items()} == {
             pack_hash(number): self.state(number) for number in self.seen
@@ -622,8 +596,18 @@ class IndexMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.index.close()
+        self.other.close()
+        self.patch.undo()
         self.folder.cleanup()
 
 
-TestIndexMachine = IndexMachine.TestCase
-TestIndexMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+class TestIndexMachine(IndexMachine.TestCase):  # type: ignore[valid-type, misc]
+    settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        IndexMachine.other = OtherProcess()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        IndexMachine.other.end()

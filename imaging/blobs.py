@@ -9,9 +9,8 @@ but by what the store itself gave.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import Protocol, TypeAlias, cast
 
 from imaging.errors import ChunkMissing, Damaged, ImagingError, ObjectMissing, StoreUnavailable
@@ -19,7 +18,7 @@ from imaging.ids import CHUNK, NODE
 from imaging.keys import Keys
 from imaging.packs import pack_name
 from imaging.places import Location, PackState
-from imaging.reader import check_length
+from imaging.reader import NO_ROOMS, Rooms, check_length
 from imaging.sealing import Sealer, open_blob, open_blob_into
 from imaging.storage.contract import Buffer, Store
 from imaging.storage.pace import NEAR, Pace
@@ -28,9 +27,7 @@ LocateMany = Callable[[Sequence[bytes]], list[list[Location]]]
 Lost = Callable[[bytes, Location, ImagingError], None]
 Back = Callable[[Location], None]
 Found = dict[bytes, bytes | memoryview]
-Rooms = Mapping[bytes, memoryview]
 
-_NO_ROOMS: Rooms = MappingProxyType({})
 _ELSEWHERE = (ObjectMissing, Damaged, StoreUnavailable)  # what another place may still make good
 _RUN_BYTES = 4 << 20
 _Run: TypeAlias = "list[tuple[bytes, Location]]"
@@ -83,11 +80,12 @@ class BlobReader:
 
     def chunk(self, identity: bytes) -> bytes:
         """One chunk's plaintext. Raises Damaged, ChunkMissing, StoreError."""
-        return self.chunks([identity])[0]
+        return bytes(self.chunks([identity])[0])
 
-    def chunks(self, identities: Sequence[bytes]) -> list[bytes]:
-        """Several chunks' plaintexts, in order; what lies together in a pack is read together."""
-        return cast(list[bytes], self._many(CHUNK, identities))
+    def chunks(self, identities: Sequence[bytes], rooms: Rooms = NO_ROOMS) -> list[bytes | memoryview]:
+        """Several chunks' plaintexts, in order; what lies together in a pack is read together. Those that have a room
+        of their length are there; where there are rooms, nothing goes through the cache."""
+        return self._many(CHUNK, identities, rooms)
 
     def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
         """Fill memory with chunks' plaintexts, each of which must be as long as its memory. Raises as chunks() does;
@@ -110,13 +108,13 @@ class BlobReader:
         """Several nodes' plaintexts, as chunks() for chunks."""
         return cast(list[bytes], self._many(NODE, identities))
 
-    def _many(self, blob_type: int, identities: Sequence[bytes], rooms: Rooms = _NO_ROOMS) -> list[bytes | memoryview]:
+    def _many(self, blob_type: int, identities: Sequence[bytes], rooms: Rooms = NO_ROOMS) -> list[bytes | memoryview]:
         """Plaintexts, in order; one that has a room of its length is there."""
         found: Found = {}
         wanted = list(dict.fromkeys(identities))
         located = dict(zip(wanted, self._locate(wanted), strict=True))
         first = [(identity, places[0]) for identity, places in located.items() if places]
-        cache = self._cache if rooms is _NO_ROOMS else None
+        cache = self._cache if not rooms else None
         for run, data in self._fetched(_runs(first, self._pace.gap_bytes), cache):
             self._open_run(blob_type, run, data, rooms, found, cache)
         missing = [identity for identity in wanted if identity not in found]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 from imaging.diskmap import Leaf, children, node_span, read_leaf, root_level
 from imaging.errors import Damaged
@@ -23,6 +24,10 @@ _LEAVES = 512  # about 50 KB each when parsed; random reads within 8 GiB then pa
 _INNER = 64
 _DIRECT_BYTES = 512 << 10
 """Who reads so much at once goes through a disk in order, and wants none of it twice."""
+Plain: TypeAlias = "bytes | memoryview"
+Rooms: TypeAlias = "Mapping[bytes, memoryview]"
+"""Where plaintexts of chunks shall be put, by id."""
+NO_ROOMS: Final[Rooms] = MappingProxyType({})
 _Batch: TypeAlias = "Future[dict[bytes, bytes]]"
 """What one thread is loading in one go; by id."""
 
@@ -30,11 +35,8 @@ _Batch: TypeAlias = "Future[dict[bytes, bytes]]"
 class Blobs(Protocol):
     """Where chunks and map nodes come from."""
 
-    def chunks(self, identities: Sequence[bytes]) -> list[bytes]:
-        """Plaintexts, in order."""
-
-    def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
-        """Fill memory with the plaintexts of chunks, each as long as its memory."""
+    def chunks(self, identities: Sequence[bytes], rooms: Rooms = NO_ROOMS) -> Sequence[bytes | memoryview]:
+        """Plaintexts, in order; those that have a room of their length are there."""
 
     def node(self, identity: bytes) -> bytes:
         """One node's plaintext."""
@@ -72,38 +74,24 @@ class DiskReader:
         if offset < 0 or offset + len(buffer) > self.size_bytes:
             raise ValueError(f"{len(buffer)} bytes at {offset} lie outside a disk of {self.size_bytes} bytes")
         self._ahead.note(offset, len(buffer))
-        wanted: list[tuple[int, int, bytes]] = []
+        wanted: list[tuple[int, int, int, int, bytes]] = []
+        rooms: dict[bytes, memoryview] = {}
+        room_at: dict[bytes, int] = {}
+        direct = len(buffer) >= _DIRECT_BYTES and not self._ahead.is_on
         for start, stop, identity in self._records(offset, offset + len(buffer)):
-            if identity is None:
-                a, b = max(start, offset), min(stop, offset + len(buffer))
-                buffer[a - offset : b - offset] = bytes(b - a)
-            else:
-                wanted.append((start, stop, identity))
-        if len(buffer) >= _DIRECT_BYTES and not self._ahead.is_on:
-            wanted = self._read_whole(wanted, offset, buffer)
-        plains = self._fetch([identity for _, _, identity in wanted])
-        for (start, stop, identity), plain in zip(wanted, plains, strict=True):
-            check_length(identity, plain, stop - start)
             a, b = max(start, offset), min(stop, offset + len(buffer))
+            if identity is None:
+                buffer[a - offset : b - offset] = bytes(b - a)
+                continue
+            wanted.append((a, b, start, stop, identity))
+            if direct and (a, b) == (start, stop) and identity not in rooms:
+                rooms[identity], room_at[identity] = buffer[a - offset : b - offset], a
+        plains = self._fetch([identity for *_, identity in wanted], rooms)
+        for (a, b, start, stop, identity), plain in zip(wanted, plains, strict=True):
+            check_length(identity, plain, stop - start)
+            if plain is rooms.get(identity) and a == room_at[identity]:
+                continue
             buffer[a - offset : b - offset] = memoryview(plain)[a - start : b - start]
-
-    def _read_whole(
-        self, wanted: list[tuple[int, int, bytes]], offset: int, buffer: memoryview
-    ) -> list[tuple[int, int, bytes]]:
-        """Reads the chunks that lie in the range as a whole to where they are wanted, past the cache; returns the
-        others, and those that are in the cache or about to be."""
-        whole: list[tuple[bytes, memoryview]] = []
-        others: list[tuple[int, int, bytes]] = []
-        with self._lock:
-            for start, stop, identity in wanted:
-                inside = start >= offset and stop <= offset + len(buffer)
-                if inside and identity not in self._loading and self._chunks.get(identity) is None:
-                    whole.append((identity, buffer[start - offset : stop - offset]))
-                else:
-                    others.append((start, stop, identity))
-        if whole:
-            self._blobs.chunks_into(whole)
-        return others
 
     def close(self) -> None:
         """Waits for what is being fetched ahead."""
@@ -203,10 +191,12 @@ class DiskReader:
                 self._inner.put(identity, slots)
         return slots
 
-    def _fetch(self, identities: Sequence[bytes]) -> list[bytes]:
-        """Chunks from the cache, from threads that are fetching them, or from the repository."""
-        plains: dict[bytes, bytes] = {}
+    def _fetch(self, identities: Sequence[bytes], rooms: Rooms = NO_ROOMS) -> list[Plain]:
+        """Chunks from the cache, from threads that are fetching them, or from the repository: to their rooms, past the
+        cache, where they have one."""
+        plains: dict[bytes, Plain] = {}
         mine: dict[bytes, None] = {}
+        direct: dict[bytes, None] = {}
         others: dict[bytes, _Batch] = {}
         batch: _Batch = Future()
         with self._lock:
@@ -218,11 +208,13 @@ class DiskReader:
                     continue
                 elif identity in self._loading:
                     others[identity] = self._loading[identity]
+                elif identity in rooms:
+                    direct[identity] = None
                 else:
                     mine[identity] = None
                     self._loading[identity] = batch
-        if mine:
-            plains.update(self._load(list(mine), batch))
+        if mine or direct:
+            plains.update(self._load(list(mine), list(direct), rooms, batch))
         for identity, other in others.items():
             # The other thread may have failed over another chunk that it wanted at the same time: this one is asked
             # for again, and fails on its own account or not at all.
@@ -230,19 +222,22 @@ class DiskReader:
             plains[identity] = self._fetch([identity])[0] if failed else other.result()[identity]
         return [plains[identity] for identity in identities]
 
-    def _load(self, mine: list[bytes], batch: _Batch) -> dict[bytes, bytes]:
-        """From the repository, for this thread and all that wait for the batch."""
+    def _load(self, mine: list[bytes], direct: list[bytes], rooms: Rooms,
+              batch: _Batch) -> dict[bytes, Plain]:  # fmt: skip
+        """From the repository: `mine` for this thread and all that wait for the batch, `direct` to their rooms."""
+        wanted = mine + direct
         try:
-            loaded = dict(zip(mine, self._blobs.chunks(mine), strict=True))
+            loaded = dict(zip(wanted, self._blobs.chunks(wanted, rooms), strict=True))
         except BaseException as err:
             with self._lock:
                 for identity in mine:
                     del self._loading[identity]
             batch.set_exception(err)
             raise
+        shared = {identity: bytes(loaded[identity]) for identity in mine}
         with self._lock:
-            for identity, plain in loaded.items():
+            for identity, plain in shared.items():
                 self._chunks.put(identity, plain)
                 del self._loading[identity]
-        batch.set_result(loaded)
+        batch.set_result(shared)
         return loaded

@@ -17,7 +17,7 @@ from imaging.diskmap import Leaf, MapWriter, encode_leaf, region_count, region_p
 from imaging.errors import Damaged
 from imaging.extents import PAGE_BYTES, REGION_BYTES
 from imaging.ids import CHUNK, blob_id
-from imaging.reader import DiskReader
+from imaging.reader import NO_ROOMS, DiskReader, Rooms
 from tests.unit.memory import KEYS, DictIndex, MemoryStore, reader, writer
 
 KIB = 1024
@@ -77,18 +77,14 @@ class Watched:
         self.fetched: list[bytes] = []
         self.lock = threading.Lock()
 
-    def chunks(self, identities: Sequence[bytes]) -> list[bytes]:
+    def chunks(self, identities: Sequence[bytes], rooms: Rooms = NO_ROOMS) -> list[bytes | memoryview]:
         with self.lock:
             self.fetched += identities
         self.before(identities)
         for identity in identities:
             if identity in self.damaged:
                 raise Damaged(f"chunk {identity.hex()}", "injected")
-        return self.inner.chunks(identities)
-
-    def chunks_into(self, wanted: Sequence[tuple[bytes, memoryview]]) -> None:
-        for (_, room), plain in zip(wanted, self.chunks([identity for identity, _ in wanted]), strict=True):
-            room[:] = plain
+        return self.inner.chunks(identities, rooms)
 
     def node(self, identity: bytes) -> bytes:
         return self.inner.node(identity)

@@ -8,6 +8,7 @@ definitions out of old ones.
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from appliance.hypervisor.protocol import DiskDevice, DiskSource, SourceKind
 MAX_XML_BYTES = 4 * 1024 * 1024
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 MARKER_NAMESPACE = "urn:strongroom:machine"
+# One of its own, as whoever sets the metadata of a namespace (virsh metadata) replaces all of it.
+TAGS_NAMESPACE = "urn:strongroom:tags"
+MAX_TAGS = 64
 
 # Prefixes that libvirt and management tools use: kept as they are when a definition is written again.
 for _prefix, _namespace in (
@@ -27,12 +31,15 @@ for _prefix, _namespace in (
     ("libosinfo", "http://libosinfo.org/xmlns/libvirt/domain/1.0"),
     ("cockpit_machines", "https://github.com/cockpit-project/cockpit/tree/main/pkg/machines"),
     ("strongroom", MARKER_NAMESPACE),
+    ("strongroom_tags", TAGS_NAMESPACE),
 ):
     ET.register_namespace(_prefix, _namespace)
 
 # As libvirt's schema has it (basictypes, diskTarget). Its parser, which alone decides, takes anything after vd, sd, hd:
 # "vda/../../tmp/x" too.
 _TARGET = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_TAG = re.compile(r"[^\W_][\w.:=/@+-]{0,63}")
 
 _KINDS = {
     "file": SourceKind.FILE,
@@ -75,6 +82,7 @@ class MachineDefinition:
     agent_connected: bool
     memory_files: tuple[str, ...]  # of persistent memory (NVDIMM, virtio-pmem), which is no disk
     marker: str | None  # what `domain_rewriting` put there: which recovery or restore made this machine
+    tags: frozenset[str]  # what its admin put there, for policies to select by
 
 
 def parse_xml(xml: str) -> ET.Element:
@@ -124,7 +132,15 @@ def parse_machine(xml: str) -> MachineDefinition:
             path for module in root.findall("devices/memory") if (path := text_of(module, "source/path"))
         ),
         marker=marker.get("by") if marker is not None else None,
+        tags=tags_of(root),
     )
+
+
+def tags_of(root: ET.Element) -> frozenset[str]:
+    """What is no plain tag is passed over, and so are those after the first `MAX_TAGS`: a machine stays readable."""
+    # As libvirt writes it, both elements have the namespace; written by hand, often the outer one only.
+    found = (text_of(tag, ".") or "" for tag in root.findall(f"metadata/{{{TAGS_NAMESPACE}}}tags/{{*}}tag"))
+    return frozenset(itertools.islice((tag for tag in found if _TAG.fullmatch(tag)), MAX_TAGS))
 
 
 def disks_of(root: ET.Element) -> list[ET.Element]:

@@ -11,7 +11,14 @@ from collections.abc import Callable
 import libvirt
 
 from appliance.hypervisor.calls import Domain
-from appliance.hypervisor.domain_xml import DiskDefinition, MachineDefinition, is_plain_target, parse_machine
+from appliance.hypervisor.domain_xml import (
+    DiskDefinition,
+    MachineDefinition,
+    is_plain_target,
+    parse_machine,
+    parse_xml,
+    tags_of,
+)
 from appliance.hypervisor.errors import HostFileError, HypervisorError, StorageNotFound
 from appliance.hypervisor.image_header import HEADER_BYTES, Qcow2Header, read_qcow2_header
 from appliance.hypervisor.protocol import (
@@ -86,6 +93,8 @@ def read_machine(domain: Domain, files: HostFiles, volume_path: VolumePath) -> M
         live_xml=live_xml,
         inactive_xml=inactive_xml,
         memory_files=definition.memory_files,
+        # Set on a running machine, they are in one of its definitions or in both, as its admin chose.
+        tags=definition.tags | tags_of(parse_xml(inactive_xml)),
     )
 
 

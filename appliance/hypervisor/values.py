@@ -117,6 +117,7 @@ class MachineInfo:
     live_xml: str | None  # None when off
     inactive_xml: str  # what the next start would use; of a transient machine, the live one in inactive form
     memory_files: tuple[str, ...] = ()  # of persistent memory (NVDIMM, virtio-pmem): no backup reads them
+    tags: frozenset[str] = frozenset()  # of its metadata, the live and the inactive one's
 
     @property
     def running(self) -> bool:

@@ -163,6 +163,27 @@ def test_billion_laughs_costs_nothing() -> None:
         parse_xml(f"<!DOCTYPE domain [<!ENTITY e0 'ha'>{entities}]><domain>&e9;</domain>")
 
 
+def tagged(inner: str) -> frozenset[str]:
+    return parse_machine(RICH.replace("<metadata>", f"<metadata>{inner}")).tags
+
+
+def test_tags_are_read_as_libvirt_writes_them_and_as_people_do() -> None:
+    assert parse_machine(RICH).tags == frozenset()
+    written = "<t:tags xmlns:t='urn:strongroom:tags'><t:tag>gold</t:tag><t:tag>site=berlin</t:tag></t:tags>"
+    assert tagged(written) == {"gold", "site=berlin"}
+    assert tagged("<t:tags xmlns:t='urn:strongroom:tags'><tag> gold </tag></t:tags>") == {"gold"}
+    assert tagged("<tags><tag>gold</tag></tags>") == frozenset(), "not of our namespace"
+
+
+def test_what_is_no_tag_keeps_no_machine_from_being_read() -> None:
+    long, many = f"<tag>{'a' * 65}</tag>", "".join(f"<tag>t{n}</tag>" for n in range(5000))
+    odd = "<tag/><tag>two words</tag><tag>../x</tag><tag>&lt;script></tag><tag><b/>x</tag><other>y</other>"
+    found = tagged(f"<tags xmlns='urn:strongroom:tags'>{long}{odd}<tag>größe=5</tag>{many}</tags>")
+    assert len(found) == 64
+    assert "größe=5" in found
+    assert all(tag == "größe=5" or tag.startswith("t") for tag in found)
+
+
 # --- judging disks ---------------------------------------------------------------------------------------------------
 
 

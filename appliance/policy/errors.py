@@ -1,0 +1,15 @@
+"""What is wrong with a policy, in words for whoever wrote it."""
+
+from __future__ import annotations
+
+from appliance.errors import StrongroomError
+
+
+class PolicyInvalid(StrongroomError):
+    """A value of a policy that cannot be used; `where` leads to it, as "select.include[2].name"."""
+
+    exit_code = 2
+
+    def __init__(self, where: str, what: str, *, hint: str = "") -> None:
+        super().__init__(f"{where}: {what}", hint=hint or "Correct that value, then try again.", where=where)
+        self.where = where

@@ -105,6 +105,21 @@ def test_inventory_tells_what_each_disk_is(lab: Lab, hypervisor: Hypervisor) -> 
     assert hypervisor.machines.get(machine.uuid).name == guest.name
 
 
+def test_tags_are_those_that_virsh_set(lab: Lab, hypervisor: Hypervisor) -> None:
+    """As docs/policies.md has it; in the end only in one of the two definitions."""
+    guest = lab.machine("tagged", disks=[lab.blank_disk("vda", MIB)])
+    assert hypervisor.machines.get(guest.name).tags == frozenset()
+    hypervisor.machines.start(guest.name, paused=True)
+    metadata = ["virsh", "metadata", guest.name, "--uri", "urn:strongroom:tags"]
+    tags = "<tags><tag>gold</tag><tag>site=berlin</tag></tags>"
+    subprocess.run([*metadata, "--key", "tags", "--config", "--live", "--set", tags], capture_output=True, check=True)
+    assert hypervisor.machines.get(guest.name).tags == {"gold", "site=berlin"}
+    subprocess.run([*metadata, "--live", "--remove"], capture_output=True, check=True)
+    assert hypervisor.machines.get(guest.name).tags == {"gold", "site=berlin"}
+    subprocess.run([*metadata, "--config", "--remove"], capture_output=True, check=True)
+    assert hypervisor.machines.get(guest.name).tags == frozenset()
+
+
 def test_powered_off_disk_whose_file_is_gone_says_so(lab: Lab, hypervisor: Hypervisor) -> None:
     disk = lab.blank_disk("vda", MIB)
     guest = lab.machine("gone", disks=[disk])

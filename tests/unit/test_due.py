@@ -152,6 +152,14 @@ def test_the_spread_counts_from_what_came_last_and_stays_in_bounds(
     assert max(times) - min(times) > within / 2
 
 
+def test_who_missed_a_due_time_while_its_host_was_full_does_not_wait_for_its_turn_again() -> None:
+    policies = [policy(cron="*/10 * * * *", spread_s=600)]
+    waited, fresh = machine("waited", answers=(at(1, "21:45"),)), machine("fresh", answers=(at(1, "21:55"),))
+    found = see(policies, [waited, fresh], at(1, "22:00"))
+    assert begun(found) == ["waited"]
+    assert [each.why for each in found.waiting] == [Why.SPREAD]
+
+
 # --- hosts -----------------------------------------------------------------------------------------------------------
 
 

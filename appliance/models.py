@@ -144,11 +144,17 @@ class PointRecord:
 
 
 class RunState(StrEnum):
+    QUEUED = "queued"  # waits for a worker of its appliance, for the first time or to be tried again
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     PARTIAL = "partial"  # a point was made, but some disk is not in it or something needs an admin's eyes
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # its process died; the next start cleaned up after it
+    CANCELLED = "cancelled"  # by an admin, before it began or while it ran
+
+    @property
+    def ended(self) -> bool:
+        return self not in (RunState.QUEUED, RunState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,8 @@ class RunDisk:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One execution of a backup. Its process holds the lock `run/run-ID.lock` of the home while it lives."""
+    """A backup: one that was begun at once, or one from the queue, with what was asked and every attempt at it. Its
+    process holds the lock `run/run-ID.lock` of the home while it lives."""
 
     id: str
     name: str
@@ -170,7 +177,7 @@ class RunRecord:
     uuid: str | None
     host: str | None
     state: RunState
-    started_utc: datetime
+    started_utc: datetime  # of the last attempt; when it was asked for, as long as there was none
     ended_utc: datetime | None = None
     point: str | None = None
     error: str | None = None
@@ -178,6 +185,18 @@ class RunRecord:
     notes: tuple[str, ...] = ()
     dismissed_utc: datetime | None = None  # when an admin said that it needs no eye any more
     appliance: str = ""
+    asked_utc: datetime | None = None  # when it was queued; None: it was begun at once
+    full_read: bool = False  # was asked for
+    limit_bytes_s: int | None = None
+    image_path: str | None = None
+    image_format: str | None = None
+    attempts: int = 0  # that were begun, of one from the queue; not those that found another run at work, or made way
+    not_before_utc: datetime | None = None  # of one that is queued again
+    cancel_requested_utc: datetime | None = None  # its process looks at this
+
+    @property
+    def from_queue(self) -> bool:
+        return self.asked_utc is not None
 
 
 class RecoveryState(StrEnum):

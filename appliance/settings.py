@@ -8,6 +8,7 @@ path set here leads out of it.
     STRONGROOM_HOME           mode   what
       strongroom.toml         0600   this file
       catalog.sqlite          0600   the catalog, unless it is a shared one (rebuilt by `repository adopt`)
+      queue.sqlite            0600   what wakes the workers: the catalog has the runs (may be deleted at any time)
       appliance.id            0600   who this appliance is
       keys/machine.key        0600   opens the repository unattended
       keys/location.json      0600   where the repository is, for the servers of its disks
@@ -233,6 +234,14 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueSettings:
+    workers: Annotated[int, _count(0, 64)] = 2  # runs at a time that `strongroom serve` takes from the queue; 0: none
+    attempts: Annotated[int, _count(1, 100)] = 5  # at a run, as long as what went wrong may pass
+    retry_s: Annotated[float, _seconds(0.1, 86_400)] = 60.0  # before the second attempt; then twice as long each time
+    end_s: Annotated[float, _seconds(0, 3600)] = 30.0  # what runs under way are given when `strongroom serve` ends
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     home: Path
     repository: RepositorySettings = RepositorySettings()
@@ -245,6 +254,7 @@ class Settings:
     s3: S3Settings = S3Settings()
     azure: AzureSettings = AzureSettings()
     catalog: CatalogSettings = CatalogSettings()
+    queue: QueueSettings = QueueSettings()
 
     @property
     def location_file(self) -> Path:
@@ -259,6 +269,11 @@ class Settings:
     def catalog_file(self) -> Path:
         """Of this home alone; not used while the settings name a shared one."""
         return self.home / "catalog.sqlite"
+
+    @property
+    def queue_file(self) -> Path:
+        """What wakes the workers of this home; not used with a shared catalog. May be deleted at any time."""
+        return self.home / "queue.sqlite"
 
     @property
     def identity_file(self) -> Path:
@@ -297,6 +312,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "s3": S3Settings,
     "azure": AzureSettings,
     "catalog": CatalogSettings,
+    "queue": QueueSettings,
 }
 _SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url")
 

@@ -25,6 +25,7 @@ from appliance.catalog.errors import CatalogOfAnotherRepository
 from appliance.catalog.exports import Exports
 from appliance.catalog.hosts import Hosts
 from appliance.catalog.points import Points
+from appliance.catalog.queue import Queue
 from appliance.catalog.recoveries import Recoveries
 from appliance.catalog.runs import Cleanups, OwedThaws, Runs
 from appliance.catalog.schema import upgrade
@@ -41,6 +42,7 @@ class Catalog:
         self.hosts = Hosts(database, me)
         self.points = Points(database)
         self.runs = Runs(database, me)
+        self.queue = Queue(database, me)
         self.cleanups = Cleanups(database, me)
         self.thaws = OwedThaws(database, me)
         self.recoveries = Recoveries(database, me)

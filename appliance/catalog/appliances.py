@@ -105,7 +105,7 @@ def _recent(known: ApplianceRecord, now: ApplianceRecord) -> bool:
 def _open(table: Table, id: str) -> ColumnElement[bool]:
     here = table.c.appliance == id
     if table is tables.runs:
-        return here & (table.c.state == RunState.RUNNING.value)
+        return here & table.c.state.in_([RunState.RUNNING.value, RunState.QUEUED.value])
     if table is tables.recoveries:
         return here & table.c.state.not_in(_ENDED)
     return here

@@ -104,3 +104,13 @@ class StateConflict(CatalogError):
             found=found,
             wanted=wanted,
         )
+
+
+class RunEnded(CatalogError):
+    def __init__(self, id: str, name: str, state: str) -> None:
+        super().__init__(
+            f"run {id[:12]} of {name} is over: it is {state}",
+            hint="'strongroom run list' shows what waits and what runs.",
+            id=id,
+            state=state,
+        )

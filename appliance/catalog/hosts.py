@@ -50,6 +50,12 @@ class Hosts:
             raise RecordMissing("host", name, hint="See 'strongroom host list'; 'strongroom host add' adds one.")
         return _host(row)
 
+    def owners(self, name: str) -> tuple[str, ...]:
+        """Ids of the appliances that have a host of this name."""
+        query = select(tables.hosts.c.appliance).where(tables.hosts.c.name == name).order_by(tables.hosts.c.added_utc)
+        with self._database.read() as connection:
+            return tuple(connection.execute(query).scalars())
+
     def remove(self, name: str) -> None:
         """RecordMissing."""
         with self._database.write() as connection:

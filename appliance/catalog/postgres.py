@@ -74,6 +74,17 @@ def engine(url: str) -> Engine:
     return made
 
 
+def connect(url: str) -> Any:
+    """A connection of the driver's own, for what does not go through SQLAlchemy; the caller closes it. Errors are the
+    driver's."""
+    import psycopg
+
+    parsed = make_url(url)
+    reach = {name: str(value) for name, value in _REACH.items()}
+    address = parsed.set(drivername="postgresql", query=reach | dict(parsed.query))
+    return psycopg.connect(address.render_as_string(hide_password=False))
+
+
 def place(url: URL) -> str:
     """Host, port and database."""
     host = url.host or url.query.get("host") or "this machine"

@@ -37,6 +37,17 @@ class Runs:
             raise RecordMissing("run", id)
         return rows.decode(RunRecord, row)
 
+    def find(self, id: str) -> RunRecord:
+        """By its id or a unique beginning of it, of whatever appliance. RecordMissing."""
+        query = select(tables.runs).where(tables.runs.c.id.startswith(id, autoescape=True)).limit(2)
+        with self._database.read() as connection:
+            found = [rows.decode(RunRecord, row) for row in connection.execute(query)] if id else []
+        if len(found) > 1:
+            raise RecordMissing("single run", f"{id}: several begin so", hint="Give more digits of the id.")
+        if not found:
+            raise RecordMissing("run", id, hint="See 'strongroom run list'.")
+        return found[0]
+
     def list(self, *, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:
         """Newest first."""
         query = select(tables.runs).order_by(tables.runs.c.started_utc.desc(), tables.runs.c.id)
@@ -52,12 +63,13 @@ class Runs:
         return tuple(run for run in self.list(state=RunState.RUNNING) if run.appliance == self._me)
 
     def last(self) -> tuple[RunRecord, ...]:
-        """The newest of each machine or image, newest first."""
+        """The newest of each machine or image, newest first; what waits or was cancelled tells nothing of it."""
         runs = tables.runs
         of_series = [runs.c.machine_kind, func.coalesce(runs.c.uuid, runs.c.name)]
         newest_first = [runs.c.started_utc.desc(), runs.c.id]
         number = func.row_number().over(partition_by=of_series, order_by=newest_first)
-        numbered = select(runs.c.id, number.label("number")).subquery()
+        silent = [RunState.QUEUED.value, RunState.CANCELLED.value]
+        numbered = select(runs.c.id, number.label("number")).where(runs.c.state.not_in(silent)).subquery()
         wanted = select(numbered.c.id).where(numbered.c.number == 1)
         query = select(runs).where(runs.c.id.in_(wanted)).order_by(*newest_first)
         with self._database.read() as connection:

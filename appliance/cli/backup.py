@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from appliance.cli.output import duration, emit_json, say, size, warn
 from appliance.cli.points import point_json
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session
+from appliance.cli.signals import end_this_process
 from appliance.errors import StrongroomError
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def _image_name(_context: click.Context, _option: click.Parameter, name: str | N
 @click.option("--image", "path", metavar="PATH", type=click.Path(path_type=Path), help="An image file or block device.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Its format; it is never guessed.")
 @click.option("--name", metavar="NAME", callback=_image_name, help="The name under which the image is protected.")
+@click.option("--queue", "queued", is_flag=True, help="Only ask for it: a worker of 'strongroom serve' does it.")
 @limit_option
 @json_option
 @pass_session
@@ -55,6 +58,7 @@ def backup(
     path: Path | None,
     image_format: str | None,
     name: str | None,
+    queued: bool,
     as_json: bool,
 ) -> None:
     """Back up a virtual machine, running or off, or an image file or block device.
@@ -63,16 +67,24 @@ def backup(
     by disk; the result says which and why. Ends with exit code 3 when some disk is not on the point or something needs
     an eye.
 
+    With --queue, the run's id is printed at once; 'strongroom run show ID' tells how it goes. A machine or image waits
+    in the queue once: asked for again, it is the same run.
+
     \b
     Examples:
       strongroom backup web-1
       strongroom backup web-1 --host rack2 --full --limit 20MB
       strongroom backup --image /srv/disk.vmdk --format vmdk --name old-server
+      strongroom backup web-1 --queue
     """
     from imaging.errors import SeriesBusy
 
+    what = _Wanted.checked(vm, host, full, path, image_format, name)
+    if queued:
+        _ask(session, what, as_json)
+        return
     try:
-        result = _run(session, vm, host, full, path, image_format, name)
+        result = _run(session, what)
     except SeriesBusy as err:
         raise BackupBusy(vm or name or "", err.holder, err.hint) from err
     session.progress.finish()
@@ -80,29 +92,50 @@ def backup(
     exit_with(EXIT_PARTLY if result.partial else 0)
 
 
-def _run(
-    session: Session,
-    vm: str | None,
-    host: str | None,
-    full: bool,
-    path: Path | None,
-    image_format: str | None,
-    name: str | None,
-) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    vm: str = ""
+    host: str | None = None
+    full: bool = False
+    image: tuple[Path, str, str] | None = None  # with its format and name
+
+    @classmethod
+    def checked(
+        cls, vm: str | None, host: str | None, full: bool, path: Path | None, image_format: str | None, name: str | None
+    ) -> _Wanted:
+        if path is not None:
+            if vm is not None or host is not None:
+                raise click.UsageError("Give a machine or --image, not both.")
+            if image_format is None or name is None:
+                raise click.UsageError("--image needs --format and --name.")
+            # An image has no bitmap: it is read in full every time, asked to or not.
+            return cls(image=(path, image_format, name))
+        if vm is None:
+            raise click.UsageError("Give the name of a machine, or --image PATH --format F --name N.")
+        if image_format is not None or name is not None:
+            raise click.UsageError("--format and --name go with --image.")
+        return cls(vm, host, full)
+
+
+def _run(session: Session, what: _Wanted) -> RunResult:
     from appliance.services.backup import BackupService
 
-    if path is not None:
-        if vm is not None or host is not None:
-            raise click.UsageError("Give a machine or --image, not both.")
-        if image_format is None or name is None:
-            raise click.UsageError("--image needs --format and --name.")
-        # An image has no bitmap: it is read in full every time, asked to or not.
-        return BackupService(session.appliance).run_image(path, image_format, name, progress=session.progress)
-    if vm is None:
-        raise click.UsageError("Give the name of a machine, or --image PATH --format F --name N.")
-    if image_format is not None or name is not None:
-        raise click.UsageError("--format and --name go with --image.")
-    return BackupService(session.appliance).run_machine(vm, host, full=full, progress=session.progress)
+    service = BackupService(session.appliance, end_this_process)
+    if what.image is not None:
+        return service.run_image(*what.image, progress=session.progress)
+    return service.run_machine(what.vm, what.host, full=what.full, progress=session.progress)
+
+
+def _ask(session: Session, what: _Wanted, as_json: bool) -> None:
+    from appliance.cli.runs import show_asked
+    from appliance.services.queue.service import QueueService
+
+    service, limit = QueueService(session.appliance), session.limit_bytes_s
+    if what.image is not None:
+        asked = service.ask_image(*what.image, limit_bytes_s=limit)
+    else:
+        asked = service.ask_machine(what.vm, what.host, full=what.full, limit_bytes_s=limit)
+    show_asked(session, asked, as_json)
 
 
 def _show(session: Session, result: RunResult, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import click
@@ -18,7 +19,12 @@ _END_S = 1.5
 @click.command()
 @pass_session
 def serve(session: Session) -> None:
-    """Look after recovered machines, owed thaws and what dead runs left behind, until interrupted.
+    """Look after recovered machines, owed thaws and what dead runs left behind, and take runs from the queue, until
+    interrupted.
+
+    Runs of the queue go two at a time (queue.workers). When it is told to end, no more are begun; those under way are
+    given half a minute (queue.end_s), then they are ended in order, and go back to the queue. A second signal ends them
+    at once.
 
     Recoveries that were under way are taken up again first: exports, machines that went off with the host, migrations,
     discards. To be run by a service manager; without it, a process that every command starts if need be looks after
@@ -55,10 +61,13 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
     from appliance.services.recovery import Supervisor
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    stop = threading.Event()
+    for name in ("alembic", "huey"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    stop, at_once = threading.Event(), threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            at_once.set()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -68,19 +77,38 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
     if for_ever:  # only now, as whoever reads it may send a signal at once
         tell(f"serving {session.appliance.settings.home}; end with Ctrl-C or SIGTERM")
     failure: list[Exception] = []
+    over = threading.Event()  # of the supervisor: it looks after machines while runs come to their ends
 
-    def work() -> None:
-        try:
-            supervisor.run(stop)
-        except Exception as err:  # noqa: BLE001  (the main thread raises it)
-            failure.append(err)
-        finally:
-            stop.set()
+    def begin(name: str, work: Callable[[], None]) -> threading.Thread:
+        def working() -> None:
+            try:
+                work()
+            except Exception as err:  # noqa: BLE001  (the main thread raises it)
+                failure.append(err)
+            finally:
+                stop.set()
 
-    worker = threading.Thread(target=work, name="supervisor", daemon=True)
-    worker.start()
+        thread = threading.Thread(target=working, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    supervising = begin("supervisor", lambda: supervisor.run(over))
+    taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
     stop.wait()
+    if taking is not None:
+        taking.join()
+    over.set()
     # A host that does not answer is not waited for: whatever is under way may be cut off anywhere.
-    worker.join(_END_S)
+    supervising.join(_END_S)
     if failure:
         raise failure[0]
+
+
+def _workers(session: Session) -> int:
+    return session.appliance.settings.queue.workers
+
+
+def _take_runs(session: Session, stop: threading.Event, at_once: threading.Event) -> None:
+    from appliance.services.queue.workers import Workers
+
+    Workers(session.appliance).run(stop, at_once)

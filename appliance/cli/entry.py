@@ -32,6 +32,7 @@ _COMMANDS = {
     "backup": "backup:backup",
     "point": "points:point",
     "prune": "maintenance:prune",
+    "run": "runs:run",
     "restore": "restore:restore",
     "recovery": "recovery:recovery",
     "export": "exports:export",

@@ -19,6 +19,13 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _SHELL = 128
 
 
+def end_this_process() -> None:
+    """Ask for it from another thread, as if SIGTERM had come: what the main thread waits for is interrupted."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
+
+
 class Ending:
     """What the command was asked by to end, if it was."""
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self
 
@@ -24,6 +25,7 @@ from appliance.hypervisor.errors import MachineNotFound
 from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, OwedThaw, RunRecord, RunState
 from appliance.ownership import InUse, own, remove_unowned
+from appliance.policy.retries import Ending, after
 from imaging.errors import HoldNotFound, ImagingError
 from imaging.images import SOCKET_FOLDER_PREFIX
 from imaging.pending import PENDING_FOLDER_PREFIX
@@ -136,24 +138,30 @@ class CleaningService:
         for run in catalog.runs.own_running():
             if not self._appliance.alive(f"run-{run.id}") and catalog.runs.get(run.id).state is RunState.RUNNING:
                 problems += attempted(f"how the run of {run.name} ended", self._mark, run)
-        for lock in self._appliance.settings.run_directory.glob("run-*.lock"):
+        run_directory = self._appliance.settings.run_directory
+        for lock in run_directory.glob("run-*.lock"):
             remove_unowned(lock)
+        for told in (*run_directory.glob("run-*.progress"), *run_directory.glob("run-*.new")):
+            if not self._appliance.alive(told.stem):
+                told.unlink(missing_ok=True)
         return problems
 
     def _mark(self, run: RunRecord) -> None:
-        self._appliance.catalog.runs.save(self._interrupted(run))
+        """How the run of a process that died ended: with the point that it had committed, or without one; then it is
+        queued again, if that is where it came from."""
+        now = self._appliance.clock.now_utc()
+        rules = self._appliance.settings.queue
+        ended = self._made(run, now) or after(run, Ending.DIED, "its process ended before the run did", now, rules)
+        self._appliance.catalog.queue.settle(run, ended, now)
 
-    def _interrupted(self, run: RunRecord) -> RunRecord:
-        """How the run of a process that died ended: with the point that it had committed, or without one."""
-        ended = replace(run, state=RunState.INTERRUPTED, ended_utc=self._appliance.clock.now_utc(),
-                        error="its process ended before the run did")  # fmt: skip
+    def _made(self, run: RunRecord, now: datetime) -> RunRecord | None:
         repository = self._appliance.repository
         for point in reversed(repository.points(repository.series_of(run.machine_kind, run.uuid or run.name))):
             if point.manifest.run == run.id:
                 notes = point.manifest.notes
                 state = RunState.PARTIAL if notes or point.manifest.skipped else RunState.SUCCEEDED
-                return replace(ended, state=state, point=point.manifest.id, notes=notes, error=None)
-        return ended
+                return replace(run, state=state, ended_utc=now, point=point.manifest.id, notes=notes, error=None)
+        return None
 
     def _attempt(self, record: CleanupRecord, connections: _Connections) -> list[str]:
         try:

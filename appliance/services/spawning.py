@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from appliance.settings import Settings
 
 SUPERVISOR = "supervisor"  # who looks after the recoveries of the home
+WORKERS = "workers"  # who takes runs from the queue: a part of the daemon
 DAEMON = "daemon"  # `strongroom serve`: it takes that over from a spawned supervisor
 _PAY = ("supervise", "--once")
 _SECRETS = ("STRONGROOM_PASSPHRASE", "STRONGROOM_NEW_PASSPHRASE", "STRONGROOM_RECOVERY_KEY_FILE")
@@ -56,6 +57,13 @@ def watchdog(settings: Settings) -> Iterator[None]:
         yield
     finally:
         process.communicate(b"done\n")
+
+
+def start_run(settings: Settings, id: str, limit_bytes_s: int | None) -> subprocess.Popen[bytes]:
+    """A process that executes a run of the queue. The caller waits for it; it outlives who does not."""
+    limit = [] if limit_bytes_s is None else ["--limit", str(limit_bytes_s)]
+    words = command(settings, "run", "execute", id, *limit)
+    return _popen(settings, "runs", words, subprocess.DEVNULL)
 
 
 def command(settings: Settings, *arguments: str) -> list[str]:

@@ -6,9 +6,9 @@ run is undone by the next start. Success is said only after the manifest is dura
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +21,18 @@ from appliance.hypervisor.protocol import (
     MachineInfo,
     SourceKind,
 )
-from appliance.models import CleanupAction, ReadKind, RunDisk, RunRecord, RunState, new_id
+from appliance.models import CleanupAction, ReadKind, RunRecord, RunState, new_id
+from appliance.ownership import InUse, remove_unowned
 from appliance.progress import SILENT, Progress
 from appliance.services import spawning
 from appliance.services.backup.captured import CONSISTENCY_OFFLINE, Capture, CapturedDisk
 from appliance.services.backup.planning import DiskPlan, plan_disks
+from appliance.services.backup.recorded import Recorded
 from appliance.services.backup.storing import Storer, entry_kind, machine_files
+from appliance.services.backup.watching import watched
 from appliance.services.cleaning import CleaningService, attempted
-from appliance.services.points import PointService
 from appliance.services.upkeep import UpkeepService
 from imaging import images
-from imaging.errors import SeriesBusy
 from imaging.manifest import Machine, ManifestDraft
 from imaging.packing import PackWriter
 from imaging.pending import PendingIndex
@@ -41,6 +42,7 @@ from imaging.source import NbdSource, Source
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from appliance.services.inventory import HostedMachine
 
 IMAGE_DISK = "disk"
 
@@ -60,8 +62,11 @@ class RunResult:
 class BackupService:
     """Runs backups, one at a time per instance. Borrows the appliance."""
 
-    def __init__(self, appliance: Appliance) -> None:
+    def __init__(self, appliance: Appliance, interrupt: Callable[[], None] | None = None) -> None:
+        """`interrupt` ends the run in order, as Ctrl-C does; it is called from another thread, when somebody has asked
+        for the run to be cancelled. Without it, nobody looks."""
         self._appliance = appliance
+        self._interrupt = interrupt
         self._cleaning = CleaningService(appliance)
 
     def run_machine(
@@ -74,14 +79,8 @@ class BackupService:
             progress.note(f"left from an earlier run: {problem}")
         found = InventoryService(self._appliance).find(name, host)
         run = self._run(found.machine.name, "vm", found.machine.uuid, found.host)
-        with self._pursued(run), self._recorded(run) as record, self._appliance.connect(found.host) as hypervisor:
-            machine = hypervisor.machines.get(found.machine.uuid)
-            try:
-                result = self._machine(record, hypervisor, machine, full, progress)
-            finally:
-                for problem in attempted("clean-ups", self._cleaning.settle_owner, f"run-{run.id}", hypervisor):
-                    progress.note(f"not cleaned up, tried again at the next run: {problem}")
-            return result
+        with self._pursued(run), self._recorded(run, progress) as (record, watched):
+            return self._hosted(record, found, full, watched)
 
     def run_image(self, path: Path, image_format: str, name: str, *, progress: Progress = SILENT) -> RunResult:
         """Back up an image file or block device under a name. It is read in full; what is known is not stored again."""
@@ -89,37 +88,83 @@ class BackupService:
         for problem in UpkeepService(self._appliance).here():
             progress.note(f"left from an earlier run: {problem}")
         run = self._run(name, "image", None, None)
-        with self._recorded(run) as record:
-            disk = DiskInfo(
-                target=IMAGE_DISK, device=DiskDevice.DISK,
-                source=DiskSource(SourceKind.FILE, str(path.resolve()), str(path.resolve())), format=image_format,
-                serial=None, size_bytes=None, readonly=True, shareable=False, transient=False, can_hold_bitmap=False,
-                skip_reason=None, backing=(),
-            )  # fmt: skip
-            plan = DiskPlan(disk, ReadKind.FULL, None)
-            connections = self._appliance.settings.backup.connections
+        with self._recorded(run, progress) as (record, watched):
+            return self._image(record, path, image_format, watched)
 
-            @contextmanager
-            def opened() -> Iterator[Source]:
-                run = self._appliance.settings.run_directory
-                with images.serve(path, image_format, run, connections=connections) as listen:
-                    # the server holds QEMU's lock in both cases, so that no machine starts on the image meanwhile
-                    reading = (
-                        RawFileSource(path) if image_format == "raw" else NbdSource(listen, connections=connections)
-                    )
-                    with reading as source:
-                        yield source
+    def run_queued(self, id: str, *, progress: Progress = SILENT) -> RunResult | None:
+        """Make an attempt at a run of the queue; None: it is not there to be taken. What goes wrong is written on the
+        run, which is queued again where that may help, and then raised as by the others."""
+        catalog = self._appliance.catalog
+        upkeep = UpkeepService(self._appliance)
+        asked = catalog.runs.get(id)
+        # Before its lock is taken: what an earlier attempt left is undone while nobody is at work as its owner.
+        for problem in upkeep.here() if asked.machine_kind == "image" else upkeep.once():
+            progress.note(f"left from an earlier run: {problem}")
+        with self._pursued(asked), ExitStack() as stack:
+            try:
+                stack.enter_context(self._living(id))
+            except InUse:
+                return None  # another process has got it
+            run = catalog.queue.claim(id, self._appliance.clock.now_utc())
+            if run is None:
+                return None
+            record = stack.enter_context(Recorded(self._appliance, run).told())
+            watched = stack.enter_context(self._watched(run, progress))
+            self._appliance.attach()
+            return self._asked(record, watched)
 
-            capture = Capture(
-                self._appliance.clock.now_utc(), CONSISTENCY_OFFLINE, None,
-                (CapturedDisk(plan, False, opened),), (), (),
-            )  # fmt: skip
-            series = self._appliance.repository.series_of("image", name)
-            machine = Machine(kind="image", uuid=None, name=name, host=None)
-            with self._appliance.repository.begin_run(series, host=None) as lease:
-                return self._store(record, lease, machine, nullcontext(capture), progress)
+    def _asked(self, record: Recorded, progress: Progress) -> RunResult:
+        from appliance.services.inventory import InventoryService
 
-    def _machine(self, record: _Recorded, hypervisor: Hypervisor, machine: MachineInfo, full: bool,
+        run = record.run
+        if run.image_path is not None and run.image_format is not None:
+            images.check_alone(Path(run.image_path), run.image_format)
+            return self._image(record, Path(run.image_path), run.image_format, progress)
+        found = InventoryService(self._appliance).find(run.uuid or run.name, run.host)
+        record.is_of(found.machine.name, found.machine.uuid)
+        return self._hosted(record, found, run.full_read, progress)
+
+    def _hosted(self, record: Recorded, found: HostedMachine, full: bool, progress: Progress) -> RunResult:
+        with self._appliance.connect(found.host) as hypervisor:
+            machine = hypervisor.machines.get(found.machine.uuid)
+            try:
+                result = self._machine(record, hypervisor, machine, full, progress)
+            finally:
+                owner = f"run-{record.run.id}"
+                for problem in attempted("clean-ups", self._cleaning.settle_owner, owner, hypervisor):
+                    progress.note(f"not cleaned up, tried again at the next run: {problem}")
+            return result
+
+    def _image(self, record: Recorded, path: Path, image_format: str, progress: Progress) -> RunResult:
+        name = record.run.name
+        disk = DiskInfo(
+            target=IMAGE_DISK, device=DiskDevice.DISK,
+            source=DiskSource(SourceKind.FILE, str(path.resolve()), str(path.resolve())), format=image_format,
+            serial=None, size_bytes=None, readonly=True, shareable=False, transient=False, can_hold_bitmap=False,
+            skip_reason=None, backing=(),
+        )  # fmt: skip
+        plan = DiskPlan(disk, ReadKind.FULL, None)
+        connections = self._appliance.settings.backup.connections
+
+        @contextmanager
+        def opened() -> Iterator[Source]:
+            run = self._appliance.settings.run_directory
+            with images.serve(path, image_format, run, connections=connections) as listen:
+                # the server holds QEMU's lock in both cases, so that no machine starts on the image meanwhile
+                reading = RawFileSource(path) if image_format == "raw" else NbdSource(listen, connections=connections)
+                with reading as source:
+                    yield source
+
+        capture = Capture(
+            self._appliance.clock.now_utc(), CONSISTENCY_OFFLINE, None,
+            (CapturedDisk(plan, False, opened),), (), (),
+        )  # fmt: skip
+        series = self._appliance.repository.series_of("image", name)
+        machine = Machine(kind="image", uuid=None, name=name, host=None)
+        with self._appliance.repository.begin_run(series, host=None) as lease:
+            return self._store(record, lease, machine, nullcontext(capture), progress)
+
+    def _machine(self, record: Recorded, hypervisor: Hypervisor, machine: MachineInfo, full: bool,
                  progress: Progress) -> RunResult:  # fmt: skip
         # here, so that images are backed up without loading what talks to hypervisors
         from appliance.services.backup.capture import Guard, capture_off, capture_running
@@ -144,7 +189,7 @@ class BackupService:
                 xml=machine.inactive_xml, files=lambda: machine_files(hypervisor, machine),
             )  # fmt: skip
 
-    def _store(self, record: _Recorded, lease: Run, machine: Machine, capturing: AbstractContextManager[Capture],
+    def _store(self, record: Recorded, lease: Run, machine: Machine, capturing: AbstractContextManager[Capture],
                progress: Progress, *, xml: str | None = None,
                files: Callable[[], Iterable[tuple[str, str, bytes]]] = tuple) -> RunResult:  # fmt: skip
         """Read what was captured, commit the manifest, and only then let the capture end."""
@@ -201,51 +246,28 @@ class BackupService:
         return any(record.action is CleanupAction.END_BACKUP_JOB for record in left)
 
     @contextmanager
-    def _recorded(self, run: RunRecord) -> Iterator[_Recorded]:
-        """The run in the catalog from its first moment to its end; its lock tells others that it lives.
-
-        One that found another at work on the same machine never began. Should the catalog not learn how it ended, the
-        next start of this appliance tells it.
-        """
+    def _recorded(self, run: RunRecord, progress: Progress) -> Iterator[tuple[Recorded, Progress]]:
+        """A new run in the catalog from its first moment to its end."""
         appliance = self._appliance
         appliance.attach()
+        with self._living(run.id):
+            appliance.catalog.runs.save(run)
+            with Recorded(appliance, run).told() as record, self._watched(run, progress) as watched:
+                yield record, watched
+
+    @contextmanager
+    def _living(self, id: str) -> Iterator[None]:
+        """The lock that tells others that the run lives. InUse."""
         try:
-            with appliance.own(f"run-{run.id}", f"run {run.id}"):
-                record = _Recorded(appliance, run)
-                appliance.catalog.runs.save(run)
-                try:
-                    yield record
-                except SeriesBusy:
-                    with suppress(CatalogError):
-                        appliance.catalog.runs.remove(run.id)
-                    raise
-                except BaseException as err:
-                    if record.run.state is RunState.RUNNING:
-                        with suppress(CatalogError):
-                            record.end(RunState.FAILED, error=_words(err))
-                    raise
+            with self._appliance.own(f"run-{id}", f"run {id}"):
+                yield
         finally:
-            (appliance.settings.run_directory / f"run-{run.id}.lock").unlink(missing_ok=True)
+            remove_unowned(self._appliance.settings.run_directory / f"run-{id}.lock")
 
-
-class _Recorded:
-    """A run and its record in the catalog."""
-
-    def __init__(self, appliance: Appliance, run: RunRecord) -> None:
-        self._appliance = appliance
-        self.run = run
-        self.needs_eyes = False
-
-    def done(self, point: Point, disks: Sequence[RunDisk], notes: Sequence[str]) -> None:
-        state = RunState.PARTIAL if self.needs_eyes or notes else RunState.SUCCEEDED
-        self.run = replace(self.run, point=point.manifest.id, disks=tuple(disks), notes=tuple(notes))
-        self.end(state)
-        PointService(self._appliance).record(point)
-
-    def end(self, state: RunState, error: str | None = None) -> None:
-        self.run = replace(self.run, state=state, ended_utc=self._appliance.clock.now_utc(), error=error)
-        self._appliance.catalog.runs.save(self.run)
-
-
-def _words(err: BaseException) -> str:
-    return str(err) or ("it was interrupted" if isinstance(err, KeyboardInterrupt) else type(err).__name__)
+    @contextmanager
+    def _watched(self, run: RunRecord, progress: Progress) -> Iterator[Progress]:
+        if self._interrupt is None:
+            yield progress
+            return
+        with watched(self._appliance, run.id, self._interrupt, progress) as watching:
+            yield watching

@@ -1,0 +1,150 @@
+"""Runs that wait: put in once for each machine, claimed by one process, put back when they have to be tried again.
+
+The rule: the catalog is the truth about the queue, and every step is one transaction from one state to the next: a
+message that comes twice, or late, finds the row in another state and does nothing. A run is of the appliance that can
+reach its host or image, and no other claims it. A request to cancel is never lost: it is looked at in the transaction
+that would put the run back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+
+from appliance.catalog import rows, tables
+from appliance.catalog.database import Database
+from appliance.catalog.errors import RunEnded
+from appliance.models import RunRecord, RunState
+
+_runs = tables.runs
+
+
+class Queue:
+    def __init__(self, database: Database, me: str) -> None:
+        self._database = database
+        self._me = me
+
+    def put(self, run: RunRecord) -> RunRecord:
+        """Add it, unless one of the same machine or image waits already: returns the one that waits now. If everything
+        is to be read this time, that holds for the one that waited."""
+        run = rows.owned(run, self._me)
+        with self._database.write() as connection:
+            same = and_(_runs.c.state == RunState.QUEUED.value, _runs.c.appliance == run.appliance, _same(run))
+            row = connection.execute(select(_runs).where(same).order_by(_runs.c.asked_utc)).first()
+            if row is None:
+                connection.execute(_runs.insert().values(rows.encode(run)))
+                return run
+            waiting = rows.decode(RunRecord, row)
+            if run.full_read and not waiting.full_read:
+                waiting = replace(waiting, full_read=True)
+                _save(connection, waiting)
+            return waiting
+
+    def waiting(self, *, everyones: bool = False) -> tuple[RunRecord, ...]:
+        """Oldest first."""
+        query = select(_runs).where(_runs.c.state == RunState.QUEUED.value).order_by(_runs.c.asked_utc, _runs.c.id)
+        if not everyones:
+            query = query.where(_runs.c.appliance == self._me)
+        with self._database.read() as connection:
+            return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
+
+    def due(self, now_utc: datetime) -> tuple[RunRecord, ...]:
+        """Own ones that could be claimed now, oldest first."""
+        running = select(_runs).where(_runs.c.state == RunState.RUNNING.value, _runs.c.appliance == self._me)
+        with self._database.read() as connection:
+            busy = {_key(rows.decode(RunRecord, row)) for row in connection.execute(running)}
+        return tuple(run for run in self.waiting() if _is_due(run, now_utc) and _key(run) not in busy)
+
+    def claim(self, id: str, now_utc: datetime) -> RunRecord | None:
+        """The run, which is running from now on: the caller holds its lock. None: it does not wait, is not due, is of
+        another appliance, or its machine is being backed up by this one."""
+        with self._database.write() as connection:
+            row = connection.execute(select(_runs).where(_runs.c.id == id, _runs.c.appliance == self._me)).first()
+            run = None if row is None else rows.decode(RunRecord, row)
+            if run is None or run.state is not RunState.QUEUED or not _is_due(run, now_utc):
+                return None
+            busy = and_(_runs.c.state == RunState.RUNNING.value, _runs.c.appliance == self._me, _same(run))
+            if connection.execute(select(_runs.c.id).where(busy)).first() is not None:
+                return None
+            claimed = replace(run, state=RunState.RUNNING, started_utc=now_utc, ended_utc=None, not_before_utc=None,
+                              attempts=run.attempts + 1)  # fmt: skip
+            _save(connection, claimed)
+            return claimed
+
+    def settle(self, attempt: RunRecord, run: RunRecord, now_utc: datetime) -> RunRecord:
+        """Write how this attempt ended, or that the run is queued again, unless it was to be cancelled and made no
+        point: then that is how it ended. Returns the run as it is now; one whose attempt is another by now, that is not
+        running any more, or was taken over, stays as it is."""
+        here = and_(
+            _runs.c.id == attempt.id, _runs.c.state == RunState.RUNNING.value, _runs.c.attempts == attempt.attempts,
+            _runs.c.appliance == attempt.appliance,
+        )  # fmt: skip
+        with self._database.write() as connection:
+            row = connection.execute(select(_runs).where(here)).first()
+            if row is None:
+                return run
+            asked = rows.decode(RunRecord, row).cancel_requested_utc
+            run = replace(run, cancel_requested_utc=asked)
+            if asked is not None and run.point is None:
+                run = _cancelled(run, now_utc)
+            _save(connection, run)
+            return run
+
+    def cancel(self, id: str, now_utc: datetime) -> RunRecord:
+        """One that waits is cancelled; of one that runs it is written down, and its process ends it. Returns the run as
+        it is now. RunEnded."""
+        with self._database.write() as connection:
+            run = rows.decode(RunRecord, connection.execute(select(_runs).where(_runs.c.id == id)).one())
+            if run.state.ended:
+                raise RunEnded(run.id, run.name, run.state.value)
+            if run.cancel_requested_utc is None:
+                run = replace(run, cancel_requested_utc=now_utc)
+                if run.state is RunState.QUEUED:
+                    run = _cancelled(run, now_utc)
+                _save(connection, run)
+            return run
+
+    def hurry(self, id: str) -> RunRecord:
+        """One that waits to be tried again waits no longer. Returns the run as it is now."""
+        with self._database.write() as connection:
+            waits = and_(_runs.c.id == id, _runs.c.state == RunState.QUEUED.value)
+            connection.execute(update(_runs).where(waits).values(not_before_utc=None))
+            return rows.decode(RunRecord, connection.execute(select(_runs).where(_runs.c.id == id)).one())
+
+    def identify(self, id: str, name: str, uuid: str) -> None:
+        """The machine of a run that was queued by its name."""
+        with self._database.write() as connection:
+            connection.execute(update(_runs).where(_runs.c.id == id).values(name=name, uuid=uuid))
+
+    def cancel_asked(self, id: str) -> bool:
+        query = select(_runs.c.cancel_requested_utc).where(_runs.c.id == id)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar() is not None
+
+
+def _is_due(run: RunRecord, now_utc: datetime) -> bool:
+    return run.not_before_utc is None or run.not_before_utc <= now_utc
+
+
+def _key(run: RunRecord) -> tuple[str, str]:
+    return run.machine_kind, run.uuid or run.name
+
+
+def _same(run: RunRecord) -> ColumnElement[bool]:
+    """Of the same machine, as far as is known of either: one that was queued by its name is looked up when it runs."""
+    same = _runs.c.name == run.name
+    if run.machine_kind == "vm":
+        same = and_(same, _runs.c.host == run.host)
+        if run.uuid is not None:
+            same = or_(_runs.c.uuid == run.uuid, and_(_runs.c.uuid.is_(None), same))
+    return and_(_runs.c.machine_kind == run.machine_kind, same)
+
+
+def _cancelled(run: RunRecord, now_utc: datetime) -> RunRecord:
+    return replace(run, state=RunState.CANCELLED, ended_utc=now_utc, error=None, not_before_utc=None)
+
+
+def _save(connection: Connection, run: RunRecord) -> None:
+    connection.execute(update(_runs).where(_runs.c.id == run.id).values(rows.encode(run)))

@@ -1,0 +1,81 @@
+"""A run and its record in the catalog, from the moment in which it runs to its end.
+
+The rule: a point that was committed is a success, whatever happens after; one that found another run at work on the
+same machine never began; what else ended without a point is written down, or queued again by the rules of
+`policy.retries`. Should the catalog not learn how it ended, the next start of this appliance tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from appliance.catalog.errors import CatalogError
+from appliance.errors import StrongroomError
+from appliance.models import RunDisk, RunRecord, RunState
+from appliance.policy.retries import Ending, after
+from appliance.services.points import PointService
+from imaging.errors import ImagingError, SeriesBusy
+from imaging.repository import Point
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+
+class Recorded:
+    """Borrows the appliance. `needs_eyes`: a disk with data is left out."""
+
+    def __init__(self, appliance: Appliance, run: RunRecord) -> None:
+        self._appliance = appliance
+        self.run = run
+        self.needs_eyes = False
+
+    @contextmanager
+    def told(self) -> Iterator[Recorded]:
+        """However the body ends, the catalog is told."""
+        try:
+            yield self
+        except BaseException as err:
+            if self.run.state is RunState.RUNNING:
+                with suppress(CatalogError):
+                    self._ended_by(err)
+            raise
+
+    def is_of(self, name: str, uuid: str) -> None:
+        """The machine that was found, of a run that was queued by its name."""
+        if (self.run.name, self.run.uuid) != (name, uuid):
+            self.run = replace(self.run, name=name, uuid=uuid)
+            self._appliance.catalog.queue.identify(self.run.id, name, uuid)
+
+    def done(self, point: Point, disks: Sequence[RunDisk], notes: Sequence[str]) -> None:
+        state = RunState.PARTIAL if self.needs_eyes or notes else RunState.SUCCEEDED
+        now = self._appliance.clock.now_utc()
+        self.run = replace(
+            self.run, state=state, ended_utc=now, error=None, point=point.manifest.id, disks=tuple(disks),
+            notes=tuple(notes),
+        )  # fmt: skip
+        self._appliance.catalog.runs.save(self.run)
+        PointService(self._appliance).record(point)
+
+    def _ended_by(self, err: BaseException) -> None:
+        ending = _ending(err)
+        if ending is Ending.BUSY and not self.run.from_queue:
+            self._appliance.catalog.runs.remove(self.run.id)
+            return
+        now = self._appliance.clock.now_utc()
+        run = after(self.run, ending, _words(err), now, self._appliance.settings.queue)
+        self.run = self._appliance.catalog.queue.settle(self.run, run, now)
+
+
+def _ending(err: BaseException) -> Ending:
+    if isinstance(err, SeriesBusy):
+        return Ending.BUSY
+    if isinstance(err, (StrongroomError, ImagingError)):
+        return Ending.FAILED_FOR_NOW if err.retryable else Ending.FAILED
+    return Ending.FAILED if isinstance(err, Exception) else Ending.MADE_WAY
+
+
+def _words(err: BaseException) -> str:
+    return str(err) or ("it was interrupted" if isinstance(err, KeyboardInterrupt) else type(err).__name__)

@@ -1,0 +1,115 @@
+"""What others ask of a run while it is under way, and what they see of it.
+
+The rule: nobody signals a process by its id, which may be another's by now; the run itself looks once a second whether
+the catalog says that it is to be cancelled, and so it can be from any process, on any appliance. How far it is goes to
+a file beside its lock, at most once a second.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.catalog.errors import CatalogError
+from appliance.progress import Progress
+from appliance.settings import Settings
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HowFar:
+    """Of the disk that is being read."""
+
+    label: str
+    done_bytes: int
+    total_bytes: int | None
+
+
+def how_far(settings: Settings, id: str) -> HowFar | None:
+    """Of a run of this home that is alive; None: nothing is known yet."""
+    try:
+        told = json.loads(_file(settings, id).read_bytes())
+        return HowFar(str(told["label"]), int(told["done_bytes"]), told["total_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def watched(appliance: Appliance, id: str, interrupt: Callable[[], None], progress: Progress) -> Iterator[Progress]:
+    """In the body the run is watched; what is told to the progress yielded is passed on."""
+    telling = _Telling(progress, _file(appliance.settings, id))
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_EVERY_S):
+            telling.write()
+            try:
+                if appliance.catalog.queue.cancel_asked(id):
+                    interrupt()
+                    return
+            except CatalogError:
+                continue  # the run goes on without the catalog, and is asked again
+
+    thread = threading.Thread(target=watch, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield telling
+    finally:
+        over.set()
+        thread.join()
+        telling.remove()
+
+
+class _Telling:
+    """Progress that is passed on, and written down."""
+
+    def __init__(self, inner: Progress, file: Path) -> None:
+        self._inner = inner
+        self._file = file
+        self._lock = threading.Lock()
+        self._label: str | None = None
+        self._done_bytes = 0
+        self._total_bytes: int | None = None
+
+    def start(self, label: str, total_bytes: int | None) -> None:
+        with self._lock:
+            self._label, self._done_bytes, self._total_bytes = label, 0, total_bytes
+        self._inner.start(label, total_bytes)
+
+    def advance(self, count_bytes: int) -> None:
+        with self._lock:
+            self._done_bytes += count_bytes
+        self._inner.advance(count_bytes)
+
+    def note(self, text: str) -> None:
+        self._inner.note(text)
+
+    def finish(self) -> None:
+        self._inner.finish()
+
+    def write(self) -> None:
+        with self._lock:
+            told = {"label": self._label, "done_bytes": self._done_bytes, "total_bytes": self._total_bytes}
+        if self._label is not None:
+            new = self._file.with_suffix(".new")
+            with suppress(OSError):  # a full disk must not end the run that is to be seen
+                new.write_text(json.dumps(told))
+                new.replace(self._file)
+
+    def remove(self) -> None:
+        for file in (self._file, self._file.with_suffix(".new")):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+def _file(settings: Settings, id: str) -> Path:
+    return settings.run_directory / f"run-{id}.progress"

@@ -1,0 +1,158 @@
+"""What people ask of the queue: back this up, what waits, stop that, try again.
+
+The rule: a run is written into the catalog, and only then a worker is woken. Who takes it is decided here: the
+appliance that has the host, or that has the image. A machine or image waits once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.errors import StrongroomError
+from appliance.models import RunRecord, RunState, new_id
+from appliance.services.backup.watching import HowFar, how_far
+from appliance.services.cleaning import CleaningService
+from appliance.services.queue.messages import QueueUnusable, Wakes
+from appliance.services.spawning import WORKERS
+from imaging import images
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+
+class QueuedOtherwise(StrongroomError):
+    def __init__(self, name: str, id: str, path: str) -> None:
+        super().__init__(
+            f"{name} is queued already, as run {id[:12]} of another image: {path}",
+            hint=f"Wait for it, or cancel it: strongroom run cancel {id[:12]}",
+            id=id,
+        )
+
+
+class NotRepeatable(StrongroomError):
+    def __init__(self, run: RunRecord, reason: str) -> None:
+        super().__init__(
+            f"run {run.id[:12]} of {run.name} cannot be queued again: {reason}",
+            hint="Give the whole command again, with --queue: strongroom backup --help",
+            id=run.id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`new`: it was queued by this; else one of the same machine waited already. `worker`: one of this appliance lives;
+    None: the run is another's."""
+
+    run: RunRecord
+    new: bool
+    worker: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A run; `alive` and `far` are known of this appliance's own alone."""
+
+    run: RunRecord
+    alive: bool | None
+    far: HowFar | None
+
+
+class QueueService:
+    """Borrows the appliance."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    def ask_machine(
+        self, name: str, host: str | None = None, *, full: bool = False, limit_bytes_s: int | None = None
+    ) -> Asked:
+        """Queue a machine, by name or UUID. It is looked for now if its host is one of this appliance's; one of another
+        appliance's is that one's to find. StrongroomError."""
+        from appliance.services.inventory import InventoryService
+
+        hosts = self._appliance.catalog.hosts
+        owners = () if host is None else hosts.owners(host)
+        if owners and self._appliance.catalog.me not in owners:
+            run = self._run(name, "vm", None, host)
+            return self._put(replace(run, appliance=owners[0], full_read=full, limit_bytes_s=limit_bytes_s))
+        found = InventoryService(self._appliance).find(name, host)
+        run = self._run(found.machine.name, "vm", found.machine.uuid, found.host)
+        return self._put(replace(run, full_read=full, limit_bytes_s=limit_bytes_s))
+
+    def ask_image(self, path: Path, image_format: str, name: str, *, limit_bytes_s: int | None = None) -> Asked:
+        """Queue an image file or block device of this machine. StrongroomError, ImagingError, QueuedOtherwise."""
+        images.check_alone(path, image_format)
+        run = self._run(name, "image", None, None)
+        run = replace(
+            run, image_path=str(path.absolute()), image_format=image_format, limit_bytes_s=limit_bytes_s
+        )  # fmt: skip
+        return self._put(run)
+
+    def again(self, wanted: str) -> Asked:
+        """Queue what an ended run was about once more, with what was asked then; one that waits to be tried again waits
+        no longer. RecordMissing, NotRepeatable."""
+        catalog = self._appliance.catalog
+        former = catalog.runs.find(wanted)
+        if former.state is RunState.QUEUED:
+            run = catalog.queue.hurry(former.id)
+            return Asked(run, False, self._wake(run))
+        if former.state is RunState.RUNNING:
+            raise NotRepeatable(former, "it is running")
+        if former.machine_kind == "image" and former.image_path is None:
+            raise NotRepeatable(former, "it was begun at once, and where its image was is not known")
+        run = replace(
+            self._run(former.name, former.machine_kind, former.uuid, former.host), image_path=former.image_path,
+            image_format=former.image_format, full_read=former.full_read, limit_bytes_s=former.limit_bytes_s,
+            appliance=former.appliance,
+        )  # fmt: skip
+        return self._put(run)
+
+    def cancel(self, wanted: str) -> RunRecord:
+        """One that waits is cancelled; one that runs, here or on another appliance, ends itself within seconds, once
+        it sees that. Returns it as it is now. RecordMissing, RunEnded."""
+        catalog = self._appliance.catalog
+        run = catalog.queue.cancel(catalog.runs.find(wanted).id, self._appliance.clock.now_utc())
+        if run.state is RunState.RUNNING and self._alive(run) is False:
+            CleaningService(self._appliance).tidy()  # nobody would see it
+            run = catalog.runs.get(run.id)
+        return run
+
+    def runs(self, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:
+        """Newest first."""
+        return self._appliance.catalog.runs.list(state=state, limit=limit)
+
+    def run(self, wanted: str) -> Seen:
+        """By its id or a unique beginning of it. RecordMissing."""
+        run = self._appliance.catalog.runs.find(wanted)
+        alive = self._alive(run)
+        return Seen(run, alive, how_far(self._appliance.settings, run.id) if alive else None)
+
+    def _alive(self, run: RunRecord) -> bool | None:
+        if run.state is not RunState.RUNNING or run.appliance != self._appliance.catalog.me:
+            return None
+        return self._appliance.alive(f"run-{run.id}")
+
+    def _put(self, run: RunRecord) -> Asked:
+        self._appliance.attach()
+        kept = self._appliance.catalog.queue.put(run)
+        if (kept.image_path, kept.image_format) != (run.image_path, run.image_format):
+            raise QueuedOtherwise(kept.name, kept.id, kept.image_path or "")
+        return Asked(kept, kept.id == run.id, self._wake(kept))
+
+    def _wake(self, run: RunRecord) -> bool | None:
+        """Whether a worker lives, where that is known. That the message could not be left costs some seconds."""
+        try:
+            with Wakes(self._appliance, run.appliance) as wakes:
+                wakes.put(run.id)
+        except QueueUnusable:
+            pass  # the workers meet it too, and say so
+        return self._appliance.alive(WORKERS) if run.appliance == self._appliance.catalog.me else None
+
+    def _run(self, name: str, kind: str, uuid: str | None, host: str | None) -> RunRecord:
+        now = self._appliance.clock.now_utc()
+        return RunRecord(
+            new_id(), name, kind, uuid, host, RunState.QUEUED, now, asked_utc=now,
+            appliance=self._appliance.catalog.me,
+        )  # fmt: skip

@@ -12,21 +12,11 @@ from appliance.cli.output import duration, emit_json, say, size, warn
 from appliance.cli.points import point_json
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session
 from appliance.cli.signals import end_this_process
-from appliance.errors import StrongroomError
 
 if TYPE_CHECKING:
     from appliance.services.backup import RunResult
 
 IMAGE_FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc")
-
-
-class BackupBusy(StrongroomError):
-    """Another run is at work on the same machine."""
-
-    retryable = True
-
-    def __init__(self, name: str, holder: str, hint: str) -> None:
-        super().__init__(f"{name} is being backed up already, by {holder}", hint=hint, name=name, holder=holder)
 
 
 def _image_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
@@ -77,6 +67,7 @@ def backup(
       strongroom backup --image /srv/disk.vmdk --format vmdk --name old-server
       strongroom backup web-1 --queue
     """
+    from appliance.services.backup.recorded import RunBusy
     from imaging.errors import SeriesBusy
 
     what = _Wanted.checked(vm, host, full, path, image_format, name)
@@ -86,7 +77,7 @@ def backup(
     try:
         result = _run(session, what)
     except SeriesBusy as err:
-        raise BackupBusy(vm or name or "", err.holder, err.hint) from err
+        raise RunBusy(vm or name or "", err.holder, err.hint) from err
     session.progress.finish()
     _show(session, result, as_json)
     exit_with(EXIT_PARTLY if result.partial else 0)

@@ -71,6 +71,13 @@ def _concerns(found: Status) -> list[str]:
     concerns += [
         f"the run of {item.run.name} died; the next run cleans up" for item in found.runs if item.alive is False
     ]
+    if found.unserved:
+        concerns.append(f"runs wait in the queue, and no worker lives: {found.unserved}; 'strongroom serve' takes them")
+    concerns += [
+        f"the run of {run.name} waits to be tried again{_by(found, run.appliance)}: {run.error}"
+        for run in found.waiting
+        if run.attempts
+    ]
     concerns += [
         f"a thaw of {debt.name} on {debt.host} is owed{_by(found, debt.appliance)} since {moment(debt.since_utc)}:"
         f" {debt.last_error or 'not tried yet'}"
@@ -125,6 +132,7 @@ def _show(found: Status) -> None:
             ("free", size(state.free_bytes)),
             *([("locked until", moment(state.lock.until_utc))] if state.lock is not None else []),
             ("hosts", ", ".join(host.name for host in found.hosts) or "none"),
+            ("runs", f"{len(found.waiting)} queued, {len(found.runs)} running"),
         ]
     )
     last_run = {(run.machine_kind, run.uuid or run.name): run for run in found.last_runs}
@@ -216,6 +224,12 @@ def _json(found: Status) -> dict[str, object]:
              "appliance": item.run.appliance}
             for item in found.runs
         ],
+        "queued": [
+            {"id": run.id, "name": run.name, "queued_utc": run.asked_utc, "attempts": run.attempts,
+             "not_before_utc": run.not_before_utc, "error": run.error, "appliance": run.appliance}
+            for run in found.waiting
+        ],
+        "workers": found.workers,
         "recoveries": [
             {"id": rec.id, "name": rec.source_name, "machine": rec.machine_name, "host": rec.host,
              "state": rec.state.value, "error": rec.error, "appliance": rec.appliance}

@@ -149,10 +149,18 @@ class CleaningService:
     def _mark(self, run: RunRecord) -> None:
         """How the run of a process that died ended: with the point that it had committed, or without one; then it is
         queued again, if that is where it came from."""
+        if not self.settle_made(run):
+            now, rules = self._appliance.clock.now_utc(), self._appliance.settings.queue
+            ended = after(run, Ending.DIED, "its process ended before the run did", now, rules)
+            self._appliance.catalog.queue.settle(run, ended, now)
+
+    def settle_made(self, run: RunRecord) -> bool:
+        """If the run has committed a point, whatever came after that, it has succeeded."""
         now = self._appliance.clock.now_utc()
-        rules = self._appliance.settings.queue
-        ended = self._made(run, now) or after(run, Ending.DIED, "its process ended before the run did", now, rules)
-        self._appliance.catalog.queue.settle(run, ended, now)
+        made = self._made(run, now)
+        if made is not None:
+            self._appliance.catalog.queue.settle(run, made, now)
+        return made is not None
 
     def _made(self, run: RunRecord, now: datetime) -> RunRecord | None:
         repository = self._appliance.repository

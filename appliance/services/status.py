@@ -30,6 +30,7 @@ from appliance.services.guard import GuardService, Told
 from appliance.services.locks import LockService, LockState
 from appliance.services.points import PointService
 from appliance.services.restore.kept import kept_files
+from appliance.services.spawning import WORKERS
 from imaging.errors import ImagingError
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Status:
     machines: tuple[MachineRecord, ...]
     last_runs: tuple[RunRecord, ...]  # the last of each machine
     runs: tuple[ActiveRun, ...]
+    waiting: tuple[RunRecord, ...]  # in the queue, oldest first
+    workers: bool  # whether anybody here takes runs from the queue
     recoveries: tuple[RecoveryRecord, ...]
     exports: tuple[ActiveExport, ...]
     holds: tuple[Hold, ...]
@@ -90,6 +93,11 @@ class Status:
     def failed_runs(self) -> tuple[RunRecord, ...]:
         """Last runs that made no point, and that nobody has dismissed."""
         return tuple(run for run in self.last_runs if _waits(run))
+
+    @property
+    def unserved(self) -> int:
+        """How many runs wait here although nobody takes them."""
+        return 0 if self.workers else sum(run.appliance == self.me for run in self.waiting)
 
     def whose(self, appliance: str) -> str | None:
         """What to call the appliance that something is of; None: this one, or there is no other."""
@@ -130,6 +138,8 @@ class StatusService:
                 ActiveRun(run, self._alive(run.appliance, f"run-{run.id}"))
                 for run in catalog.runs.list(state=RunState.RUNNING)
             ),
+            waiting=catalog.queue.waiting(everyones=True),
+            workers=appliance.alive(WORKERS),
             recoveries=catalog.recoveries.list(ended=False, everyones=True),
             exports=tuple(
                 ActiveExport(each, self._alive(each.appliance, f"export-{each.id}"))

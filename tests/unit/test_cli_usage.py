@@ -23,7 +23,8 @@ CONTRACT = """
 init · host add · host list · host test · host remove · host forget-checkpoints · vm list · backup · point list ·
 point show · point diff · point delete · point protect · restore · recovery start · recovery list · recovery migrate ·
 recovery discard · recovery resume · export serve · mount · umount · repository info · repository verify ·
-repository adopt · repository key list · repository key add · repository key remove · status
+repository adopt · repository key list · repository key add · repository key remove · status · run list · run show ·
+run cancel · run retry
 """
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
+from appliance.hypervisor.errors import BackupBusy
 from appliance.models import RunDisk, RunRecord, RunState
 from appliance.policy.retries import Ending, after
 from appliance.services.points import PointService
@@ -22,6 +23,15 @@ from imaging.repository import Point
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+
+
+class RunBusy(StrongroomError):
+    """Another run is at work on the same machine."""
+
+    retryable = True
+
+    def __init__(self, name: str, holder: str, hint: str) -> None:
+        super().__init__(f"{name} is being backed up already, by {holder}", hint=hint, name=name, holder=holder)
 
 
 class Recorded:
@@ -61,16 +71,17 @@ class Recorded:
 
     def _ended_by(self, err: BaseException) -> None:
         ending = _ending(err)
-        if ending is Ending.BUSY and not self.run.from_queue:
+        if isinstance(err, SeriesBusy) and not self.run.from_queue:
             self._appliance.catalog.runs.remove(self.run.id)
             return
         now = self._appliance.clock.now_utc()
-        run = after(self.run, ending, _words(err), now, self._appliance.settings.queue)
+        words = str(RunBusy(self.run.name, err.holder, err.hint)) if isinstance(err, SeriesBusy) else _words(err)
+        run = after(self.run, ending, words, now, self._appliance.settings.queue)
         self.run = self._appliance.catalog.queue.settle(self.run, run, now)
 
 
 def _ending(err: BaseException) -> Ending:
-    if isinstance(err, SeriesBusy):
+    if isinstance(err, (SeriesBusy, BackupBusy)):
         return Ending.BUSY
     if isinstance(err, (StrongroomError, ImagingError)):
         return Ending.FAILED_FOR_NOW if err.retryable else Ending.FAILED

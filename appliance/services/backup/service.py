@@ -92,8 +92,11 @@ class BackupService:
             return self._image(record, path, image_format, watched)
 
     def run_queued(self, id: str, *, progress: Progress = SILENT) -> RunResult | None:
-        """Make an attempt at a run of the queue; None: it is not there to be taken. What goes wrong is written on the
-        run, which is queued again where that may help, and then raised as by the others."""
+        """Make an attempt at a run of the queue; None: it is not there to be taken, or needs none any more.
+
+        What goes wrong is written on the run, which is queued again where that may help, and then raised as by the
+        others.
+        """
         catalog = self._appliance.catalog
         upkeep = UpkeepService(self._appliance)
         asked = catalog.runs.get(id)
@@ -113,10 +116,13 @@ class BackupService:
             self._appliance.attach()
             return self._asked(record, watched)
 
-    def _asked(self, record: Recorded, progress: Progress) -> RunResult:
+    def _asked(self, record: Recorded, progress: Progress) -> RunResult | None:
         from appliance.services.inventory import InventoryService
 
         run = record.run
+        if run.error is not None and self._cleaning.settle_made(run):
+            progress.note("an earlier attempt has made its restore point")
+            return None
         if run.image_path is not None and run.image_format is not None:
             images.check_alone(Path(run.image_path), run.image_format)
             return self._image(record, Path(run.image_path), run.image_format, progress)

@@ -77,7 +77,7 @@ class Wakes:
         self.where = appliance.catalog.database.where if self._shared else str(appliance.settings.queue_file)
         try:
             self.huey = _in_postgres(appliance, whose) if self._shared else _in_file(appliance, whose)
-        except _errors() as err:
+        except engine_errors() as err:
             raise QueueUnusable(self.where, " ".join(str(err).split())) from err
 
         def run(id: str) -> None:
@@ -89,7 +89,7 @@ class Wakes:
         """Wake a worker for this run. False: it could not be told, and the next sweep of the catalog does it."""
         try:
             self.huey.enqueue(self._task.s(id))
-        except _errors() as err:
+        except engine_errors() as err:
             _log.warning("%s", QueueUnusable(self.where, " ".join(str(err).split())))
             return False
         return True
@@ -98,7 +98,7 @@ class Wakes:
         """Runs that a message waits for. QueueUnusable."""
         try:
             waiting = self.huey.storage.enqueued_items()
-        except _errors() as err:
+        except engine_errors() as err:
             raise QueueUnusable(self.where, " ".join(str(err).split())) from err
         found = set()
         for data in waiting:
@@ -107,7 +107,7 @@ class Wakes:
         return frozenset(found)
 
     def close(self) -> None:
-        with suppress(*_errors()):
+        with suppress(*engine_errors()):
             self.huey.storage.close()
 
     def __enter__(self) -> Self:
@@ -158,7 +158,7 @@ def _name(whose: str) -> str:
     return f"runs-{whose}"
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def engine_errors() -> tuple[type[Exception], ...]:
     """Of the engines below huey."""
     try:
         import psycopg

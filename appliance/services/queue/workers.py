@@ -14,14 +14,14 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-from huey.consumer import Consumer
+from huey.consumer import Consumer, Worker
 
 from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
 from appliance.models import RunRecord
 from appliance.services import spawning
 from appliance.services.cleaning import CleaningService
-from appliance.services.queue.messages import QueueUnusable, Wakes
+from appliance.services.queue.messages import QueueUnusable, Wakes, engine_errors
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -48,25 +48,33 @@ class Workers:
 
     def run(self, stop: threading.Event, at_once: threading.Event) -> None:
         """Until `stop`; then runs under way are given `queue.end_s` (none with `at_once`), told to end in order, and
-        waited for. InUse if this home has workers; QueueUnusable."""
-        with (
-            self._appliance.own(spawning.WORKERS, "the queue of this home"),
-            Wakes(self._appliance, self._appliance.catalog.me, self._take) as wakes,
-        ):
-            consumer = _ThreadedConsumer(
-                wakes.huey, workers=self._settings.workers, periodic=False, scheduler_interval=60,
-                initial_delay=_LOOK_S, max_delay=_POLL_S,
-            )  # fmt: skip
-            consumer.start()
-            try:
-                self._look_after(wakes, consumer, stop)
-            finally:
-                with self._lock:
-                    self._stopping = True
-                consumer.stop()
-                self._end_all(at_once)
-                for _, thread in consumer.worker_threads:
-                    thread.join(_END_MOST_S)
+        waited for. A database that is away is waited for. InUse if this home has workers."""
+        with self._appliance.own(spawning.WORKERS, "the queue of this home"):
+            while not stop.is_set():
+                try:
+                    wakes = Wakes(self._appliance, self._appliance.catalog.me, self._take)
+                except (CatalogError, QueueUnusable) as err:
+                    self._tell({str(err)})
+                    stop.wait(_SWEEP_S)
+                    continue
+                with wakes:
+                    self._work(wakes, stop, at_once)
+
+    def _work(self, wakes: Wakes, stop: threading.Event, at_once: threading.Event) -> None:
+        consumer = _ThreadedConsumer(
+            wakes.huey, workers=self._settings.workers, periodic=False, scheduler_interval=60,
+            initial_delay=_LOOK_S, max_delay=_POLL_S,
+        )  # fmt: skip
+        consumer.start()
+        try:
+            self._look_after(wakes, consumer, stop)
+        finally:
+            with self._lock:
+                self._stopping = True
+            consumer.stop()
+            self._end_all(at_once)
+            for _, thread in consumer.worker_threads:
+                thread.join(_END_MOST_S)
 
     def _look_after(self, wakes: Wakes, consumer: _ThreadedConsumer, stop: threading.Event) -> None:
         clock = self._appliance.clock
@@ -76,7 +84,7 @@ class Workers:
                 self._sweep_now.clear()
                 self._sweep(wakes)
                 consumer.check_worker_health()
-                next_s = clock.monotonic_s() + _SWEEP_S
+                next_s = clock.monotonic_s() + self._until_due_s()
             stop.wait(_LOOK_S)
 
     def _sweep(self, wakes: Wakes) -> None:
@@ -90,9 +98,23 @@ class Workers:
                     wakes.put(run.id)
         except (CatalogError, QueueUnusable) as err:
             problems.add(str(err))
+        self._tell(problems)
+
+    def _tell(self, problems: set[str]) -> None:
+        """Each once, as long as it lasts: a database may be away for a night."""
         for problem in problems - self._told:
             _log.warning("%s", problem)
         self._told = frozenset(problems)
+
+    def _until_due_s(self) -> float:
+        """Until the next sweep: sooner than usual, if a run becomes due before."""
+        now = self._appliance.clock.now_utc()
+        try:
+            waiting = self._appliance.catalog.queue.waiting()
+        except CatalogError:
+            return _SWEEP_S
+        moments = [run.not_before_utc for run in waiting if run.not_before_utc is not None]
+        return min([_SWEEP_S, *((moment - now).total_seconds() for moment in moments if moment > now)])
 
     def _is_free(self, id: str) -> bool:
         with self._lock:
@@ -160,8 +182,29 @@ class Workers:
             return dict(self._in_hand)
 
 
+class _Worker(Worker):  # type: ignore[misc]
+    """huey's own, which would tell of a database that is away twice a second, with a traceback: the sweep tells it."""
+
+    def loop(self, now: object = None) -> None:
+        try:
+            task = self.huey.dequeue()
+        except ValueError as err:
+            _log.warning("a message is thrown away: %s", err)
+            return
+        except engine_errors():
+            self.stop_flag.wait(_SWEEP_S)
+            return
+        if task is not None:
+            self.delay = self.default_delay
+            self.huey.execute(task, now)
+        elif not self.huey.storage.blocking:
+            self.sleep()
+
+
 class _ThreadedConsumer(Consumer):  # type: ignore[misc]
     """huey's own, in a thread: signals are the daemon's."""
+
+    worker_class = _Worker
 
     def _set_signal_handlers(self) -> None:
         pass

@@ -1,0 +1,173 @@
+"""The queue of runs in every engine of the catalog: a run is taken once, by whose it is, and never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.catalog import Catalog
+from appliance.catalog.errors import RecordMissing, RunEnded
+from appliance.models import ApplianceRecord, RunRecord, RunState, new_id
+from tests.contract.test_catalog_contract import ME, OTHER, Place
+from tests.lab.postgres_server import running
+from tests.unit.records import NOW
+
+LATER = NOW + timedelta(hours=1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh()
+    return Place(where, tmp_path / "lock")
+
+
+@pytest.fixture
+def catalog(place: Place) -> Iterator[Catalog]:
+    with place.open() as catalog:
+        yield catalog
+
+
+@pytest.fixture
+def other(place: Place, catalog: Catalog) -> Iterator[Catalog]:
+    with place.open(OTHER) as other:
+        yield other
+
+
+def machine(name: str = "web", uuid: str | None = "u", host: str = "here") -> RunRecord:
+    return RunRecord(new_id(), name, "vm", uuid, host, RunState.QUEUED, NOW, asked_utc=NOW)
+
+
+def image(name: str = "web") -> RunRecord:
+    return replace(machine(name, None), machine_kind="image", host=None, image_path="/srv/web", image_format="raw")
+
+
+def test_a_machine_waits_once(catalog: Catalog, other: Catalog) -> None:
+    first = catalog.queue.put(machine())
+    assert catalog.queue.put(machine("web-renamed")).id == first.id
+    assert catalog.queue.put(replace(machine(), full_read=True)) == replace(first, full_read=True)
+    by_name = catalog.queue.put(machine("db", None))
+    assert catalog.queue.put(machine("db", None)).id == by_name.id
+    assert catalog.queue.put(machine("db", "u2")).id == by_name.id, "it may be that one"
+    others = [
+        catalog.queue.put(machine("db", None, "rack2")),
+        catalog.queue.put(image()),
+        catalog.queue.put(image("db")),
+        other.queue.put(image()),  # of another appliance, it may be another image
+    ]
+    ids = [first.id, by_name.id, *(run.id for run in others)]
+    assert sorted(ids) == sorted(run.id for run in catalog.queue.waiting(everyones=True))
+    assert len(set(ids)) == 6
+    claimed = catalog.queue.claim(first.id, NOW)
+    assert claimed is not None
+    assert catalog.queue.put(machine()).id != first.id, "one that runs does not wait"
+
+
+def test_many_that_claim_one_at_once_are_answered_once(place: Place, catalog: Catalog) -> None:
+    runs = [catalog.queue.put(image(f"image-{number}")) for number in range(6)]
+
+    def claim_all() -> list[str]:
+        with place.open() as mine:
+            return [run.id for run in runs if mine.queue.claim(run.id, NOW) is not None]
+
+    with ThreadPoolExecutor(4) as pool:
+        claimed = [id for done in [pool.submit(claim_all) for _ in range(4)] for id in done.result(60)]
+    assert sorted(claimed) == sorted(run.id for run in runs)
+    assert all(run.state is RunState.RUNNING and run.attempts == 1 for run in catalog.runs.list())
+
+
+def test_only_what_is_due_and_one_s_own_is_claimed(catalog: Catalog, other: Catalog) -> None:
+    run = catalog.queue.put(image())
+    assert other.queue.claim(run.id, NOW) is None
+    assert other.queue.due(NOW) == ()
+    assert catalog.queue.claim(new_id(), NOW) is None
+    attempt = catalog.queue.claim(run.id, NOW)
+    assert attempt is not None
+    assert attempt == replace(run, state=RunState.RUNNING, attempts=1)
+    back = replace(attempt, state=RunState.QUEUED, not_before_utc=LATER, error="away")
+    assert catalog.queue.settle(attempt, back, NOW) == back
+    assert catalog.queue.claim(run.id, LATER - timedelta(seconds=1)) is None
+    assert catalog.queue.due(NOW) == ()
+    assert catalog.queue.due(LATER) == (back,)
+    assert catalog.queue.hurry(run.id) == replace(back, not_before_utc=None)
+    second = catalog.queue.claim(run.id, NOW)
+    assert second is not None
+    assert (second.attempts, second.error) == (2, "away")
+    assert catalog.queue.hurry(run.id) == second, "one that runs is left alone"
+
+
+def test_one_machine_is_never_claimed_twice_at_once(catalog: Catalog, other: Catalog) -> None:
+    begun_at_once = replace(machine(), asked_utc=None, state=RunState.RUNNING)
+    catalog.runs.save(begun_at_once)
+    waits, elsewhere = catalog.queue.put(machine()), other.queue.put(machine())
+    assert catalog.queue.due(NOW) == ()
+    assert catalog.queue.claim(waits.id, NOW) is None
+    assert catalog.runs.get(waits.id) == waits
+    assert other.queue.claim(elsewhere.id, NOW) is not None, "of another appliance only its lease tells"
+    catalog.runs.save(replace(begun_at_once, state=RunState.SUCCEEDED, ended_utc=NOW))
+    assert catalog.queue.due(NOW) == (waits,)
+    assert catalog.queue.claim(waits.id, NOW) is not None
+
+
+def test_a_cancellation_is_not_lost(catalog: Catalog, other: Catalog) -> None:
+    waits = catalog.queue.put(image("waits"))
+    cancelled = other.queue.cancel(waits.id, LATER)
+    assert (cancelled.state, cancelled.ended_utc) == (RunState.CANCELLED, LATER)
+    assert catalog.queue.claim(waits.id, LATER) is None
+    with pytest.raises(RunEnded, match="cancelled"):
+        catalog.queue.cancel(waits.id, LATER)
+
+    for number, (ended, becomes) in enumerate(
+        [
+            ({"state": RunState.QUEUED, "error": "it was ended by SIGTERM"}, RunState.CANCELLED),
+            ({"state": RunState.FAILED, "error": "it was ended by SIGTERM"}, RunState.CANCELLED),
+            ({"state": RunState.SUCCEEDED, "point": "1" * 32}, RunState.SUCCEEDED),
+        ]
+    ):
+        attempt = catalog.queue.claim(catalog.queue.put(image(f"runs-{number}")).id, NOW)
+        assert attempt is not None
+        assert not catalog.queue.cancel_asked(attempt.id)
+        assert other.queue.cancel(attempt.id, NOW).state is RunState.RUNNING, "its process ends it"
+        assert catalog.queue.cancel_asked(attempt.id)
+        assert catalog.queue.settle(attempt, replace(attempt, **ended), NOW).state is becomes  # type: ignore[arg-type]
+        assert catalog.runs.get(attempt.id).state is becomes
+
+
+def test_what_an_earlier_attempt_tells_late_counts_for_nothing(catalog: Catalog) -> None:
+    run = catalog.queue.put(image())
+    first = catalog.queue.claim(run.id, NOW)
+    assert first is not None
+    catalog.queue.settle(first, replace(first, state=RunState.QUEUED), NOW)
+    second = catalog.queue.claim(run.id, NOW)
+    catalog.queue.settle(first, replace(first, state=RunState.FAILED, error="dead"), NOW)
+    assert catalog.runs.get(run.id) == second
+    catalog.queue.settle(second or first, replace(first, state=RunState.SUCCEEDED, ended_utc=NOW), NOW)
+    catalog.queue.settle(second or first, replace(first, state=RunState.FAILED), NOW)
+    assert catalog.runs.get(run.id).state is RunState.SUCCEEDED
+
+
+def test_what_waits_is_taken_over_and_tells_nothing_of_its_machine(catalog: Catalog, other: Catalog) -> None:
+    failed = replace(machine(), asked_utc=None, state=RunState.FAILED, ended_utc=NOW, appliance=ME)
+    catalog.runs.save(failed)
+    other.appliances.join(ApplianceRecord(OTHER, NOW, "hv2", "/home", "p", NOW), "file")
+    waits = other.queue.put(replace(machine(), started_utc=LATER))
+    assert other.appliances.under_way(OTHER)["runs"] == 1
+    catalog.appliances.take_over(OTHER)
+    taken = replace(waits, appliance=ME)
+    assert catalog.queue.due(LATER) == (taken,)
+    assert catalog.runs.last() == (failed,)
+    catalog.queue.cancel(waits.id, LATER)
+    assert catalog.runs.last() == (failed,)
+
+
+def test_runs_are_found_by_the_beginning_of_their_id(catalog: Catalog) -> None:
+    run = catalog.queue.put(replace(image(), id="ab" * 16))
+    catalog.queue.put(replace(image("other"), id="ac" * 16))
+    assert catalog.runs.find("abab") == run
+    for wanted in ("a", "", "%", "ff"):
+        with pytest.raises(RecordMissing):
+            catalog.runs.find(wanted)

@@ -1,0 +1,92 @@
+"""Two appliances with one catalog in PostgreSQL: each takes its own runs, and those of one that is gone after that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from appliance.hypervisor.protocol import HostConfig
+from appliance.models import HostRecord, RunState
+from appliance.services import repositories
+from appliance.settings import load
+from imaging.slots import Passphrase
+from tests.integration.queueing import Queueing, queueing
+from tests.lab.postgres_server import PostgresServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+PASSPHRASE = "correct horse battery staple"
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, server: PostgresServer) -> Iterator[tuple[Queueing, Queueing]]:
+    url = server.fresh()
+    with ExitStack() as stack:
+        made = []
+        for name in "ab":
+            environment = {
+                "STRONGROOM_HOME": str(tmp_path / name / "home"), "STRONGROOM_CATALOG_URL": url,
+                "STRONGROOM_REPOSITORY_PATH": str(tmp_path / "repository"), "STRONGROOM_QUEUE_RETRY_S": "0.2",
+                "STRONGROOM_QUEUE_ATTEMPTS": "2",
+            }  # fmt: skip
+            if name == "a":
+                repositories.init(load(environment), tmp_path / "repository", PASSPHRASE, lambda _: None)
+            else:
+                repositories.adopt(load(environment), tmp_path / "repository", Passphrase(PASSPHRASE))
+            made.append(stack.enter_context(queueing(tmp_path / name, environment)))
+        yield made[0], made[1]
+
+
+def test_each_takes_its_own_runs_and_those_of_one_that_is_gone(
+    fleet: tuple[Queueing, Queueing], server: PostgresServer
+) -> None:
+    first, second = fleet
+    with first.serving(workers="1"), second.serving(workers="1"):
+        ids = {line: [line.put(f"{line.folder.name}-{number}") for number in range(2)] for line in fleet}
+        for line in fleet:
+            for id in ids[line]:
+                assert line.assert_made(id).appliance == line.appliance.id
+        # one asks the other to end what it has under way, and sees it end
+        held = second.put("held", held=True)
+        second.wait_held(held)
+        assert "is asked to end" in first.command("run", "cancel", held).stdout
+        assert first.wait(held, RunState.CANCELLED).appliance == second.appliance.id
+        second.release("held")
+        # a database that goes away costs nothing but time
+        server.stop()
+        server.start()
+        for line in fleet:
+            line.assert_made(line.put(f"{line.folder.name}-after"))
+
+    second.appliance.catalog.hosts.add(HostRecord(HostConfig("rack2", socket="/nowhere"), first.run(held).started_utc))
+    theirs = json.loads(first.command("backup", "web-1", "--host", "rack2", "--queue", "--json").stdout)
+    assert theirs["appliance"] == second.appliance.id
+    left = second.put("left-behind")
+    with first.serving(workers="1"):
+        first.assert_made(first.put("another"))
+        for id in (theirs["id"], left):
+            assert first.run(id).state is RunState.QUEUED, "only that one reaches it"
+        shutil.move(second.folder / "left-behind.raw", first.folder / "left-behind.raw")
+        (second.folder / "left-behind.raw").symlink_to(first.folder / "left-behind.raw")
+        first.content["left-behind"] = second.content["left-behind"]
+        taken = first.command("appliance", "take-over", second.appliance.id, "--yes", "--json")
+        assert json.loads(taken.stdout)["taken"]["runs"] == 2
+        assert first.assert_made(left).appliance == first.appliance.id
+        away = first.wait(theirs["id"], RunState.FAILED)
+        assert "rack2" in (away.error or "")
+        assert away.attempts == first.appliance.settings.queue.attempts
+    rows = server.execute(
+        "SELECT DISTINCT tablename FROM pg_tables WHERE tablename LIKE 'strongroom_queue%'",
+        first.appliance.settings.catalog.url,
+    )
+    assert len(rows) == 4

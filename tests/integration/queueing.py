@@ -1,0 +1,178 @@
+"""What tests of the queue share: a home, daemons on it, and runs that stand still for as long as a test wants.
+
+A run stands still by a `qemu-nbd` of ours that is first in PATH: it waits as long as a file of the image's name is
+there, and then becomes the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.bootstrap import Appliance
+from appliance.models import RunRecord, RunState
+from appliance.services.queue.service import QueueService
+from appliance.settings import load
+from imaging.images import SOCKET_FOLDER_PREFIX
+from imaging.reader import DiskReader
+
+_QEMU_NBD = shutil.which("qemu-nbd")
+_GATE = f"""#!/bin/sh
+for image; do :; done
+while [ -e "$image.hold" ]; do sleep 0.05; done
+exec {_QEMU_NBD} "$@"
+"""
+TIMEOUT_S = 90.0
+
+
+@dataclass(eq=False)
+class Queueing:
+    """A home with its images below `folder`; `environment` is what its commands get. Borrows the appliance."""
+
+    folder: Path
+    appliance: Appliance
+    environment: dict[str, str]
+    content: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        programs = self.folder / "bin"
+        programs.mkdir(parents=True)
+        gate = programs / "qemu-nbd"
+        gate.write_text(_GATE)
+        gate.chmod(0o755)
+        self.environment = {**os.environ, **self.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+    def image(self, name: str, size_bytes: int = 300_000, *, held: bool = False) -> list[str]:
+        """The options of a backup of it."""
+        path = self.folder / f"{name}.raw"
+        self.content[name] = os.urandom(size_bytes)
+        path.write_bytes(self.content[name])
+        if held:
+            self._hold(name).touch()
+        return ["--image", str(path), "--format", "raw", "--name", name]
+
+    def put(self, name: str, size_bytes: int = 300_000, *, held: bool = False) -> str:
+        """The id of a run that was queued."""
+        self.image(name, size_bytes, held=held)
+        return QueueService(self.appliance).ask_image(self.folder / f"{name}.raw", "raw", name).run.id
+
+    def release(self, name: str) -> None:
+        self._hold(name).unlink()
+
+    def _hold(self, name: str) -> Path:
+        return self.folder / f"{name}.raw.hold"
+
+    def run(self, id: str) -> RunRecord:
+        return self.appliance.catalog.runs.get(id)
+
+    def wait(self, id: str, state: RunState) -> RunRecord:
+        self.until(lambda: self.run(id).state is state, lambda: f"run {self.run(id)} becomes {state}")
+        return self.run(id)
+
+    def wait_held(self, id: str) -> None:
+        """It runs, and stands still."""
+        self.wait(id, RunState.RUNNING)
+        name = self.run(id).name
+        self.until(lambda: self.processes("qemu-nbd", f"{name}.raw"), lambda: f"{name} is held")
+
+    def until(self, holds: Callable[[], object], what: Callable[[], str]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < deadline, f"not within {TIMEOUT_S:g} s: {what()}\n{self.log()}"
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in self.appliance.settings.log_directory.glob("*.log"))
+
+    def executor(self, id: str) -> int:
+        """The process that executes a run."""
+        (pid,) = self.processes("execute", id)
+        return pid
+
+    def processes(self, *words: str) -> list[int]:
+        """Of this home, with all these words in their command lines."""
+        mark, found = f"STRONGROOM_HOME={self.environment['STRONGROOM_HOME']}\0".encode(), []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (folder / "cmdline").read_bytes().decode(errors="replace")
+                if all(word in line for word in words) and mark in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+    def command(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self._words(*arguments), env=self.environment, capture_output=True, text=True, timeout=TIMEOUT_S,
+            check=False,
+        )  # fmt: skip
+        assert expect is None or done.returncode == expect, f"{arguments}: {done.returncode}\n{done.stderr}"
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self._words(*arguments), env=self.environment, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    @contextmanager
+    def serving(self, **settings: str) -> Iterator[subprocess.Popen[str]]:
+        """A daemon, which ends by SIGTERM and with exit code 0, unless the test killed it. What it says is a log."""
+        environment = {**self.environment, **{f"STRONGROOM_QUEUE_{key.upper()}": v for key, v in settings.items()}}
+        with (self.appliance.settings.log_directory / "serve.log").open("a") as log:
+            process = subprocess.Popen(self._words("serve"), env=environment, stdout=log, stderr=log, text=True)
+        try:
+            yield process
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(TIMEOUT_S) == 0, self.log()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def restored(self, point: str | None) -> bytes:
+        assert point is not None
+        repository = self.appliance.repository
+        disk = repository.point(point).manifest.disks[0]
+        return DiskReader(repository.blobs, disk.root, disk.size_bytes).pread(0, disk.size_bytes)
+
+    def assert_made(self, id: str) -> RunRecord:
+        """It has succeeded, and once."""
+        run = self.wait(id, RunState.SUCCEEDED)
+        assert self.restored(run.point)[: len(self.content[run.name])] == self.content[run.name]
+        made = [point for point in self.appliance.repository.points() if point.manifest.run == id]
+        assert [point.manifest.id for point in made] == [run.point]
+        return run
+
+    def assert_nothing_left(self) -> None:
+        """But for the socket of a killed run's server, which is removed after a minute."""
+        names = [path.name for path in self.appliance.settings.run_directory.iterdir()]
+        assert [
+            name for name in names if not name.endswith(".lock") and not name.startswith(SOCKET_FOLDER_PREFIX)
+        ] == []
+        assert [name for name in names if name.startswith("run-")] == []
+        assert self.processes("execute") == []
+
+    def _words(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "appliance.cli", *arguments]
+
+
+@contextmanager
+def queueing(folder: Path, environment: dict[str, str]) -> Iterator[Queueing]:
+    """On a home that has a repository. No process of it is left behind."""
+    with Appliance(load(environment)) as appliance:
+        made = Queueing(folder, appliance, environment)
+        try:
+            yield made
+        finally:
+            for pid in made.processes("appliance.cli"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

@@ -143,10 +143,11 @@ def test_what_an_earlier_attempt_tells_late_counts_for_nothing(catalog: Catalog)
     assert first is not None
     catalog.queue.settle(first, replace(first, state=RunState.QUEUED), NOW)
     second = catalog.queue.claim(run.id, NOW)
+    assert second is not None
     catalog.queue.settle(first, replace(first, state=RunState.FAILED, error="dead"), NOW)
     assert catalog.runs.get(run.id) == second
-    catalog.queue.settle(second or first, replace(first, state=RunState.SUCCEEDED, ended_utc=NOW), NOW)
-    catalog.queue.settle(second or first, replace(first, state=RunState.FAILED), NOW)
+    catalog.queue.settle(second, replace(first, state=RunState.SUCCEEDED, ended_utc=NOW), NOW)
+    catalog.queue.settle(second, replace(first, state=RunState.FAILED), NOW)
     assert catalog.runs.get(run.id).state is RunState.SUCCEEDED
 
 

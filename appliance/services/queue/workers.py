@@ -188,17 +188,15 @@ class _Worker(Worker):  # type: ignore[misc]
     def loop(self, now: object = None) -> None:
         try:
             task = self.huey.dequeue()
+            if task is not None:
+                self.delay = self.default_delay
+                self.huey.execute(task, now)
+            elif not self.huey.storage.blocking:
+                self.sleep()
         except ValueError as err:
             _log.warning("a message is thrown away: %s", err)
-            return
         except engine_errors():
             self.stop_flag.wait(_SWEEP_S)
-            return
-        if task is not None:
-            self.delay = self.default_delay
-            self.huey.execute(task, now)
-        elif not self.huey.storage.blocking:
-            self.sleep()
 
 
 class _ThreadedConsumer(Consumer):  # type: ignore[misc]

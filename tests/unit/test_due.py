@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -202,6 +203,28 @@ def test_a_place_is_kept_for_who_waited_longest_but_not_for_long(spread_s: int, 
 def test_of_a_machine_that_is_told_twice_the_first_counts() -> None:
     found = see([policy()], [machine(host="kvm2"), machine(host="kvm1")], at(1, "22:00"))
     assert [each.machine.host for each in found.requests] == ["kvm2"]
+
+
+def test_500_policies_due_at_the_same_minute_are_drained_within_the_limits() -> None:
+    count, hosts, length = 500, 25, 10 * MINUTE
+    policies = [policy(f"p{n}", per_host=2, select=Selector((Clause(name=f"m{n}"),))) for n in range(count)]
+    states = {f"m{n}": machine(f"m{n}", f"kvm{n % hosts}") for n in range(count)}
+    assigned = {f"vm:m{n}": (f"p{n}",) for n in range(count)}
+    ends: dict[str, datetime] = {}
+    ran: list[str] = []
+    now = at(1, "22:00")
+    while len(ran) < count:
+        for name in [name for name, end in ends.items() if end <= now]:
+            states[name] = replace(states[name], busy=None)
+            del ends[name]
+        found = look(policies, list(states.values()), assigned, now, looking_since_utc=START)
+        ran += (names := begun(found))
+        for name in names:
+            states[name], ends[name] = replace(states[name], busy=Busy.RUNNING, answers=(now,)), now + length
+        assert max(Counter(states[name].machine.host for name in ends).values()) <= 2
+        now = min(found.next_utc, *ends.values())
+    assert sorted(ran) == sorted(states)
+    assert max(ends.values()) == at(1, "22:00") + 10 * length, "20 on each host, two at once"
 
 
 # --- the RPO ---------------------------------------------------------------------------------------------------------

@@ -23,13 +23,16 @@ _TEMPORARY_ELSEWHERE: Final = ".tmp"
 """In a folder at the first level that is another file system. No object's name begins with a dot."""
 
 Identity: TypeAlias = tuple[int, int]
+"""Device and inode number."""
+_MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 class Folders:
     """Borrows `system`; thread-safe. `root` must exist before anything is asked for."""
 
-    def __init__(self, root: Path, system: System) -> None:
+    def __init__(self, root: Path, system: System, mounts: Path = _MOUNTS) -> None:
         self.root = root
+        self._mounts = mounts
         self._system = system
         self._lock = threading.Lock()
         self._durable: set[Path] = set()
@@ -61,10 +64,20 @@ class Folders:
             if found is None and (known is not None or not top or folder.is_symlink()):
                 where = f"{folder} (a link to {os.readlink(folder)})" if folder.is_symlink() else str(folder)
                 raise StoreError(operation, name or "the repository", f"the folder {where} is not there")
+            if known is not None and found is not None and found != known and self._may_be_renumbered(known, found):
+                with self._lock:
+                    self._seen[top] = found
+                continue
             if known is not None and found != known:
                 detail = f"the folder {folder} is no longer the one that was opened"
                 hint = "check that the repository's disks are mounted; if it was moved on purpose, start anew"
                 raise StoreError(operation, name or "the repository", detail, hint=hint)
+
+    def _may_be_renumbered(self, known: Identity, found: Identity) -> bool:
+        """Whether it may be the same folder with another inode number: overlay and FUSE file systems make up a new one
+        whenever the kernel has forgotten the last. A disk that is not mounted is another device all the same."""
+        kind = kind_of_mount(found[0], self._mounts) if known[0] == found[0] else ""
+        return kind == "overlay" or kind.startswith("fuse")
 
     def _look_at(self, top: str) -> Identity | None:
         found = _identity_of(self.root / top)
@@ -144,6 +157,17 @@ class Folders:
         with self._lock:
             by_device = {device: top for top, (device, _) in reversed(self._seen.items())}
         return [self.root / top for top in by_device.values()]
+
+
+def kind_of_mount(device: int, mounts: Path = _MOUNTS) -> str:
+    """The type of a mounted file system, as `ext4`, by its device number; empty if it is not mounted (proc(5),
+    mountinfo). OSError."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.read_text(errors="replace").splitlines():
+        mounted, _, about = line.partition(" - ")
+        if mounted.split()[2] == wanted:
+            return about.split()[0]
+    return ""
 
 
 def top_of(name: str) -> str:

@@ -45,7 +45,7 @@ MIB = 1 << 20
 LOST = (Damaged, ChunkMissing, ObjectMissing)
 # Three regions: data, a hole with a little at its end, and a last one that is short and ends within a page.
 WEB_1 = content(1, 500_000) + bytes(32 * MIB - 600_000) + content(2, 100_000) + content(3, 700_123)
-WEB_2 = WEB_1[:200_000] + content(4, 90_000) + WEB_1[290_000:]
+WEB_2 = WEB_1[:300_000] + content(4, 90_000) + WEB_1[390_000:]  # the first chunk, 256 KiB at most, is the same
 DB = content(5, 400_000)
 NVRAM = content(6, 60_000)
 

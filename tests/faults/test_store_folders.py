@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from imaging.errors import ObjectMissing, StoreError
+from imaging.storage.durable import PosixSystem
+from imaging.storage.folders import Folders, kind_of_mount
 from imaging.storage.local import LocalStore
 
 NAMES = ["config", "manifests/aa/0000000001-bb", "packs/ab/abcd", "packs/cd/cdef"]
@@ -92,6 +95,36 @@ def test_a_disk_that_is_unmounted_during_a_listing_is_an_error(tmp_path: Path, b
     with pytest.raises(StoreError, match="no longer the one") as caught:
         list(listing)
     assert "mounted" in caught.value.hint
+
+
+@pytest.mark.parametrize(("kind", "believed"), [("overlay", True), ("fuse.sshfs", True), ("ext4", False)])
+def test_a_folder_has_another_inode_number_where_the_file_system_makes_them_up(
+    folder: Path, tmp_path: Path, kind: str, believed: bool
+) -> None:
+    """Overlay file systems do when the kernel was short of memory; here the folder is put in its place, and what the
+    kernel tells of mounts is made up."""
+    device = folder.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"1 0 0:{2**20 - 1} / / rw,relatime shared:1 - xfs /dev/vda rw\n"
+        f"2 1 {os.major(device)}:{os.minor(device)} / /srv rw,relatime shared:2 master:1 - {kind} source rw\n"
+    )
+    folders = Folders(folder, PosixSystem(), mounts)
+    before = folder.stat().st_ino
+    folder.rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "aside", folder)
+    assert folder.stat().st_ino != before
+    for _ in range(2):
+        if believed:
+            folders.check("list", "packs/")
+        else:
+            with pytest.raises(StoreError, match="no longer the one"):
+                folders.check("list", "packs/")
+
+
+@needs_root
+def test_the_kind_of_what_is_mounted_is_known(big: Path) -> None:
+    assert kind_of_mount(big.stat().st_dev) == "tmpfs"
 
 
 # Links

@@ -7,7 +7,7 @@ for however long it is silent. Only an admin can say that it will not come back.
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,5 +101,14 @@ class FleetService:
         hosts = self._appliance.catalog.hosts
         before = {host.name for host in hosts.list()}
         self._appliance.catalog.appliances.take_over(member.record.id)
+        if self._appliance.catalog.database.is_shared:
+            self._forget_messages(member.record.id)
         after = {host.name for host in hosts.list()}
         return TakenOver(member.record, member.under_way, tuple(sorted(after - before)))
+
+    def _forget_messages(self, id: str) -> None:
+        """Its workers are not woken any more; what waited is found here by the next sweep."""
+        from appliance.services.queue.messages import QueueUnusable, Wakes
+
+        with suppress(QueueUnusable), Wakes(self._appliance, id) as wakes:
+            wakes.forget()

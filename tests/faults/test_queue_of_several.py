@@ -86,8 +86,10 @@ def test_each_takes_its_own_runs_and_those_of_one_that_is_gone(
         away = first.wait(theirs["id"], RunState.FAILED)
         assert "rack2" in (away.error or "")
         assert away.attempts == first.appliance.settings.queue.attempts
+    url = first.appliance.settings.catalog.url
+    assert server.execute("SELECT data FROM strongroom_queue_task", url) == [], "nothing is left for one that is gone"
     rows = server.execute(
         "SELECT DISTINCT tablename FROM pg_tables WHERE tablename LIKE 'strongroom_queue%'",
-        first.appliance.settings.catalog.url,
+        url,
     )
     assert len(rows) == 4

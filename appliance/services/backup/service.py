@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import CatalogError
+from appliance.errors import StrongroomError
 from appliance.hypervisor.protocol import (
     DiskDevice,
     DiskInfo,
@@ -45,6 +46,19 @@ if TYPE_CHECKING:
     from appliance.services.inventory import HostedMachine
 
 IMAGE_DISK = "disk"
+
+
+class NotUndone(StrongroomError):
+    """An attempt cannot begin beside what the one before left."""
+
+    retryable = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"what an earlier attempt at {name} left on its host is not undone yet",
+            hint="'strongroom status' tells what, and what keeps it from being undone.",
+            name=name,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +134,13 @@ class BackupService:
         from appliance.services.inventory import InventoryService
 
         run = record.run
-        if run.error is not None and self._cleaning.settle_made(run):
-            progress.note("an earlier attempt has made its restore point")
-            return None
+        if run.error is not None:  # there was an earlier attempt
+            if self._cleaning.settle_made(run):
+                progress.note("an earlier attempt has made its restore point")
+                return None
+            # Undone by who believes that nobody works as its owner: it must not be this attempt that is undone.
+            if self._appliance.catalog.cleanups.list(f"run-{run.id}"):
+                raise NotUndone(run.name)
         if run.image_path is not None and run.image_format is not None:
             images.check_alone(Path(run.image_path), run.image_format)
             return self._image(record, Path(run.image_path), run.image_format, progress)

@@ -106,6 +106,11 @@ class Wakes:
                 found.add(run_of(bytes(data)))
         return frozenset(found)
 
+    def forget(self) -> None:
+        """All messages: of an appliance that is gone. What cannot be removed is never read."""
+        with suppress(*engine_errors()):
+            self.huey.storage.flush_queue()
+
     def close(self) -> None:
         with suppress(*engine_errors()):
             self.huey.storage.close()

@@ -19,6 +19,7 @@ from appliance.catalog.errors import RunEnded
 from appliance.models import RunRecord, RunState
 
 _runs = tables.runs
+_SOME = 200  # more than one appliance has workers and busy machines
 
 
 class Queue:
@@ -50,12 +51,26 @@ class Queue:
         with self._database.read() as connection:
             return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
 
-    def due(self, now_utc: datetime) -> tuple[RunRecord, ...]:
-        """Own ones that could be claimed now, oldest first."""
+    def due(self, now_utc: datetime, *, id: str | None = None) -> tuple[RunRecord, ...]:
+        """Own ones that could be claimed now, oldest first: some, if there are many. With `id`, that one alone."""
         running = select(_runs).where(_runs.c.state == RunState.RUNNING.value, _runs.c.appliance == self._me)
+        due = or_(_runs.c.not_before_utc.is_(None), _runs.c.not_before_utc <= now_utc)
+        query = select(_runs).where(self._waits(), due).order_by(_runs.c.asked_utc, _runs.c.id).limit(_SOME)
+        if id is not None:
+            query = query.where(_runs.c.id == id)
         with self._database.read() as connection:
             busy = {_key(rows.decode(RunRecord, row)) for row in connection.execute(running)}
-        return tuple(run for run in self.waiting() if _is_due(run, now_utc) and _key(run) not in busy)
+            found = [rows.decode(RunRecord, row) for row in connection.execute(query)]
+        return tuple(run for run in found if _key(run) not in busy)
+
+    def next_due(self, now_utc: datetime) -> datetime | None:
+        """When the first of those will be due that are not yet."""
+        query = select(_runs.c.not_before_utc).where(self._waits(), _runs.c.not_before_utc > now_utc)
+        with self._database.read() as connection:
+            return connection.execute(query.order_by(_runs.c.not_before_utc).limit(1)).scalar()
+
+    def _waits(self) -> ColumnElement[bool]:
+        return and_(_runs.c.state == RunState.QUEUED.value, _runs.c.appliance == self._me)
 
     def claim(self, id: str, now_utc: datetime) -> RunRecord | None:
         """The run, which is running from now on: the caller holds its lock. None: it does not wait, is not due, is of

@@ -92,7 +92,11 @@ def test_only_what_is_due_and_one_s_own_is_claimed(catalog: Catalog, other: Cata
     assert catalog.queue.settle(attempt, back, NOW) == back
     assert catalog.queue.claim(run.id, LATER - timedelta(seconds=1)) is None
     assert catalog.queue.due(NOW) == ()
-    assert catalog.queue.due(LATER) == (back,)
+    assert catalog.queue.next_due(NOW) == LATER
+    assert other.queue.next_due(NOW) is None
+    assert catalog.queue.due(LATER) == catalog.queue.due(LATER, id=run.id) == (back,)
+    assert catalog.queue.next_due(LATER) is None
+    assert catalog.queue.due(LATER, id=new_id()) == ()
     assert catalog.queue.hurry(run.id) == replace(back, not_before_utc=None)
     second = catalog.queue.claim(run.id, NOW)
     assert second is not None

@@ -66,7 +66,7 @@ def test_runs_are_cancelled_and_killed_ones_are_tried_again(site: Queueing) -> N
             site.wait_held(id)
         # one that waits, one that a worker has, and one of a person in front of a terminal
         assert service.cancel(waits).state is RunState.CANCELLED
-        at_terminal = site.start("backup", *site.image("at-terminal", held=True))
+        at_terminal = site.start("backup", *site.image("at-terminal", held_by="qemu-nbd"))
         site.until(lambda: any(run.name == "at-terminal" for run in site.appliance.catalog.runs.own_running()),
                    lambda: "the command runs")  # fmt: skip
         (direct,) = (run.id for run in site.appliance.catalog.runs.own_running() if run.name == "at-terminal")
@@ -136,7 +136,7 @@ def test_a_killed_daemon_costs_no_run_and_one_that_ends_gives_them_back(site: Qu
         first.kill()
         first.wait()
     pid = site.executor(goes_on)
-    with site.serving(workers="1", end_s="0") as second:
+    with site.serving(workers="1", end_s="600") as second:
         site.assert_made(waits)
         assert site.executor(goes_on) == pid
         assert (site.run(goes_on).state, site.run(goes_on).attempts) == (RunState.RUNNING, 1)
@@ -145,6 +145,8 @@ def test_a_killed_daemon_costs_no_run_and_one_that_ends_gives_them_back(site: Qu
 
         made_way, behind = site.put("made-way", held=True), site.put("behind")
         site.wait_held(made_way)
+        second.send_signal(signal.SIGTERM)
+        site.until(lambda: "are given 600 s" in site.log(), lambda: "it waits for the run")
         second.send_signal(signal.SIGTERM)
         assert second.wait(60) == 0
     for id, error in ((made_way, "it was ended by SIGTERM"), (behind, None)):

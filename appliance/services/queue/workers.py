@@ -110,11 +110,10 @@ class Workers:
         """Until the next sweep: sooner than usual, if a run becomes due before."""
         now = self._appliance.clock.now_utc()
         try:
-            waiting = self._appliance.catalog.queue.waiting()
+            moment = self._appliance.catalog.queue.next_due(now)
         except CatalogError:
             return _SWEEP_S
-        moments = [run.not_before_utc for run in waiting if run.not_before_utc is not None]
-        return min([_SWEEP_S, *((moment - now).total_seconds() for moment in moments if moment > now)])
+        return _SWEEP_S if moment is None else min(_SWEEP_S, (moment - now).total_seconds())
 
     def _is_free(self, id: str) -> bool:
         with self._lock:
@@ -144,8 +143,7 @@ class Workers:
             self._sweep_now.set()
 
     def _due(self, id: str) -> RunRecord | None:
-        due = self._appliance.catalog.queue.due(self._appliance.clock.now_utc())
-        return next((run for run in due if run.id == id), None)
+        return next(iter(self._appliance.catalog.queue.due(self._appliance.clock.now_utc(), id=id)), None)
 
     def _execute(self, run: RunRecord) -> None:
         _log.info("run %s of %s: attempt %d", run.id[:12], run.name, run.attempts + 1)
@@ -163,6 +161,8 @@ class Workers:
 
     def _end_all(self, at_once: threading.Event) -> None:
         clock = self._appliance.clock
+        if under_way := len(self._held()):
+            _log.info("told to end: runs under way, %d, are given %g s", under_way, self._settings.end_s)
         grace_s = clock.monotonic_s() + self._settings.end_s
         while self._held() and clock.monotonic_s() < grace_s and not at_once.wait(_LOOK_S):
             pass

@@ -241,6 +241,8 @@ def test_status_json_has_every_part(strongroom: CommandLine) -> None:
         "machines",
         "last_runs",
         "runs",
+        "queued",
+        "workers",
         "recoveries",
         "exports",
         "holds",

@@ -312,7 +312,8 @@ def test_a_console_asks_and_confirms_through_the_service_alone(strongroom: Comma
 HARMLESS = {
     "init", "host add", "host list", "host test", "host remove", "host forget-checkpoints", "vm list", "recovery start",
     "recovery list", "recovery migrate", "recovery discard", "recovery resume", "export serve", "mount", "umount",
-    "restore", "repository adopt", "repository copy", "serve", "appliance take-over", "run show", "run cancel", "run retry",
+    "restore", "repository adopt", "repository copy", "serve", "appliance take-over",
+    "run show", "run cancel", "run retry",
 }  # fmt: skip
 """These need hosts, servers or a second home, and reach neither deletion, keys nor protections: they have no id of a
 point or key as what is to go. Whatever else is in the command line is tried below."""

@@ -1,7 +1,8 @@
 """Reading from an export, as a recovered machine does: small random reads one at a time, and a whole disk in order.
 
 The repository lies in the page cache; the export itself starts cold. Random reads begin at any page that holds data.
-Throughput is of data alone, with the server bound to one core and the client to another.
+Throughput is of data alone, with the server bound to one core and the client to another: the median of three passes,
+each by an export of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _SEQUENTIAL_BYTES = 1 << 20
 _IN_FLIGHT = 8  # as qemu-img convert has by default
 _WINDOW_BYTES = 1 << 30
 _STOP_S = 15.0
+_PASSES = 3  # a machine that was idle, as it is between random reads, takes some seconds to come to its speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +55,20 @@ def measure_random(work: Path, images: Images, *, quick: bool) -> Part:
             data = data_of(client)
             latency = _random(client, data, reads=200 if quick else 4000)
         bound = ("taskset", "-c", str(cores[0]))
-        with served(strongroom, bound) as uri, bound_to(cores[-1]), connected(uri) as client:
-            before_s = _server_cpu_s()
-            mb, seconds = sequential(client, data, images.day0, most_bytes=16 * MIB if quick else 2 << 30)
-            server_s = _server_cpu_s() - before_s
-    mb_s, mb_cpu_s = mb / seconds, mb / max(server_s, 0.01)
+        passes: list[tuple[float, float]] = []
+        for _ in range(1 if quick else _PASSES):
+            with served(strongroom, bound) as uri, bound_to(cores[-1]), connected(uri) as client:
+                before_s = _server_cpu_s()
+                mb, seconds = sequential(client, data, images.day0, most_bytes=16 * MIB if quick else 2 << 30)
+                passes.append((mb / seconds, mb / max(_server_cpu_s() - before_s, 0.01)))
+    mb_s, mb_cpu_s = sorted(passes)[len(passes) // 2]
     part.figures = {
         "cold_p50_ms": round(latency.cold_p50_ms, 3),
         "p50_ms": round(latency.p50_ms, 3),
         "p99_ms": round(latency.p99_ms, 3),
         "reads": latency.reads,
         "sequential_mb_s": round(mb_s, 1),
+        "sequential_passes_mb_s": [round(each, 1) for each, _ in passes],
         "sequential_mb_per_server_cpu_s": round(mb_cpu_s, 1),
     }
     part.table(

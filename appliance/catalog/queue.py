@@ -9,16 +9,17 @@ that would put the run back.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
-from appliance.catalog.errors import RunEnded
+from appliance.catalog.errors import RecordMissing, RunEnded
 from appliance.models import RunRecord, RunState
 
 _runs = tables.runs
+_FAR = timedelta(days=2)  # no run is put off for so long: the clock was wrong when it was
 _SOME = 200  # more than one appliance has workers and busy machines
 
 
@@ -28,20 +29,29 @@ class Queue:
         self._me = me
 
     def put(self, run: RunRecord) -> RunRecord:
-        """Add it, unless one of the same machine or image waits already: returns the one that waits now. If everything
-        is to be read this time, that holds for the one that waited."""
+        """Add it, unless one of the same machine or image waits already: returns the one that waits now. That one then
+        goes by what was asked last: it waits no longer to be tried again, the limit is this one, and if everything is
+        to be read, that holds for it as well. RecordMissing: the run is for an appliance that is not there, or not any
+        more."""
         run = rows.owned(run, self._me)
         with self._database.write() as connection:
+            appliances = tables.appliances
+            there = select(appliances.c.id).where(appliances.c.id == run.appliance)
+            if run.appliance != self._me and connection.execute(there).first() is None:
+                raise RecordMissing("appliance", run.appliance, hint="See 'strongroom appliance list'.")
             same = and_(_runs.c.state == RunState.QUEUED.value, _runs.c.appliance == run.appliance, _same(run))
             row = connection.execute(select(_runs).where(same).order_by(_runs.c.asked_utc)).first()
             if row is None:
                 connection.execute(_runs.insert().values(rows.encode(run)))
                 return run
             waiting = rows.decode(RunRecord, row)
-            if run.full_read and not waiting.full_read:
-                waiting = replace(waiting, full_read=True)
-                _save(connection, waiting)
-            return waiting
+            asked = replace(
+                waiting, full_read=waiting.full_read or run.full_read, limit_bytes_s=run.limit_bytes_s,
+                not_before_utc=None,
+            )  # fmt: skip
+            if asked != waiting:
+                _save(connection, asked)
+            return asked
 
     def waiting(self, *, everyones: bool = False) -> tuple[RunRecord, ...]:
         """Oldest first."""
@@ -54,7 +64,8 @@ class Queue:
     def due(self, now_utc: datetime, *, id: str | None = None) -> tuple[RunRecord, ...]:
         """Own ones that could be claimed now, oldest first: some, if there are many. With `id`, that one alone."""
         running = select(_runs).where(_runs.c.state == RunState.RUNNING.value, _runs.c.appliance == self._me)
-        due = or_(_runs.c.not_before_utc.is_(None), _runs.c.not_before_utc <= now_utc)
+        moment = _runs.c.not_before_utc
+        due = or_(moment.is_(None), moment <= now_utc, moment > now_utc + _FAR)
         query = select(_runs).where(self._waits(), due).order_by(_runs.c.asked_utc, _runs.c.id).limit(_SOME)
         if id is not None:
             query = query.where(_runs.c.id == id)
@@ -65,9 +76,10 @@ class Queue:
 
     def next_due(self, now_utc: datetime) -> datetime | None:
         """When the first of those will be due that are not yet."""
-        query = select(_runs.c.not_before_utc).where(self._waits(), _runs.c.not_before_utc > now_utc)
+        moment = _runs.c.not_before_utc
+        query = select(moment).where(self._waits(), moment > now_utc, moment <= now_utc + _FAR)
         with self._database.read() as connection:
-            return connection.execute(query.order_by(_runs.c.not_before_utc).limit(1)).scalar()
+            return connection.execute(query.order_by(moment).limit(1)).scalar()
 
     def _waits(self) -> ColumnElement[bool]:
         return and_(_runs.c.state == RunState.QUEUED.value, _runs.c.appliance == self._me)
@@ -91,10 +103,11 @@ class Queue:
     def settle(self, attempt: RunRecord, run: RunRecord, now_utc: datetime) -> RunRecord:
         """Write how this attempt ended, or that the run is queued again, unless it was to be cancelled and made no
         point: then that is how it ended. Returns the run as it is now; one whose attempt is another by now, that is not
-        running any more, or was taken over, stays as it is."""
+        in the state in which the caller saw it, or was taken over, stays as it is."""
+        # A number alone is no attempt: what was no failure gives it back.
         here = and_(
-            _runs.c.id == attempt.id, _runs.c.state == RunState.RUNNING.value, _runs.c.attempts == attempt.attempts,
-            _runs.c.appliance == attempt.appliance,
+            _runs.c.id == attempt.id, _runs.c.state == attempt.state.value, _runs.c.attempts == attempt.attempts,
+            _runs.c.appliance == attempt.appliance, _runs.c.started_utc == attempt.started_utc,
         )  # fmt: skip
         with self._database.write() as connection:
             row = connection.execute(select(_runs).where(here)).first()
@@ -140,7 +153,7 @@ class Queue:
 
 
 def _is_due(run: RunRecord, now_utc: datetime) -> bool:
-    return run.not_before_utc is None or run.not_before_utc <= now_utc
+    return run.not_before_utc is None or not now_utc < run.not_before_utc <= now_utc + _FAR
 
 
 def _key(run: RunRecord) -> tuple[str, str]:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self
 
@@ -26,12 +25,14 @@ from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, OwedThaw, RunRecord, RunState
 from appliance.ownership import InUse, own, remove_unowned
 from appliance.policy.retries import Ending, after
+from appliance.services.points import PointService
 from imaging.errors import HoldNotFound, ImagingError
 from imaging.images import SOCKET_FOLDER_PREFIX
 from imaging.pending import PENDING_FOLDER_PREFIX
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from imaging.points import Point
 
 P = ParamSpec("P")
 _STARTING_S = 60.0  # a server that was just started may not listen yet
@@ -155,20 +156,23 @@ class CleaningService:
             self._appliance.catalog.queue.settle(run, ended, now)
 
     def settle_made(self, run: RunRecord) -> bool:
-        """If the run has committed a point, whatever came after that, it has succeeded."""
+        """If the run has committed a point, whatever came after that, it has succeeded. ImagingError, CatalogError."""
+        point = self._made_by(run)
+        if point is None:
+            return False
         now = self._appliance.clock.now_utc()
-        made = self._made(run, now)
-        if made is not None:
-            self._appliance.catalog.queue.settle(run, made, now)
-        return made is not None
+        notes = point.manifest.notes
+        state = RunState.PARTIAL if notes or point.manifest.skipped else RunState.SUCCEEDED
+        made = replace(run, state=state, ended_utc=now, point=point.manifest.id, notes=notes, error=None)
+        self._appliance.catalog.queue.settle(run, made, now)
+        PointService(self._appliance).record(point)
+        return True
 
-    def _made(self, run: RunRecord, now: datetime) -> RunRecord | None:
+    def _made_by(self, run: RunRecord) -> Point | None:
         repository = self._appliance.repository
         for point in reversed(repository.points(repository.series_of(run.machine_kind, run.uuid or run.name))):
             if point.manifest.run == run.id:
-                notes = point.manifest.notes
-                state = RunState.PARTIAL if notes or point.manifest.skipped else RunState.SUCCEEDED
-                return replace(run, state=state, ended_utc=now, point=point.manifest.id, notes=notes, error=None)
+                return point
         return None
 
     def _attempt(self, record: CleanupRecord, connections: _Connections) -> list[str]:

@@ -24,7 +24,12 @@ SUPERVISOR = "supervisor"  # who looks after the recoveries of the home
 WORKERS = "workers"  # who takes runs from the queue: a part of the daemon
 DAEMON = "daemon"  # `strongroom serve`: it takes that over from a spawned supervisor
 _PAY = ("supervise", "--once")
-_SECRETS = ("STRONGROOM_PASSPHRASE", "STRONGROOM_NEW_PASSPHRASE", "STRONGROOM_RECOVERY_KEY_FILE")
+_SECRETS = (
+    "STRONGROOM_PASSPHRASE",
+    "STRONGROOM_NEW_PASSPHRASE",
+    "STRONGROOM_PERSON_PASSPHRASE",
+    "STRONGROOM_RECOVERY_KEY_FILE",
+)
 _LOG_BYTES_MAX = 1 << 20
 _UNLESS_DONE = 'read -r answer; [ "$answer" = done ] || exec "$@"'
 

@@ -67,6 +67,45 @@ def test_a_machine_waits_once(catalog: Catalog, other: Catalog) -> None:
     assert catalog.queue.put(machine()).id != first.id, "one that runs does not wait"
 
 
+def test_who_asks_again_is_not_made_to_wait(catalog: Catalog) -> None:
+    attempt = catalog.queue.claim(catalog.queue.put(replace(machine(), limit_bytes_s=5, full_read=True)).id, NOW)
+    assert attempt is not None
+    put_off = replace(attempt, state=RunState.QUEUED, not_before_utc=LATER, error="away")
+    catalog.queue.settle(attempt, put_off, NOW)
+    assert catalog.queue.due(NOW) == ()
+    asked = catalog.queue.put(replace(machine(), limit_bytes_s=7))
+    assert asked == replace(put_off, not_before_utc=None, limit_bytes_s=7)
+    assert catalog.queue.due(NOW) == (asked,)
+
+
+def test_nothing_is_queued_for_an_appliance_that_is_not_there(catalog: Catalog, other: Catalog) -> None:
+    run = replace(machine(), appliance=OTHER)
+    with pytest.raises(RecordMissing, match=OTHER):
+        catalog.queue.put(run)
+    assert catalog.queue.waiting(everyones=True) == ()
+    other.appliances.join(ApplianceRecord(OTHER, NOW, "hv2", "/home", "p", NOW), "file")
+    assert catalog.queue.put(run) == run
+    assert other.queue.due(NOW) == (run,)
+    catalog.appliances.take_over(OTHER)
+    with pytest.raises(RecordMissing, match=OTHER):
+        catalog.queue.put(replace(image(), appliance=OTHER))
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=366), timedelta(days=3)])
+def test_what_was_put_off_while_the_clock_was_wrong_waits_for_nothing(catalog: Catalog, ahead: timedelta) -> None:
+    attempt = catalog.queue.claim(catalog.queue.put(machine()).id, NOW + ahead)
+    assert attempt is not None
+    put_off = replace(attempt, state=RunState.QUEUED, not_before_utc=NOW + ahead + timedelta(hours=1), error="away")
+    catalog.queue.settle(attempt, put_off, NOW + ahead)
+    assert catalog.queue.due(NOW + ahead) == ()
+    assert catalog.queue.claim(put_off.id, NOW + ahead) is None
+    assert catalog.queue.due(NOW) == (put_off,)
+    assert catalog.queue.next_due(NOW) is None
+    again = catalog.queue.claim(put_off.id, NOW)
+    assert again is not None
+    assert (again.attempts, again.not_before_utc) == (2, None)
+
+
 def test_many_that_claim_one_at_once_are_answered_once(place: Place, catalog: Catalog) -> None:
     runs = [catalog.queue.put(image(f"image-{number}")) for number in range(6)]
 
@@ -153,6 +192,33 @@ def test_what_an_earlier_attempt_tells_late_counts_for_nothing(catalog: Catalog)
     catalog.queue.settle(second, replace(first, state=RunState.SUCCEEDED, ended_utc=NOW), NOW)
     catalog.queue.settle(second, replace(first, state=RunState.FAILED), NOW)
     assert catalog.runs.get(run.id).state is RunState.SUCCEEDED
+
+
+def test_an_attempt_whose_number_was_given_again_is_another(catalog: Catalog) -> None:
+    """What was no failure does not count: the next attempt has the same number."""
+    first = catalog.queue.claim(catalog.queue.put(image()).id, NOW)
+    assert first is not None
+    catalog.queue.settle(first, replace(first, state=RunState.QUEUED, attempts=0, error="busy"), NOW)
+    second = catalog.queue.claim(first.id, LATER)
+    assert second is not None
+    assert second.attempts == first.attempts
+    catalog.queue.settle(first, replace(first, state=RunState.INTERRUPTED, error="its process ended"), LATER)
+    assert catalog.runs.get(first.id) == second
+
+
+def test_one_that_waits_is_settled_by_the_point_that_it_made(catalog: Catalog) -> None:
+    first = catalog.queue.claim(catalog.queue.put(image()).id, NOW)
+    assert first is not None
+    waits = catalog.queue.settle(first, replace(first, state=RunState.QUEUED, error="away"), NOW)
+    made = replace(waits, state=RunState.SUCCEEDED, point="1" * 32, ended_utc=NOW, error=None)
+    second = catalog.queue.claim(first.id, LATER)
+    assert second is not None
+    catalog.queue.settle(waits, made, LATER)
+    assert catalog.runs.get(first.id) == second, "the one that is at it finds the point itself"
+    waits = catalog.queue.settle(second, replace(second, state=RunState.QUEUED), LATER)
+    assert catalog.queue.settle(waits, made, LATER) == catalog.runs.get(first.id)
+    with pytest.raises(RunEnded, match="succeeded"):
+        catalog.queue.cancel(first.id, LATER)
 
 
 def test_what_waits_is_taken_over_and_tells_nothing_of_its_machine(catalog: Catalog, other: Catalog) -> None:

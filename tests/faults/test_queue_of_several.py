@@ -70,9 +70,9 @@ def test_each_takes_its_own_runs_and_those_of_one_that_is_gone(
     assert theirs["appliance"] == second.appliance.id
     left = second.put("left-behind")
     server.stop()
-    said = len(first.log())
+    said = len(first.said_by_serve())
     with first.serving(workers="1"):
-        first.until(lambda: "cannot be reached" in first.log()[said:], lambda: "it waits for the database")
+        first.until(lambda: "cannot be reached" in first.said_by_serve()[said:], lambda: "it waits for the database")
         server.start()
         first.assert_made(first.put("another"))
         for id in (theirs["id"], left):
@@ -86,6 +86,11 @@ def test_each_takes_its_own_runs_and_those_of_one_that_is_gone(
         away = first.wait(theirs["id"], RunState.FAILED)
         assert "rack2" in (away.error or "")
         assert away.attempts == first.appliance.settings.queue.attempts
+        # what the one that is gone had not done is asked of the one that is there
+        again = json.loads(first.command("run", "retry", held, "--json").stdout)
+        assert again["appliance"] == first.appliance.id
+        first.content["held"] = second.content["held"]
+        first.assert_made(again["id"])
     url = first.appliance.settings.catalog.url
     assert server.execute("SELECT data FROM strongroom_queue_task", url) == [], "nothing is left for one that is gone"
     rows = server.execute(

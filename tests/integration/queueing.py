@@ -95,6 +95,14 @@ class Queueing:
     def log(self) -> str:
         return "\n".join(path.read_text()[-3000:] for path in self.appliance.settings.log_directory.glob("*.log"))
 
+    def said_by_serve(self) -> str:
+        """By all daemons of this home until now."""
+        return self._serve_log.read_text()
+
+    @property
+    def _serve_log(self) -> Path:
+        return self.appliance.settings.log_directory / "serve.log"
+
     def executor(self, id: str) -> int:
         """The process that executes a run."""
         (pid,) = self.processes("execute", id)
@@ -125,10 +133,25 @@ class Queueing:
         )  # fmt: skip
 
     @contextmanager
+    def suspended(self, place: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that stands still before this place in its code; what the test leaves of it is killed."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.crash", place, "before-SIGSTOP", "1", *arguments],
+            env=self.environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status), f"{arguments} ended before it reached {place}"
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    @contextmanager
     def serving(self, **settings: str) -> Iterator[subprocess.Popen[str]]:
         """A daemon, which ends by SIGTERM and with exit code 0, unless the test killed it. What it says is a log."""
         environment = {**self.environment, **{f"STRONGROOM_QUEUE_{key.upper()}": v for key, v in settings.items()}}
-        with (self.appliance.settings.log_directory / "serve.log").open("a") as log:
+        with self._serve_log.open("a") as log:
             process = subprocess.Popen(self._words("serve"), env=environment, stdout=log, stderr=log, text=True)
         try:
             yield process

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from appliance.bootstrap import Appliance
 from appliance.catalog.errors import RunEnded
 from appliance.models import RunState
 from appliance.services import repositories
+from appliance.services.cleaning import CleaningService
 from appliance.services.queue.service import NotRepeatable, QueueService
 from appliance.settings import load
 from tests.integration.queueing import TIMEOUT_S, Queueing, queueing
@@ -70,8 +71,8 @@ def test_runs_are_cancelled_and_killed_ones_are_tried_again(site: Queueing) -> N
         site.until(lambda: any(run.name == "at-terminal" for run in site.appliance.catalog.runs.own_running()),
                    lambda: "the command runs")  # fmt: skip
         (direct,) = (run.id for run in site.appliance.catalog.runs.own_running() if run.name == "at-terminal")
+        assert service.cancel(direct).state is RunState.RUNNING  # first, as it is held for 20 seconds only
         assert "is asked to end" in site.command("run", "cancel", unwanted[:12]).stdout
-        assert service.cancel(direct).state is RunState.RUNNING
         for id in (unwanted, direct):
             ended = site.wait(id, RunState.CANCELLED)
             assert (ended.point, ended.error) == (None, None)
@@ -96,19 +97,61 @@ def test_runs_are_cancelled_and_killed_ones_are_tried_again(site: Queueing) -> N
     assert not [point for point in site.appliance.repository.points() if point.manifest.run in (unwanted, direct)]
 
 
-def test_a_run_that_was_ended_after_its_point_counted_makes_no_second_one(site: Queueing) -> None:
-    id = site.put("counted")
-    place = ("imaging.running:Run.commit", "after-SIGTERM", "1")
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.faults.crash", *place, "run", "execute", id],
-        env=site.environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 143, ended.stderr
-    assert (site.run(id).state, site.run(id).point) == (RunState.QUEUED, None)
-    assert len(site.appliance.repository.points()) > 0
-    said = site.command("run", "execute", id).stderr
-    assert "an earlier attempt has made its restore point" in said
+@pytest.mark.parametrize("queued", [True, False], ids=["of the queue", "begun at once"])
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "SIGTERM"])
+def test_a_run_that_is_ended_once_its_point_counts_has_succeeded(site: Queueing, queued: bool, cancelled: bool) -> None:
+    name = f"counts-{queued}-{cancelled}"
+    words = ["run", "execute", site.put(name)] if queued else ["backup", *site.image(name)]
+    with site.suspended("imaging.running:Run._counts", *words) as process:
+        (run,) = [run for run in site.appliance.catalog.runs.own_running() if run.name == name]
+        if cancelled:
+            assert QueueService(site.appliance).cancel(run.id).state is RunState.RUNNING
+        process.send_signal(signal.SIGTERM)  # which is how the run ends itself, too
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 143, said
+    made = site.run(run.id)
+    assert (made.state, made.error, made.attempts) == (RunState.SUCCEEDED, None, 1 if queued else 0)
+    assert (made.cancel_requested_utc is not None) is cancelled
+    site.assert_made(run.id)
+    assert made.point in {point.id for point in site.appliance.catalog.points.list()}
+    site.assert_nothing_left()
+
+
+def test_nobody_says_how_a_run_ended_as_long_as_the_repository_cannot_be_asked(site: Queueing) -> None:
+    id = site.put("unsaid")
+    repository = site.folder / "repository"
+    with site.suspended("imaging.running:Run._counts", "run", "execute", id) as process:
+        repository.rename(site.folder / "away")
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 143, said
+    assert (site.run(id).state, site.run(id).error) == (RunState.RUNNING, None)
+    assert any("unsaid" in problem for problem in CleaningService(site.appliance).tidy())
+    assert site.run(id).state is RunState.RUNNING
+    (site.folder / "away").rename(repository)
+    with Appliance(site.appliance.settings) as again:
+        assert CleaningService(again).tidy() == ()
     site.assert_made(id)
+
+
+def test_what_an_earlier_attempt_has_made_is_not_made_again_nor_cancelled(site: Queueing) -> None:
+    """As a run that was queued again was left by what had not asked the repository."""
+    for name in ("tried-again", "then-cancelled"):
+        id = site.put(name)
+        site.command("run", "execute", id)
+        made = site.assert_made(id)
+        site.appliance.catalog.points.remove(made.point or "")
+        waits = replace(made, state=RunState.QUEUED, point=None, ended_utc=None, error="it was ended by SIGTERM")
+        site.appliance.catalog.runs.save(waits)
+        if name == "tried-again":
+            assert "an earlier attempt has made its restore point" in site.command("run", "execute", id).stderr
+        else:
+            with pytest.raises(RunEnded, match="succeeded"):
+                QueueService(site.appliance).cancel(id)
+        assert site.assert_made(id).point == made.point
+        assert made.point in {point.id for point in site.appliance.catalog.points.list()}
     site.assert_nothing_left()
 
 

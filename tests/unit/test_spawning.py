@@ -34,8 +34,8 @@ os._exit(7)
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("STRONGROOM_HOME", str(tmp_path / "home"))
-    for name in ("STRONGROOM_PASSPHRASE", "STRONGROOM_NEW_PASSPHRASE", "STRONGROOM_RECOVERY_KEY_FILE"):
-        monkeypatch.setenv(name, "told to nobody")
+    for name in ("PASSPHRASE", "NEW_PASSPHRASE", "PERSON_PASSPHRASE", "RECOVERY_KEY_FILE"):
+        monkeypatch.setenv(f"STRONGROOM_{name}", "told to nobody")
     made = load(os.environ)
     made.log_directory.mkdir(parents=True)
     return made

@@ -1,8 +1,9 @@
 """A run and its record in the catalog, from the moment in which it runs to its end.
 
-The rule: a point that was committed is a success, whatever happens after; one that found another run at work on the
-same machine never began; what else ended without a point is written down, or queued again by the rules of
-`policy.retries`. Should the catalog not learn how it ended, the next start of this appliance tells it.
+The rule: a point that was committed is a success, whatever happens after, a signal and a request to cancel included;
+one that found another run at work on the same machine never began; what else ended without a point is written down, or
+queued again by the rules of `policy.retries`. Should the catalog not learn how it ended, or the repository not say, the
+next start of this appliance tells it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import BackupBusy
 from appliance.models import RunDisk, RunRecord, RunState
 from appliance.policy.retries import Ending, after
+from appliance.services.cleaning import CleaningService
 from appliance.services.points import PointService
 from imaging.errors import ImagingError, SeriesBusy
 from imaging.repository import Point
@@ -35,12 +37,16 @@ class RunBusy(StrongroomError):
 
 
 class Recorded:
-    """Borrows the appliance. `needs_eyes`: a disk with data is left out."""
+    """Borrows the appliance. `needs_eyes`: a disk with data is left out. `committing`: from here on, there may be a
+    point."""
 
     def __init__(self, appliance: Appliance, run: RunRecord) -> None:
         self._appliance = appliance
+        self._attempt = run  # as the catalog has it
+        self._ended = False
         self.run = run
         self.needs_eyes = False
+        self.committing = False
 
     @contextmanager
     def told(self) -> Iterator[Recorded]:
@@ -48,26 +54,35 @@ class Recorded:
         try:
             yield self
         except BaseException as err:
-            if self.run.state is RunState.RUNNING:
+            if not self._ended:
                 with suppress(CatalogError):
-                    self._ended_by(err)
+                    if not (self.committing and self._has_made()):
+                        self._ended_by(err)
             raise
 
     def is_of(self, name: str, uuid: str) -> None:
         """The machine that was found, of a run that was queued by its name."""
         if (self.run.name, self.run.uuid) != (name, uuid):
-            self.run = replace(self.run, name=name, uuid=uuid)
+            self.run = self._attempt = replace(self.run, name=name, uuid=uuid)
             self._appliance.catalog.queue.identify(self.run.id, name, uuid)
 
     def done(self, point: Point, disks: Sequence[RunDisk], notes: Sequence[str]) -> None:
         state = RunState.PARTIAL if self.needs_eyes or notes else RunState.SUCCEEDED
         now = self._appliance.clock.now_utc()
         self.run = replace(
-            self.run, state=state, ended_utc=now, error=None, point=point.manifest.id, disks=tuple(disks),
+            self._attempt, state=state, ended_utc=now, error=None, point=point.manifest.id, disks=tuple(disks),
             notes=tuple(notes),
         )  # fmt: skip
-        self._appliance.catalog.runs.save(self.run)
+        self._appliance.catalog.queue.settle(self._attempt, self.run, now)
+        self._ended = True
         PointService(self._appliance).record(point)
+
+    def _has_made(self) -> bool:
+        """Whether the run has a point after all, or nobody can tell now: then the next start does."""
+        try:
+            return CleaningService(self._appliance).settle_made(self._attempt)
+        except ImagingError:
+            return True
 
     def _ended_by(self, err: BaseException) -> None:
         ending = _ending(err)
@@ -76,8 +91,8 @@ class Recorded:
             return
         now = self._appliance.clock.now_utc()
         words = str(RunBusy(self.run.name, err.holder, err.hint)) if isinstance(err, SeriesBusy) else _words(err)
-        run = after(self.run, ending, words, now, self._appliance.settings.queue)
-        self.run = self._appliance.catalog.queue.settle(self.run, run, now)
+        run = after(self._attempt, ending, words, now, self._appliance.settings.queue)
+        self.run = self._appliance.catalog.queue.settle(self._attempt, run, now)
 
 
 def _ending(err: BaseException) -> Ending:

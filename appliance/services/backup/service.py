@@ -240,6 +240,7 @@ class BackupService:
                 checkpoint=capture.checkpoint, policy=None, run=record.run.id, notes=notes,
                 statistics=storer.statistics(round((self._appliance.clock.monotonic_s() - started) * 1000)),
             )  # fmt: skip
+            record.committing = True
             point = lease.commit(draft)
         try:
             record.done(point, storer.disks, notes)

@@ -6,10 +6,13 @@ appliance that has the host, or that has the image. A machine or image waits onc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
 from appliance.models import RunRecord, RunState, new_id
 from appliance.services.backup.watching import HowFar, how_far
@@ -17,6 +20,7 @@ from appliance.services.cleaning import CleaningService
 from appliance.services.queue.messages import QueueUnusable, Wakes
 from appliance.services.spawning import WORKERS
 from imaging import images
+from imaging.errors import ImagingError
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -105,15 +109,28 @@ class QueueService:
         run = replace(
             self._run(former.name, former.machine_kind, former.uuid, former.host), image_path=former.image_path,
             image_format=former.image_format, full_read=former.full_read, limit_bytes_s=former.limit_bytes_s,
-            appliance=former.appliance,
+            appliance=self._whose(former),
         )  # fmt: skip
         return self._put(run)
+
+    def _whose(self, former: RunRecord) -> str:
+        """Who can reach it now: whoever has the host, or had the image; this appliance, if that one is gone."""
+        catalog = self._appliance.catalog
+        if former.host is None:
+            able: Sequence[str] = [record.id for record in catalog.appliances.list() if record.id == former.appliance]
+        else:
+            able = catalog.hosts.owners(former.host)
+        return next((id for id in (catalog.me, former.appliance, *able) if id in able), catalog.me)
 
     def cancel(self, wanted: str) -> RunRecord:
         """One that waits is cancelled; one that runs, here or on another appliance, ends itself within seconds, once
         it sees that. Returns it as it is now. RecordMissing, RunEnded."""
         catalog = self._appliance.catalog
-        run = catalog.queue.cancel(catalog.runs.find(wanted).id, self._appliance.clock.now_utc())
+        asked = catalog.runs.find(wanted)
+        if asked.state is RunState.QUEUED and asked.error is not None:  # an earlier attempt may have made its point
+            with suppress(ImagingError):  # but a repository that is away keeps no run from being cancelled
+                CleaningService(self._appliance).settle_made(asked)
+        run = catalog.queue.cancel(asked.id, self._appliance.clock.now_utc())
         if run.state is RunState.RUNNING and self._alive(run) is False:
             CleaningService(self._appliance).tidy()  # nobody would see it
             run = catalog.runs.get(run.id)
@@ -146,8 +163,8 @@ class QueueService:
         try:
             with Wakes(self._appliance, run.appliance) as wakes:
                 wakes.put(run.id)
-        except QueueUnusable:
-            pass  # the workers meet it too, and say so
+        except (QueueUnusable, CatalogError):
+            pass  # the run is in the catalog; the workers meet this too, and say so
         return self._appliance.alive(WORKERS) if run.appliance == self._appliance.catalog.me else None
 
     def _run(self, name: str, kind: str, uuid: str | None, host: str | None) -> RunRecord:

@@ -242,6 +242,11 @@ class QueueSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class InventorySettings:
+    refresh_s: Annotated[float, _seconds(5, 86_400)] = 60.0  # between two looks of `strongroom serve` at the hosts
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     home: Path
     repository: RepositorySettings = RepositorySettings()
@@ -255,6 +260,7 @@ class Settings:
     azure: AzureSettings = AzureSettings()
     catalog: CatalogSettings = CatalogSettings()
     queue: QueueSettings = QueueSettings()
+    inventory: InventorySettings = InventorySettings()
 
     @property
     def location_file(self) -> Path:
@@ -313,6 +319,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "azure": AzureSettings,
     "catalog": CatalogSettings,
     "queue": QueueSettings,
+    "inventory": InventorySettings,
 }
 _SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url")
 

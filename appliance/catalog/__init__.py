@@ -24,6 +24,7 @@ from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogOfAnotherRepository
 from appliance.catalog.exports import Exports
 from appliance.catalog.hosts import Hosts
+from appliance.catalog.inventory import Inventory
 from appliance.catalog.points import Points
 from appliance.catalog.queue import Queue
 from appliance.catalog.recoveries import Recoveries
@@ -40,6 +41,7 @@ class Catalog:
         self.me = me
         self.appliances = Appliances(database, me)
         self.hosts = Hosts(database, me)
+        self.inventory = Inventory(database, me)
         self.points = Points(database)
         self.runs = Runs(database, me)
         self.queue = Queue(database, me)

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, delete, insert, select
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordExists, RecordMissing
+from appliance.catalog.inventory import forget_host
 from appliance.hypervisor.protocol import Transport
 from appliance.models import HostConfig, HostRecord
 
@@ -57,10 +58,11 @@ class Hosts:
             return tuple(connection.execute(query).scalars())
 
     def remove(self, name: str) -> None:
-        """RecordMissing."""
+        """With what was seen of it. RecordMissing."""
         with self._database.write() as connection:
             if connection.execute(delete(tables.hosts).where(self._here(name))).rowcount == 0:
                 raise RecordMissing("host", name, hint="See 'strongroom host list'.")
+            forget_host(connection, name, self._me)
 
     def _here(self, name: str) -> ColumnElement[bool]:
         return (tables.hosts.c.name == name) & (tables.hosts.c.appliance == self._me)

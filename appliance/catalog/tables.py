@@ -98,6 +98,36 @@ hosts = Table(
     Column("added_utc", Moment, nullable=False),
 )
 
+host_looks = Table(
+    "host_looks",
+    metadata,
+    Column("appliance", String(ID_CHARACTERS), primary_key=True),
+    Column("host", String(64), primary_key=True),
+    Column("asked_utc", Moment, nullable=False),
+    Column("answered_utc", Moment, nullable=True),
+    Column("failing_since_utc", Moment, nullable=True),
+    Column("error", Text, nullable=True),
+    Column("hint", Text, nullable=True),
+)
+
+seen_machines = Table(
+    "seen_machines",
+    metadata,
+    Column("host", String(64), primary_key=True),
+    Column("uuid", String(UUID_CHARACTERS), primary_key=True, index=True),
+    Column("name", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("state_reason", Text, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("vcpus", Integer, nullable=False),
+    Column("agent", Boolean(create_constraint=False), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("disks", JSON, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("known_utc", Moment, nullable=False),
+    Column("current", Boolean(create_constraint=False), nullable=False),
+)
+
 machines = Table(
     "machines",
     metadata,

@@ -22,6 +22,8 @@ def serve(session: Session) -> None:
     """Look after recovered machines, owed thaws and what dead runs left behind, and take runs from the queue, until
     interrupted.
 
+    Every minute (inventory.refresh_s) the hosts are asked which machines they have: 'vm list --known' shows it.
+
     Runs of the queue go two at a time (queue.workers). When it is told to end, no more are begun; those under way are
     given half a minute (queue.end_s), then they are ended in order, and go back to the queue. A second signal ends them
     at once.
@@ -93,6 +95,8 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
         return thread
 
     supervising = begin("supervisor", lambda: supervisor.run(over))
+    if for_ever:
+        begin("inventory", lambda: _look(session, over))
     taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
     stop.wait()
     if taking is not None:
@@ -106,6 +110,12 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
 
 def _workers(session: Session) -> int:
     return session.appliance.settings.queue.workers
+
+
+def _look(session: Session, stop: threading.Event) -> None:
+    from appliance.services.sightings import SightingService
+
+    SightingService(session.appliance).keep_looking(stop)
 
 
 def _take_runs(session: Session, stop: threading.Event, at_once: threading.Event) -> None:

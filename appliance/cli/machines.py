@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 import click
 
 from appliance.cli.output import emit_json, moment, size, table, tell, warn
 from appliance.cli.session import EXIT_FAILED, EXIT_PARTLY, Session, exit_with, json_option, pass_session
+
+if TYPE_CHECKING:
+    from appliance.inventory import KnownMachine
+    from appliance.services.inventory import KnownMachines
 
 
 @click.group()
@@ -15,22 +22,29 @@ def vm() -> None:
 
 @vm.command("list")
 @click.option("--host", metavar="HOST", help="Of this host only.")
+@click.option("--known", is_flag=True, help="As last seen, with tags; no host is asked.")
 @json_option
 @pass_session
-def list_machines(session: Session, host: str | None, as_json: bool) -> None:
-    """List the virtual machines of all hosts, or of one.
+def list_machines(session: Session, host: str | None, known: bool, as_json: bool) -> None:
+    """List the virtual machines of all hosts, or of one, as they answer now.
 
-    Ends with exit code 3 when some host did not answer, and 1 when none did. Without any host, --json prints [].
+    What they tell is kept: --known shows it at any time, also of a host that is away. Ends with exit code 3 when some
+    host did not answer, and 1 when none did. Without any host, --json prints [].
 
     \b
     Examples:
       strongroom vm list
+      strongroom vm list --known
       strongroom vm list --host rack2 --json
     """
     from appliance.services.inventory import InventoryService, NoHosts
 
+    service = InventoryService(session.appliance)
     try:
-        found = InventoryService(session.appliance).list_machines(host)
+        if known:
+            _show_known(service.known(host), as_json)
+            return
+        found = service.list_machines(host)
     except NoHosts as err:
         if not as_json:
             raise
@@ -48,6 +62,7 @@ def list_machines(session: Session, host: str | None, as_json: bool) -> None:
                     "memory_bytes": item.machine.memory_bytes,
                     "vcpus": item.machine.vcpus,
                     "agent": item.machine.agent_connected,
+                    "tags": sorted(item.machine.tags),
                     "disks": [
                         {
                             "name": disk.target,
@@ -88,3 +103,52 @@ def list_machines(session: Session, host: str | None, as_json: bool) -> None:
         warn(problem.error)
     if found.problems:
         exit_with(EXIT_PARTLY if len(found.problems) < len(session.appliance.catalog.hosts.list()) else EXIT_FAILED)
+
+
+def _show_known(found: KnownMachines, as_json: bool) -> None:
+    """Exit codes as when they are asked: what is shown of a host that is away may be old."""
+    if as_json:
+        emit_json([_known_json(item) for item in found.machines])
+    else:
+        table(
+            ["name", "host", "state", "disks", "size", "tags", "last point", "seen"],
+            [
+                (
+                    item.seen.name,
+                    item.seen.host,
+                    item.seen.state,
+                    " ".join(disk.name for disk in item.seen.disks),
+                    size(item.seen.size_bytes),
+                    " ".join(item.seen.tags),
+                    "recovered" if item.recovered else moment(item.last_point_utc) if item.protected else "never",
+                    moment(item.seen_utc),
+                )
+                for item in found.machines
+            ],
+            right=["size"],
+            empty="No virtual machine was seen: 'strongroom vm list' asks the hosts.",
+        )
+    for look in found.away:
+        warn(f"{look.error} (since {moment(look.failing_since_utc)})")
+    if found.away:
+        exit_with(EXIT_PARTLY if len(found.away) < len(found.looks) else EXIT_FAILED)
+
+
+def _known_json(item: KnownMachine) -> dict[str, object]:
+    return {
+        "name": item.seen.name,
+        "uuid": item.seen.uuid,
+        "host": item.seen.host,
+        "state": item.seen.state.value,
+        "memory_bytes": item.seen.memory_bytes,
+        "vcpus": item.seen.vcpus,
+        "agent": item.seen.agent,
+        "tags": list(item.seen.tags),
+        "size_bytes": item.seen.size_bytes,
+        "disks": [asdict(disk) for disk in item.seen.disks],
+        "known_utc": item.seen.known_utc,
+        "seen_utc": item.seen_utc,
+        "last_point": item.last_point,
+        "last_point_utc": item.last_point_utc,
+        "recovered": item.recovered,
+    }

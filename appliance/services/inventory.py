@@ -12,7 +12,9 @@ from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import HypervisorError, MachineNotFound
 from appliance.hypervisor.protocol import HostConfig, HostFacts, MachineInfo
 from appliance.hypervisor.uri import check_host
+from appliance.inventory import HostLook, KnownMachine
 from appliance.models import CleanupAction, CleanupRecord, HostRecord, MachineRecord
+from appliance.services.sightings import SightingService
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -82,6 +84,18 @@ class MachineList:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownMachines:
+    """As hosts were last seen. `looks`: how that went, by host; one that nobody has looked at yet is not there."""
+
+    machines: tuple[KnownMachine, ...]
+    looks: tuple[HostLook, ...]
+
+    @property
+    def away(self) -> tuple[HostLook, ...]:
+        return tuple(look for look in self.looks if look.failing_since_utc is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class HostReport:
     """What a host answered."""
 
@@ -111,7 +125,10 @@ class InventoryService:
         HypervisorError."""
         check_host(config)
         report = self._report(config) if test else None
-        self._appliance.catalog.hosts.add(HostRecord(config, self._appliance.clock.now_utc()))
+        record = HostRecord(config, self._appliance.clock.now_utc())
+        self._appliance.catalog.hosts.add(record)
+        if test:
+            SightingService(self._appliance).look((record,))
         return report
 
     def hosts(self) -> tuple[HostRecord, ...]:
@@ -168,22 +185,31 @@ class InventoryService:
         return tuple(debts)
 
     def list_machines(self, host: str | None = None) -> MachineList:
-        """Of one host, or of all. With one host named, its failure is raised; else it is told in `problems`."""
+        """Of one host, or of all, as they answer now; it is kept for `known`. With one host named, its failure is
+        raised; else it is told in `problems`."""
         protected = {record.uuid: record for record in self._appliance.catalog.points.machines() if record.uuid}
         machines: list[HostedMachine] = []
         problems: list[HostProblem] = []
-        for record in self._chosen(host):
-            try:
-                with self._appliance.connect_to(record.config) as hypervisor:
-                    found = hypervisor.machines.list()
-            except HypervisorError as err:
+        for sighting in SightingService(self._appliance).look(self._chosen(host)):
+            if sighting.error is not None:
                 if host is not None:
-                    raise
-                problems.append(HostProblem(record.name, str(err), err.hint))
-                continue
-            machines += (HostedMachine(record.name, machine, protected.get(machine.uuid)) for machine in found)
+                    raise sighting.error
+                problems.append(HostProblem(sighting.host.name, str(sighting.error), sighting.error.hint))
+            machines += (
+                HostedMachine(sighting.host.name, machine, protected.get(machine.uuid)) for machine in sighting.machines
+            )
         machines.sort(key=lambda item: (item.machine.name, item.host))
         return MachineList(tuple(machines), tuple(problems))
+
+    def known(self, host: str | None = None) -> KnownMachines:
+        """As last seen, of one host or of all of this appliance, each machine once; no host is asked. NoHosts,
+        RecordMissing."""
+        chosen = {record.name for record in self._chosen(host)}
+        inventory = self._appliance.catalog.inventory
+        return KnownMachines(
+            tuple(each for each in inventory.machines() if each.seen.host in chosen),
+            tuple(look for look in inventory.looks() if look.host in chosen),
+        )
 
     def find(self, name: str, host: str | None = None) -> HostedMachine:
         """One machine, by name or UUID. NoHosts, MachineNotFound, MachineAmbiguous, HypervisorError."""

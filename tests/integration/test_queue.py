@@ -13,7 +13,8 @@ import pytest
 
 from appliance.bootstrap import Appliance
 from appliance.catalog.errors import RunEnded
-from appliance.models import RunState
+from appliance.hypervisor.protocol import HostConfig, Transport
+from appliance.models import HostRecord, RunState
 from appliance.services import repositories
 from appliance.services.cleaning import CleaningService
 from appliance.services.queue.service import NotRepeatable, QueueService
@@ -200,6 +201,20 @@ def test_a_killed_daemon_costs_no_run_and_one_that_ends_gives_them_back(site: Qu
     with site.serving(workers="1"):
         for id in (made_way, behind):
             assert site.assert_made(id).attempts == 1
+
+
+def test_the_daemon_looks_at_the_hosts(site: Queueing) -> None:
+    """libvirt's own test driver has one machine. That a host was added is all that the daemon knows of it."""
+    inventory, hosts = site.appliance.catalog.inventory, site.appliance.catalog.hosts
+    hosts.add(HostRecord(HostConfig("mock", Transport.TEST), site.appliance.clock.now_utc()))
+    try:
+        with site.serving():
+            site.until(inventory.machines, lambda: "its machines are known")
+        (found,) = inventory.machines()
+        assert (found.seen.name, found.seen.host, found.protected) == ("test", "mock", False)
+    finally:
+        hosts.remove("mock")
+    assert inventory.machines() == ()
 
 
 def test_a_run_under_way_is_given_its_time(site: Queueing, tmp_path: Path) -> None:

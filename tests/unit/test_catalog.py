@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import appliance.catalog
-from appliance import models
+from appliance import inventory, models
 from appliance.catalog import Catalog, schema, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogError
@@ -81,6 +81,8 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (models.RecoveryRecord, tables.recoveries, set()),
         (models.ExportRecord, tables.exports, set()),
         (models.OwedThaw, tables.owed_thaws, set()),
+        (inventory.HostLook, tables.host_looks, set()),
+        (inventory.SeenMachine, tables.seen_machines, set()),
         (models.CleanupRecord, tables.cleanups, set()),
     ]
     for kind, table, beyond in pairs:

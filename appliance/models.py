@@ -28,6 +28,7 @@ __all__ = [
     "OwedThaw",
     "PointDisk",
     "PointRecord",
+    "PointTime",
     "ReadKind",
     "RecoveryDisk",
     "RecoveryRecord",
@@ -141,6 +142,15 @@ class PointRecord:
     disks: tuple[PointDisk, ...]
     skipped: tuple[str, ...] = ()  # "vdb: a CD-ROM", one text per disk that the point does not have
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PointTime:
+    """Which point it is, and when it was made."""
+
+    id: str
+    generation: int
+    created_utc: datetime
 
 
 class RunState(StrEnum):

@@ -26,6 +26,7 @@ from appliance.catalog.exports import Exports
 from appliance.catalog.hosts import Hosts
 from appliance.catalog.inventory import Inventory
 from appliance.catalog.points import Points
+from appliance.catalog.policies import Policies
 from appliance.catalog.queue import Queue
 from appliance.catalog.recoveries import Recoveries
 from appliance.catalog.runs import Cleanups, OwedThaws, Runs
@@ -49,6 +50,7 @@ class Catalog:
         self.thaws = OwedThaws(database, me)
         self.recoveries = Recoveries(database, me)
         self.exports = Exports(database, me)
+        self.policies = Policies(database)
 
     @classmethod
     def open(cls, database: Database, lock_file: Path, me: str) -> Catalog:

@@ -114,3 +114,16 @@ class RunEnded(CatalogError):
             id=id,
             state=state,
         )
+
+
+class PolicyChanged(CatalogError):
+    """Somebody else has changed it meanwhile."""
+
+    def __init__(self, name: str, seen: int, version: int) -> None:
+        super().__init__(
+            f"policy {name} was changed meanwhile: it is version {version} now, and the change was made on {seen}",
+            hint="Look at it as it is now, then change that.",
+            name=name,
+            seen=seen,
+            version=version,
+        )

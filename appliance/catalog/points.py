@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, select
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
-from appliance.models import MachineRecord, PointRecord
+from appliance.models import MachineRecord, PointRecord, PointTime
 
 
 class Points:
@@ -59,6 +59,13 @@ class Points:
             query = query.where(tables.points.c.series == series)
         with self._database.read() as connection:
             return tuple(rows.decode(PointRecord, row) for row in connection.execute(query))
+
+    def times(self, series: str) -> tuple[PointTime, ...]:
+        """What retention needs of a machine's points, in no order."""
+        points = tables.points.c
+        query = select(points.id, points.generation, points.created_utc).where(points.series == series)
+        with self._database.read() as connection:
+            return tuple(PointTime(*row) for row in connection.execute(query))
 
     def names(self) -> frozenset[str]:
         """Manifest names."""

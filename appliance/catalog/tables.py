@@ -268,3 +268,22 @@ cleanups = Table(
     Column("attempts", Integer, nullable=False),
     Column("last_error", Text, nullable=True),
 )
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("since_utc", Moment, nullable=False),
+    Column("changed_utc", Moment, nullable=False),
+    Column("paused_utc", Moment, nullable=True),
+)
+
+machine_pauses = Table(
+    "machine_pauses",
+    metadata,
+    Column("machine", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("paused_utc", Moment, nullable=False),
+)

@@ -33,6 +33,7 @@ _COMMANDS = {
     "point": "points:point",
     "prune": "maintenance:prune",
     "run": "runs:run",
+    "policy": "policies:policy",
     "restore": "restore:restore",
     "recovery": "recovery:recovery",
     "export": "exports:export",

@@ -72,7 +72,7 @@ class Schedule:
     @property
     def words(self) -> str:
         """For people, without the zone: "At 22:00 on Monday through Friday"."""
-        return CronSim(self.cron, datetime(2026, 1, 1, tzinfo=UTC)).explain()
+        return CronSim(spelled(self.cron), datetime(2026, 1, 1, tzinfo=UTC)).explain()
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """The due times after a moment, without end."""
@@ -133,6 +133,24 @@ def _up_to_the_first_from(schedule: Schedule, begin: datetime, end: datetime) ->
         if due >= end:
             break
     return found
+
+
+def spelled(cron: str) -> str:
+    """The same due times, with steps written out where the library's words for them mislead: `*/40` in the field of
+    minutes is due at 0 and 40 of every hour, and not every 40 minutes; `*/3` in that of months loses "every day"."""
+    minute, hour, day, month, weekday = cron.split()
+    minute, hour, month = _steps(minute, 0, 60), _steps(hour, 0, 24), _steps(month, 1, 12, even=False)
+    if day == "*":  # else a star in this field has a meaning of its own: both days must fit
+        weekday = _steps(weekday, 0, 7)
+    return " ".join((minute, hour, day, month, weekday))
+
+
+def _steps(field: str, first: int, count: int, *, even: bool = True) -> str:
+    """`*/N` as a list; as it is, if N fits `count` evenly, unless `even` is False."""
+    match = re.fullmatch(r"\*/([0-9]{1,4})", field, re.ASCII)
+    if match is None or int(match[1]) < 2 or (even and count % int(match[1]) == 0 and int(match[1]) < count):
+        return field
+    return ",".join(map(str, range(first, first + count, int(match[1]))))
 
 
 def _check_zone(zone: str) -> None:

@@ -19,6 +19,7 @@ from appliance.catalog import Catalog, schema, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogError
 from appliance.models import RecoveryState
+from appliance.policy import stored
 from tests.unit.records import NOW
 
 MIGRATIONS = Path(appliance.catalog.__file__).parent / "migrations"
@@ -84,6 +85,8 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (inventory.HostLook, tables.host_looks, set()),
         (inventory.SeenMachine, tables.seen_machines, set()),
         (models.CleanupRecord, tables.cleanups, set()),
+        (stored.StoredPolicy, tables.policies, set()),
+        (stored.MachinePause, tables.machine_pauses, set()),
     ]
     for kind, table, beyond in pairs:
         assert set(kind.__dataclass_fields__) | beyond == set(table.columns.keys()), table.name

@@ -313,7 +313,8 @@ HARMLESS = {
     "init", "host add", "host list", "host test", "host remove", "host forget-checkpoints", "vm list", "recovery start",
     "recovery list", "recovery migrate", "recovery discard", "recovery resume", "export serve", "mount", "umount",
     "restore", "repository adopt", "repository copy", "serve", "appliance take-over",
-    "run show", "run cancel", "run retry",
+    "run show", "run cancel", "run retry", "policy edit", "policy show", "policy preview", "policy pause",
+    "policy resume", "policy remove", "policy export", "policy import",
 }  # fmt: skip
 """These need hosts, servers or a second home, and reach neither deletion, keys nor protections: they have no id of a
 point or key as what is to go. Whatever else is in the command line is tried below."""
@@ -333,6 +334,8 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "point diff": [(point, point)],
         "point delete": [(point, "--yes"), (point, "--yes", "--ask", "alice")],
         "point protect": [(point,), (point, "--off")],
+        "policy list": [()],
+        "policy add": [("mine", "--all", "--image", "*", "--at", "* * * * *", "--keep-last", "1", "--yes")],
         "prune": [
             ("--keep-last", "1", "--yes"),
             ("web", "--keep-hourly", "1", "--yes"),

@@ -24,7 +24,8 @@ init · host add · host list · host test · host remove · host forget-checkpo
 point show · point diff · point delete · point protect · restore · recovery start · recovery list · recovery migrate ·
 recovery discard · recovery resume · export serve · mount · umount · repository info · repository verify ·
 repository adopt · repository key list · repository key add · repository key remove · status · run list · run show ·
-run cancel · run retry
+run cancel · run retry · policy add · policy edit · policy show · policy list · policy preview · policy pause ·
+policy resume · policy remove · policy export · policy import
 """
 
 

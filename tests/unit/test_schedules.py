@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.policy.errors import PolicyInvalid
-from appliance.policy.schedules import Schedule, read_schedule
+from appliance.policy.schedules import Schedule, read_schedule, spelled
 
 
 def utc(text: str) -> datetime:
@@ -96,8 +96,42 @@ def test_once_a_day_is_once_on_every_day(zone: str, naive: datetime) -> None:
     assert [(after - before).days for before, after in itertools.pairwise(days)] == [1] * 39
 
 
-def test_words() -> None:
-    assert Schedule("0 22 * * MON-FRI", "Europe/Berlin").words == "At 22:00 on Monday through Friday"
+@pytest.mark.parametrize(
+    ("cron", "words"),
+    [
+        ("0 22 * * MON-FRI", "At 22:00 on Monday through Friday"),
+        ("*/30 * * * *", "Every 30th minute of every hour"),
+        ("*/40 * * * *", "At minutes 0 and 40 of every hour"),
+        ("*/90 * * * *", "At the start of every hour"),
+        ("0 */5 * * *", "At minute 0 past hours 0, 5, 10, 15, and 20"),
+        ("0 */24 * * *", "At 00:00 every day"),
+        ("0 22 * */3 *", "At 22:00 every day in January, April, July, and October"),
+        ("0 22 * * */2", "At 22:00 on Sunday, Tuesday, Thursday, and Saturday"),
+        ("0 2 */2 * MON", "At 02:00 on every second day of month if it's on Monday"),
+        ("0 2 1 * MON", "At 02:00 on the first day of month and on Monday"),
+        ("0 2 LW * *", "At 02:00 on the last weekday of every month"),
+    ],
+)
+def test_words(cron: str, words: str) -> None:
+    assert Schedule(cron, "Europe/Berlin").words == words
+
+
+STEPS = st.sampled_from(["*", "0", "5", "*/2", "*/5", "*/7", "*/25", "*/100"])
+
+
+@given(
+    STEPS,
+    STEPS,
+    st.sampled_from(["*", "1", "*/2"]),
+    st.sampled_from(["*", "*/5", "3"]),
+    st.sampled_from(["*", "1", "*/3"]),
+)
+def test_what_is_put_into_words_has_the_same_due_times(
+    minute: str, hour: str, day: str, month: str, weekday: str
+) -> None:
+    cron = f"{minute} {hour} {day} {month} {weekday}"
+    times = [list(itertools.islice(Schedule(each).after(utc("2026-01-01")), 50)) for each in (cron, spelled(cron))]
+    assert times[0] == times[1]
 
 
 @pytest.mark.parametrize(

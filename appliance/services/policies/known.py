@@ -1,0 +1,32 @@
+"""The machines and images that policies can select, as the catalog knows them: no host is asked.
+
+The rule: a machine is selected by what was last seen of it, also while its host is away. What has restore points is
+known for as long as it has them, also when its machine is gone, so that its retention goes on, though without tags. A
+machine that runs out of the repository is none to be backed up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.models import MachineRecord
+from appliance.policy.selectors import Kind, Machine
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+
+def known_machines(appliance: Appliance) -> tuple[Machine, ...]:
+    """Of all appliances that share the catalog, each once. CatalogError."""
+    seen = appliance.catalog.inventory.machines(own=False)
+    recovered = {each.machine.key for each in seen if each.recovered}
+    found = [machine_of(record) for record in appliance.catalog.points.machines()]
+    found += [each.machine for each in seen]
+    return tuple({machine.key: machine for machine in found if machine.key not in recovered}.values())
+
+
+def machine_of(record: MachineRecord) -> Machine:
+    """A series of restore points as what can be selected; its tags are not known by that."""
+    if record.kind == Kind.IMAGE:
+        return Machine(Kind.IMAGE, record.name, record.name)
+    return Machine(Kind.VM, record.uuid or record.name, record.name, record.host)

@@ -7,6 +7,7 @@ is not in the catalog yet: whoever adds it.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,13 +38,25 @@ __all__ = [
     "RunDisk",
     "RunRecord",
     "RunState",
+    "machine_key",
     "new_id",
 ]
+
+_KEY_CHARACTERS_MAX = 500
 
 
 def new_id() -> str:
     """A random id, in the form that restore points have too."""
     return secrets.token_hex(16)
+
+
+def machine_key(kind: str, uuid: str | None, name: str) -> str:
+    """What tells a machine or image from all others, as `policy.selectors.Machine.key` has it; of a name that is longer
+    than any index takes, its beginning and its hash."""
+    id = uuid or name
+    if len(id) > _KEY_CHARACTERS_MAX:
+        id = f"{id[:_KEY_CHARACTERS_MAX]}…{hashlib.sha256(id.encode(errors='backslashreplace')).hexdigest()}"
+    return f"{kind}:{id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +220,14 @@ class RunRecord:
     @property
     def from_queue(self) -> bool:
         return self.asked_utc is not None
+
+    @property
+    def machine(self) -> str:
+        return machine_key(self.machine_kind, self.uuid, self.name)
+
+
+# What says how a machine fares: not what only waits, or was called off.
+TELLING = frozenset(RunState) - {RunState.QUEUED, RunState.CANCELLED}
 
 
 class RecoveryState(StrEnum):

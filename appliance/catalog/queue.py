@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordMissing, RunEnded
+from appliance.catalog.runs import row_of
 from appliance.models import RunRecord, RunState
 
 _runs = tables.runs
@@ -42,7 +43,7 @@ class Queue:
             same = and_(_runs.c.state == RunState.QUEUED.value, _runs.c.appliance == run.appliance, _same(run))
             row = connection.execute(select(_runs).where(same).order_by(_runs.c.asked_utc)).first()
             if row is None:
-                connection.execute(_runs.insert().values(rows.encode(run)))
+                connection.execute(_runs.insert().values(row_of(run)))
                 return run
             waiting = rows.decode(RunRecord, row)
             asked = replace(
@@ -144,7 +145,8 @@ class Queue:
     def identify(self, id: str, name: str, uuid: str) -> None:
         """The machine of a run that was queued by its name."""
         with self._database.write() as connection:
-            connection.execute(update(_runs).where(_runs.c.id == id).values(name=name, uuid=uuid))
+            run = rows.decode(RunRecord, connection.execute(select(_runs).where(_runs.c.id == id)).one())
+            _save(connection, replace(run, name=name, uuid=uuid))
 
     def cancel_asked(self, id: str) -> bool:
         query = select(_runs.c.cancel_requested_utc).where(_runs.c.id == id)
@@ -175,4 +177,4 @@ def _cancelled(run: RunRecord, now_utc: datetime) -> RunRecord:
 
 
 def _save(connection: Connection, run: RunRecord) -> None:
-    connection.execute(update(_runs).where(_runs.c.id == run.id).values(rows.encode(run)))
+    connection.execute(update(_runs).where(_runs.c.id == run.id).values(row_of(run)))

@@ -52,7 +52,7 @@ class Recoveries:
 
     def get(self, id: str) -> RecoveryRecord:
         """By its id or a unique beginning of it, of whatever appliance. RecordMissing."""
-        query = select(tables.recoveries).where(tables.recoveries.c.id.startswith(id, autoescape=True))
+        query = select(tables.recoveries).where(rows.begins(tables.recoveries.c.id, id))
         with self._database.read() as connection:
             found = [rows.decode(RecoveryRecord, row) for row in connection.execute(query)] if id else []
         if len(found) > 1:

@@ -14,7 +14,10 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, insert, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, false, insert, update
+
+_HEX = frozenset("0123456789abcdef")
+_AFTER_HEX = "g"
 
 Value = TypeVar("Value")
 
@@ -42,6 +45,13 @@ def save(connection: Connection, table: Table, value: Any, key: ColumnElement[bo
     row = encode(value)
     if connection.execute(update(table).where(key).values(row)).rowcount == 0:
         connection.execute(insert(table).values(row))
+
+
+def begins(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Whether an id (hex digits) begins so, told by its index in every engine; what is no such beginning fits none."""
+    if not prefix or not set(prefix) <= _HEX:
+        return false()
+    return and_(column >= prefix, column < prefix + _AFTER_HEX)
 
 
 def owned(value: Value, me: str) -> Value:

@@ -8,13 +8,28 @@ lives, and what is to be undone for one that does not, only the appliance knows 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, delete, func, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordMissing
-from appliance.models import CleanupRecord, OwedThaw, RunRecord, RunState
+from appliance.models import TELLING, CleanupRecord, OwedThaw, RunRecord, RunState
+
+_runs = tables.runs
+
+
+def row_of(run: RunRecord) -> dict[str, Any]:
+    return rows.encode(run) | {"machine": run.machine}
+
+
+def last_of(machine: ColumnElement[str]) -> ScalarSelect[str]:
+    """The id of the newest run of a machine that tells how it fares."""
+    runs = tables.runs.alias()
+    telling = runs.c.state.in_(sorted(state.value for state in TELLING))
+    newest = select(runs.c.id).where(runs.c.machine == machine, telling)
+    return newest.order_by(runs.c.started_utc.desc(), runs.c.id.desc()).limit(1).scalar_subquery()
 
 
 class Runs:
@@ -27,7 +42,9 @@ class Runs:
     def save(self, run: RunRecord) -> None:
         run = rows.owned(run, self._me)
         with self._database.write() as connection:
-            rows.save(connection, tables.runs, run, tables.runs.c.id == run.id)
+            here = tables.runs.c.id == run.id
+            if connection.execute(update(tables.runs).where(here).values(row_of(run))).rowcount == 0:
+                connection.execute(tables.runs.insert().values(row_of(run)))
 
     def get(self, id: str) -> RunRecord:
         """RecordMissing."""
@@ -39,7 +56,7 @@ class Runs:
 
     def find(self, id: str) -> RunRecord:
         """By its id or a unique beginning of it, of whatever appliance. RecordMissing."""
-        query = select(tables.runs).where(tables.runs.c.id.startswith(id, autoescape=True)).limit(2)
+        query = select(tables.runs).where(rows.begins(tables.runs.c.id, id)).limit(2)
         with self._database.read() as connection:
             found = [rows.decode(RunRecord, row) for row in connection.execute(query)] if id else []
         if len(found) > 1:
@@ -50,7 +67,7 @@ class Runs:
 
     def list(self, *, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:
         """Newest first."""
-        query = select(tables.runs).order_by(tables.runs.c.started_utc.desc(), tables.runs.c.id)
+        query = select(tables.runs).order_by(tables.runs.c.started_utc.desc(), tables.runs.c.id.desc())
         if state is not None:
             query = query.where(tables.runs.c.state == state.value)
         if limit is not None:
@@ -64,16 +81,15 @@ class Runs:
 
     def last(self) -> tuple[RunRecord, ...]:
         """The newest of each machine or image, newest first; what waits or was cancelled tells nothing of it."""
-        runs = tables.runs
-        of_series = [runs.c.machine_kind, func.coalesce(runs.c.uuid, runs.c.name)]
-        newest_first = [runs.c.started_utc.desc(), runs.c.id]
-        number = func.row_number().over(partition_by=of_series, order_by=newest_first)
-        silent = [RunState.QUEUED.value, RunState.CANCELLED.value]
-        numbered = select(runs.c.id, number.label("number")).where(runs.c.state.not_in(silent)).subquery()
-        wanted = select(numbered.c.id).where(numbered.c.number == 1)
-        query = select(runs).where(runs.c.id.in_(wanted)).order_by(*newest_first)
+        # From one machine to the next, by the index: 1,000 looks into it, however many runs there are.
+        first = select(func.min(_runs.c.machine).label("machine"))
+        machines = first.cte("machines", recursive=True)
+        following = select(func.min(_runs.c.machine)).where(_runs.c.machine > machines.c.machine).scalar_subquery()
+        machines = machines.union_all(select(following).where(machines.c.machine.is_not(None)))
+        query = select(_runs).select_from(machines).join(_runs, _runs.c.id == last_of(machines.c.machine))
         with self._database.read() as connection:
-            return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
+            found = [rows.decode(RunRecord, row) for row in connection.execute(query)]
+        return tuple(sorted(found, key=lambda run: (run.started_utc, run.id), reverse=True))
 
     def remove(self, id: str) -> None:
         """One that never began. Not there: fine."""

@@ -134,7 +134,7 @@ machines = Table(
     Column("series", String(ID_CHARACTERS), primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("name", Text, nullable=False),
-    Column("uuid", String(UUID_CHARACTERS), nullable=True),
+    Column("uuid", String(UUID_CHARACTERS), nullable=True, index=True),
     Column("host", Text, nullable=True),
     Column("last_point", String(ID_CHARACTERS), nullable=True),
     Column("last_point_utc", Moment, nullable=True),
@@ -147,9 +147,7 @@ points = Table(
     Column("id", String(ID_CHARACTERS), primary_key=True),
     Column("manifest_name", String(128), nullable=False, unique=True),
     Column("manifest_hash", String(64), nullable=False),
-    Column(
-        "series", String(ID_CHARACTERS), ForeignKey("machines.series", ondelete="CASCADE"), nullable=False, index=True
-    ),
+    Column("series", String(ID_CHARACTERS), ForeignKey("machines.series", ondelete="CASCADE"), nullable=False),
     Column("generation", BigInteger, nullable=False),
     Column("machine_kind", String(16), nullable=False),
     Column("name", Text, nullable=False),
@@ -166,6 +164,9 @@ points = Table(
     Column("disks", JSON, nullable=False),
     Column("skipped", JSON, nullable=False),
     Column("notes", JSON, nullable=False),
+    Index("ix_points_created_utc", "created_utc", "id", "stored_bytes"),
+    Index("ix_points_series", "series", "created_utc", "id"),
+    Index("ix_points_host", "host", "created_utc", "id"),
 )
 
 runs = Table(
@@ -193,8 +194,12 @@ runs = Table(
     Column("attempts", Integer, nullable=False),
     Column("not_before_utc", Moment, nullable=True),
     Column("cancel_requested_utc", Moment, nullable=True),
-    Index("ix_runs_state", "state"),
-    Index("ix_runs_started_utc", "started_utc"),
+    # Each in the order of a list, so that a page of it, and the last run of a machine, is a look into an index.
+    Column("machine", Text, nullable=False),
+    Index("ix_runs_started_utc", "started_utc", "id"),
+    Index("ix_runs_state", "state", "started_utc", "id"),
+    Index("ix_runs_machine", "machine", "started_utc", "id"),
+    Index("ix_runs_host", "host", "started_utc", "id"),
 )
 
 recoveries = Table(

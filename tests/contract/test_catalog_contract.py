@@ -201,6 +201,7 @@ def test_a_catalog_of_an_earlier_version_is_brought_up_to_date_with_what_it_hold
     with place.open() as catalog:
         assert only_appliance(catalog.database) == ME
         assert catalog.runs.list() == (run,)
+        assert catalog.runs.last() == (run,), "it is found by its machine"
         assert catalog.hosts.list() == (host,)
         assert catalog.thaws.list() == (OwedThaw("u", "here", "web-1", NOW, appliance=ME),)
 
@@ -228,9 +229,30 @@ def test_the_last_run_of_each_machine_or_image(catalog: Catalog) -> None:
     for each in (older_image, new, old, image, made_anew):
         catalog.runs.save(each)
     assert catalog.runs.last() == (made_anew, image, new)
+    for state in (RunState.CANCELLED, RunState.QUEUED):
+        catalog.runs.save(run("web", "u-1", 9, state))
+    assert catalog.runs.last() == (made_anew, image, new), "what waits or was called off tells nothing"
     catalog.runs.remove(new.id)
     catalog.runs.remove(new.id)
     assert catalog.runs.last() == (made_anew, image, old)
+
+
+def test_runs_are_found_by_the_beginning_of_an_id(catalog: Catalog) -> None:
+    ids = ["ab" + "0" * 30, "ab" + "f" * 30, "b" * 32]
+    for id in ids:
+        catalog.runs.save(RunRecord(id, "web", "image", None, None, RunState.SUCCEEDED, NOW))
+    assert [catalog.runs.find(some).id for some in ("ab0", "abf", "b", "b" * 32)] == [ids[0], ids[1], ids[2], ids[2]]
+    for wrong in ("ab", "", "c", "b" * 33, "%", "ab_", "AB0", "g"):
+        with pytest.raises(RecordMissing):
+            catalog.runs.find(wrong)
+
+
+def test_a_name_that_no_index_takes_is_a_machine_as_any_other(catalog: Catalog) -> None:
+    names = ["n" * 4096 + end for end in "ab"]
+    made = [RunRecord(new_id(), name, "image", None, None, RunState.FAILED, NOW, appliance=ME) for name in names]
+    for run in made:
+        catalog.runs.save(run)
+    assert set(catalog.runs.last()) == set(made)
 
 
 def test_moments_keep_zone_and_microseconds(catalog: Catalog) -> None:

@@ -78,7 +78,7 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (models.HostConfig, tables.hosts, {"added_utc", "appliance"}),
         (models.MachineRecord, tables.machines, set()),
         (models.PointRecord, tables.points, set()),
-        (models.RunRecord, tables.runs, set()),
+        (models.RunRecord, tables.runs, {"machine"}),
         (models.RecoveryRecord, tables.recoveries, set()),
         (models.ExportRecord, tables.exports, set()),
         (models.OwedThaw, tables.owed_thaws, set()),

@@ -81,7 +81,7 @@ class ChunkIndex:
                     index._access.claim_for(repository_id)
                 return index
         except ImagingError:
-            files.leave(synced=False)
+            files.leave()
             raise
 
     @classmethod
@@ -94,25 +94,28 @@ class ChunkIndex:
         with contextlib.suppress(SegmentBroken, *UNREADABLE):
             if index._access.belongs_to(repository_id):
                 return index
-        index._access.close(sync=False)
+        index._access.close()
         return None
 
     def close(self) -> None:
         """Waits for what other threads are doing in it. What is not durable is thrown away if the machine goes down."""
-        synced = self._access.close(sync=True)
-        self._files.leave(synced and self._is_current())
+        self._access.finish()
+        try:
+            self._files.leave(lambda: self._is_current() and self._access.sync())
+        finally:
+            self._access.close()
 
     def discard(self) -> None:
         """Closes it and throws its content away, unless somebody did and has a new one there; what it said is in the
         repository. IndexUnavailable."""
-        self._access.close(sync=False)
+        self._access.close()
         current = self._is_current()
         try:
             if current:
                 with translated(self._where):
                     self._files.discard()
         finally:
-            self._files.leave(synced=current)
+            self._files.leave()
 
     def _is_current(self) -> bool:
         """Whether what this one has open is what others find in the folder."""

@@ -111,23 +111,27 @@ class Access:
                 if not self._users:
                     self._idle.notify_all()
 
-    def close(self, sync: bool) -> bool:
-        """Once everybody has left; returns whether all that is listed is durable."""
+    def finish(self) -> None:
+        """Nobody comes in any more; waits until everybody has left."""
         with self._idle:
             self._closed = True
             self._idle.wait_for(lambda: not self._users)
+
+    def sync(self) -> bool:
+        """Whether all that is listed is durable now, whoever wrote it. After finish()."""
         try:
-            if sync:
-                with self._environment.begin() as transaction:
-                    listed = listed_segments(transaction, self.tables)
-                self._segments.sync(listed)
-                self._environment.sync(True)
-            return sync
+            with self._environment.begin() as transaction:
+                listed = listed_segments(transaction, self.tables)
+            self._segments.sync(listed)
+            self._environment.sync(True)
         except (lmdb.Error, OSError):
             return False
-        finally:
-            self._met = Met(-1, (), {})
-            self._environment.close()
+        return True
+
+    def close(self) -> None:
+        self.finish()
+        self._met = Met(-1, (), {})
+        self._environment.close()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -72,15 +72,17 @@ class IndexFolder:
             self.database.rename(aside)
             shutil.rmtree(aside)
 
-    def leave(self, synced: bool) -> None:
-        """Gives up the hold; the last one to leave takes the mark away, if everything was synced."""
+    def leave(self, sync: Callable[[], bool] = lambda: False) -> None:
+        """Gives up the hold; the last one to leave takes the mark away, once `sync` has made what is there durable (and
+        says so). Nobody comes in between the two: what was written by a process that was killed, only the mark tells.
+        """
         if self._mark is None:
             return
         mark, self._mark = self._mark, None
         try:
             with self._locked(_GUARD):
-                if synced:
-                    fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if sync():
                     os.ftruncate(mark, 0)
         except OSError:
             pass  # others still hold it, or the folder is gone: the mark stays, which is always safe

@@ -14,7 +14,7 @@ import os
 import secrets
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -259,15 +259,6 @@ def absent(entries: Array, segments: Sequence[Segment]) -> Array:
             mine = entries[wanted]
             new[wanted[(mine["number"] == found["number"]) & (mine["place"] == found["place"])]] = False
     return entries[new]
-
-
-def count_of(columns: Columns, dropped: Callable[[Array], Array]) -> int:
-    """How many entries are of the packs that `dropped` says by their numbers."""
-    numbers = columns[1]["number"]
-    return sum(
-        int(np.count_nonzero(dropped(numbers[start : start + _MERGED_AT_ONCE])))
-        for start in range(0, len(numbers), _MERGED_AT_ONCE)
-    )
 
 
 def _count_of(columns: Columns, gone: Array) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import struct
@@ -29,6 +30,7 @@ from hypothesis.stateful import (
 from imaging import index_rows
 from imaging.errors import Damaged, IndexUnavailable, NoSpace
 from imaging.index import ChunkIndex, PackState, PendingIndex, decode_index, encode_index
+from imaging.index_files import IndexFolder
 from imaging.places import LENGTH_MAX, OFFSET_MAX, pack_place, unpack_place
 from tests.unit.index_process import REPOSITORY, OtherProcess, identity, pack_hash, pack_of, small_segments
 
@@ -356,6 +358,25 @@ def test_a_machine_that_went_down_while_it_was_open_makes_it_empty_and_one_that_
     (tmp_path / "open").write_bytes(b"first")
     with ChunkIndex.open(tmp_path, REPOSITORY, boot="second") as opened:
         assert opened.objects() == set()
+
+
+def test_what_is_there_is_made_durable_while_nobody_else_can_write(tmp_path: Path) -> None:
+    first, second = IndexFolder(tmp_path, "boot"), IndexFolder(tmp_path, "boot")
+    first.enter()
+    second.enter()
+    synced = 0
+
+    def sync() -> bool:
+        nonlocal synced
+        synced += 1
+        with (tmp_path / "guard").open("r+b") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which is what enter() begins with
+        return True
+
+    first.leave(sync)
+    assert (synced, (tmp_path / "open").read_bytes()) == (0, b"boot"), "the other may write more, and be killed"
+    second.leave(sync)
+    assert (synced, (tmp_path / "open").read_bytes()) == (1, b"")
 
 
 def test_a_damaged_file_is_thrown_away(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 
 ID_CHARACTERS = 32
@@ -187,11 +188,11 @@ runs = Table(
     Column("notes", JSON, nullable=False),
     Column("dismissed_utc", Moment, nullable=True),
     Column("asked_utc", Moment, nullable=True),
-    Column("full_read", Boolean(create_constraint=False), nullable=False),
+    Column("full_read", Boolean(create_constraint=False), nullable=False, server_default=false()),
     Column("limit_bytes_s", BigInteger, nullable=True),
     Column("image_path", Text, nullable=True),
     Column("image_format", String(16), nullable=True),
-    Column("attempts", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
     Column("not_before_utc", Moment, nullable=True),
     Column("cancel_requested_utc", Moment, nullable=True),
     # Each in the order of a list, so that a page of it, and the last run of a machine, is a look into an index.

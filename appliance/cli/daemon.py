@@ -121,4 +121,4 @@ def _look(session: Session, stop: threading.Event) -> None:
 def _take_runs(session: Session, stop: threading.Event, at_once: threading.Event) -> None:
     from appliance.services.queue.workers import Workers
 
-    Workers(session.appliance).run(stop, at_once)
+    Workers(session.appliance, stop, at_once).run()

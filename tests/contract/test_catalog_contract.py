@@ -21,7 +21,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 import appliance.catalog
-from appliance.catalog import Catalog, schema, tables
+from appliance.catalog import Catalog, rows, schema, tables
 from appliance.catalog.appliances import only_appliance
 from appliance.catalog.database import Database
 from appliance.catalog.errors import (
@@ -133,12 +133,21 @@ def recovery() -> RecoveryRecord:
 
 def test_migrations_make_exactly_the_tables_of_the_program(catalog: Catalog) -> None:
     with catalog.database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, tables.metadata) == []
         inspected = inspect(connection)
         for table in tables.metadata.sorted_tables:  # keys are not compared by that
             key = inspected.get_pk_constraint(table.name)["constrained_columns"]
             assert set(key) == {column.name for column in table.primary_key}, table.name
+
+
+def test_a_program_of_before_the_queue_still_writes_its_runs(catalog: Catalog) -> None:
+    """One that has had the catalog open since before it was migrated."""
+    run = RunRecord(new_id(), "web", "vm", "u", "here", RunState.RUNNING, NOW, appliance=ME)
+    known = ("id", "appliance", "name", "machine_kind", "uuid", "host", "state", "started_utc", "disks", "notes")
+    with catalog.database.write() as connection:
+        connection.execute(tables.runs.insert().values({name: rows.encode(run)[name] for name in known}))
+    assert catalog.runs.get(run.id) == run
 
 
 def test_every_migration_can_be_taken_back(place: Place, catalog: Catalog) -> None:

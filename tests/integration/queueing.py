@@ -148,11 +148,15 @@ class Queueing:
             process.wait()
 
     @contextmanager
-    def serving(self, **settings: str) -> Iterator[subprocess.Popen[str]]:
-        """A daemon, which ends by SIGTERM and with exit code 0, unless the test killed it. What it says is a log."""
+    def serving(self, hanging: str = "", **settings: str) -> Iterator[subprocess.Popen[str]]:
+        """A daemon, which ends by SIGTERM and with exit code 0, unless the test killed it. What it says is a log. The
+        first call of `hanging`, a place in its code, never comes back."""
         environment = {**self.environment, **{f"STRONGROOM_QUEUE_{key.upper()}": v for key, v in settings.items()}}
         with self._serve_log.open("a") as log:
-            process = subprocess.Popen(self._words("serve"), env=environment, stdout=log, stderr=log, text=True)
+            words = self._words("serve")
+            if hanging:
+                words = [sys.executable, "-m", "tests.faults.crash", hanging, "before-hang", "1", "serve"]
+            process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, text=True)
         try:
             yield process
             if process.poll() is None:

@@ -217,6 +217,32 @@ def test_the_daemon_looks_at_the_hosts(site: Queueing) -> None:
     assert inventory.machines() == ()
 
 
+def test_a_sweep_that_hangs_keeps_no_daemon_from_ending(site: Queueing) -> None:
+    hanging = "appliance.services.queue.workers:Workers._sweep"
+    with site.serving(hanging, workers="1", end_s="600") as daemon:
+        site.until(lambda: f"{hanging} hangs" in site.said_by_serve(), lambda: "it hangs")
+        under_way = site.put("under-way-then", held=True)
+        site.wait_held(under_way)
+        behind = site.put("behind-it")
+        said = len(site.said_by_serve())
+        daemon.send_signal(signal.SIGTERM)
+        site.until(lambda: "are given 600 s" in site.said_by_serve()[said:], lambda: "it sees that it is to end")
+        site.release("under-way-then")
+        assert daemon.wait(60) == 0
+    site.assert_made(under_way)
+    assert (site.run(behind).state, site.run(behind).error) == (RunState.QUEUED, None), "no run is begun any more"
+    site.command("run", "cancel", behind)
+
+
+def test_a_queue_file_that_is_damaged_or_removed_meanwhile_stops_nothing(site: Queueing) -> None:
+    file = site.appliance.settings.queue_file
+    with site.serving(workers="1"):
+        for name, harm in (("damaged", lambda: file.write_bytes(b"no database" * 1000)), ("removed", file.unlink)):
+            site.assert_made(site.put(f"before-{name}"))
+            harm()
+            site.assert_made(site.put(f"after-{name}"))
+
+
 def test_a_run_under_way_is_given_its_time(site: Queueing, tmp_path: Path) -> None:
     with site.serving() as daemon:
         under_way = site.put("under-way", held=True)

@@ -2,7 +2,8 @@
 
 The rule: whoever can write to the queue can have nothing done but a run that the catalog has. So no message is pickled,
 which would run what it says; it is an id in JSON, and whatever else arrives is refused. A message that is lost, doubled
-or late does no harm: the workers sweep the catalog, and claim there. Each appliance has a queue of its own name.
+or late does no harm: the workers sweep the catalog, and claim there. So a file that is damaged, or that somebody
+removed, is made anew wherever that is met, before or while it is used. Each appliance has a queue of its own name.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from huey import PostgresHuey, SqliteHuey
 from huey.registry import Message
+from huey.storage import SqliteStorage
 from sqlalchemy import inspect
 
 from appliance.catalog import postgres
@@ -33,6 +36,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _MESSAGE_BYTES_MAX = 200
 _TABLES = "strongroom_queue"
 _LOCK_TIMEOUT_S = 30
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class QueueUnusable(StrongroomError):
@@ -85,14 +89,12 @@ class Wakes:
 
         self._task = self.huey.task(name="run")(run)
 
-    def put(self, id: str) -> bool:
-        """Wake a worker for this run. False: it could not be told, and the next sweep of the catalog does it."""
+    def put(self, id: str) -> None:
+        """Wake a worker for this run. QueueUnusable: then the next sweep of the catalog does it."""
         try:
             self.huey.enqueue(self._task.s(id))
         except engine_errors() as err:
-            _log.warning("%s", QueueUnusable(self.where, " ".join(str(err).split())))
-            return False
-        return True
+            raise QueueUnusable(self.where, " ".join(str(err).split())) from err
 
     def pending(self) -> frozenset[str]:
         """Runs that a message waits for. QueueUnusable."""
@@ -124,24 +126,77 @@ class Wakes:
         self.close()
 
 
-def _in_file(appliance: Appliance, whose: str) -> Any:
-    """A file that is damaged is made anew: it holds nothing that the catalog does not have."""
-    path = appliance.settings.queue_file
-    for attempt in range(2):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+class _File(SqliteStorage):  # type: ignore[misc]
+    """huey's own, with the tables made as it is opened. After any error it is opened anew; after one of damage, it is
+    made anew: it holds nothing that the catalog does not have."""
+
+    _conn: sqlite3.Connection | None
+
+    def _create_connection(self) -> sqlite3.Connection:
+        os.close(os.open(self.filename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection: sqlite3.Connection = super()._create_connection()
         try:
-            return SqliteHuey(
-                _name(whose), filename=str(path), results=False, serializer=RunMessages(), timeout=_LOCK_TIMEOUT_S
-            )
-        except sqlite3.OperationalError:
+            for statement in self.ddl:
+                connection.execute(statement)
+            self._opened = _which(self.filename)
+        except BaseException:
+            connection.close()
             raise
-        except sqlite3.DatabaseError as err:
-            if attempt:
-                raise
-            _log.warning("%s is damaged (%s): it is made anew", path, err)
-            for left in path.parent.glob(f"{path.name}*"):
-                left.unlink(missing_ok=True)
-    raise AssertionError("unreachable")
+        return connection
+
+    @contextmanager
+    def db(self, commit: bool = False, close: bool = False) -> Iterator[sqlite3.Cursor]:
+        with self.lock:
+            used = self._conn
+            if used is not None and _which(self.filename) != self._opened:  # others put messages into another one now
+                self._forget(used)
+                used = None
+        try:
+            with super().db(commit=commit, close=close) as cursor:
+                used = cursor.connection
+                yield cursor
+        except sqlite3.Error as err:
+            with self.lock:
+                if self._conn is used:  # else another thread was here first
+                    self._forget(used)
+                    if getattr(err, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+                        _log.warning("%s is damaged (%s): it is made anew", self.filename, err)
+                        _remove(Path(self.filename))
+            raise
+
+    def _forget(self, connection: sqlite3.Connection | None) -> None:
+        self._conn = None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+def _which(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _remove(path: Path) -> None:
+    for left in path.parent.glob(f"{path.name}*"):
+        left.unlink(missing_ok=True)
+
+
+def _in_file(appliance: Appliance, whose: str) -> Any:
+    path = appliance.settings.queue_file
+    huey = SqliteHuey(
+        _name(whose), storage_class=_File, filename=str(path), create_tables=False, results=False,
+        serializer=RunMessages(), timeout=_LOCK_TIMEOUT_S,
+    )  # fmt: skip
+    try:
+        huey.storage.queue_size()
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        huey.storage.queue_size()  # it was damaged, and is not any more
+    return huey
 
 
 def _in_postgres(appliance: Appliance, whose: str) -> Any:

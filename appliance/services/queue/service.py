@@ -164,7 +164,7 @@ class QueueService:
             with Wakes(self._appliance, run.appliance) as wakes:
                 wakes.put(run.id)
         except (QueueUnusable, CatalogError):
-            pass  # the run is in the catalog; the workers meet this too, and say so
+            pass  # the run is in the catalog; the workers' sweep finds it, and says what it meets
         return self._appliance.alive(WORKERS) if run.appliance == self._appliance.catalog.me else None
 
     def _run(self, name: str, kind: str, uuid: str | None, host: str | None) -> RunRecord:

@@ -3,7 +3,7 @@
 The rule: a worker decides nothing; it starts a process, which claims the run in the catalog, and waits for its end. So
 the death of a run hurts that run alone, and the death of this daemon none: a run goes on to its end, and whoever comes
 next sees its lock. Every few seconds the catalog is swept: runs of dead processes are settled, and what is due and has
-no message gets one.
+no message gets one. Whatever hangs, no run is begun once the daemon is told to end, and it ends in bounded time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-from huey.consumer import Consumer, Worker
+from huey.consumer import Consumer, Scheduler, Worker
 
 from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
@@ -30,62 +30,75 @@ _log = logging.getLogger(__name__)
 _SWEEP_S = 5.0
 _LOOK_S = 0.1
 _POLL_S = 0.5  # for messages in a file; PostgreSQL tells
-_END_MOST_S = 120.0  # what a run that was told to end may take to clean up; then it is left to itself
+_END_MOST_S = 50.0  # what runs that were told to end may take to clean up; then they are left to themselves
+_SWEEP_END_S = 1.5  # a sweep that hangs, on a store that is away, is not waited for
 
 
 class Workers:
-    """Borrows the appliance; owns the processes while it runs."""
+    """Borrows the appliance; owns the processes while it runs.
 
-    def __init__(self, appliance: Appliance) -> None:
+    Until `stop`; then runs under way are given `queue.end_s` (none with `at_once`), told to end in order, and waited
+    for. It sets `stop` itself when it fails."""
+
+    def __init__(self, appliance: Appliance, stop: threading.Event, at_once: threading.Event) -> None:
         self._appliance = appliance
+        self._stop = stop
+        self._at_once = at_once
         self._settings = appliance.settings.queue
         self._lock = threading.Lock()
         self._in_hand: dict[str, subprocess.Popen[bytes] | None] = {}
         self._not_before_s: dict[str, float] = {}  # runs whose process ended without having claimed them
-        self._stopping = False
         self._sweep_now = threading.Event()
         self._told: frozenset[str] = frozenset()
+        self._failed: Exception | None = None
 
-    def run(self, stop: threading.Event, at_once: threading.Event) -> None:
-        """Until `stop`; then runs under way are given `queue.end_s` (none with `at_once`), told to end in order, and
-        waited for. A database that is away is waited for. InUse if this home has workers."""
+    def run(self) -> None:
+        """A database that is away is waited for. InUse if this home has workers."""
         with self._appliance.own(spawning.WORKERS, "the queue of this home"):
-            while not stop.is_set():
+            while not self._stop.is_set():
                 try:
                     wakes = Wakes(self._appliance, self._appliance.catalog.me, self._take)
                 except (CatalogError, QueueUnusable) as err:
                     self._tell({str(err)})
-                    stop.wait(_SWEEP_S)
-                    continue
-                with wakes:
-                    self._work(wakes, stop, at_once)
+                    self._stop.wait(_SWEEP_S)
+                else:
+                    self._work(wakes)
+        if self._failed is not None:
+            raise self._failed
 
-    def _work(self, wakes: Wakes, stop: threading.Event, at_once: threading.Event) -> None:
+    def _work(self, wakes: Wakes) -> None:
         consumer = _ThreadedConsumer(
-            wakes.huey, workers=self._settings.workers, periodic=False, scheduler_interval=60,
-            initial_delay=_LOOK_S, max_delay=_POLL_S,
+            wakes.huey, workers=self._settings.workers, periodic=False, initial_delay=_LOOK_S,
+            max_delay=_POLL_S,
         )  # fmt: skip
+        sweeping = threading.Thread(target=self._sweep_until_stopped, args=(wakes,), name="sweep", daemon=True)
         consumer.start()
+        sweeping.start()
         try:
-            self._look_after(wakes, consumer, stop)
+            while not self._stop.wait(_SWEEP_S):
+                consumer.check_worker_health()
         finally:
-            with self._lock:
-                self._stopping = True
+            self._stop.set()
+            self._sweep_now.set()
             consumer.stop()
-            self._end_all(at_once)
-            for _, thread in consumer.worker_threads:
-                thread.join(_END_MOST_S)
+            end_s = self._end_all()
+            threads = [sweeping, *(thread for _, thread in consumer.worker_threads)]
+            sweeping.join(_SWEEP_END_S)
+            for thread in threads[1:]:
+                thread.join(max(0.0, end_s - self._appliance.clock.monotonic_s()))
+            if not any(thread.is_alive() for thread in threads):  # one that hangs may have it locked
+                wakes.close()
 
-    def _look_after(self, wakes: Wakes, consumer: _ThreadedConsumer, stop: threading.Event) -> None:
-        clock = self._appliance.clock
-        next_s = clock.monotonic_s()
-        while not stop.is_set():
-            if self._sweep_now.is_set() or clock.monotonic_s() >= next_s:
+    def _sweep_until_stopped(self, wakes: Wakes) -> None:
+        """In a thread of its own: hosts, stores and databases may keep it for long."""
+        try:
+            while not self._stop.is_set():
                 self._sweep_now.clear()
                 self._sweep(wakes)
-                consumer.check_worker_health()
-                next_s = clock.monotonic_s() + self._until_due_s()
-            stop.wait(_LOOK_S)
+                self._sweep_now.wait(self._until_due_s())
+        except Exception as err:  # noqa: BLE001  (run() raises it)
+            self._failed = err
+            self._stop.set()
 
     def _sweep(self, wakes: Wakes) -> None:
         """Settle runs of dead processes, and see that each run that is due has a message."""
@@ -113,7 +126,7 @@ class Workers:
             moment = self._appliance.catalog.queue.next_due(now)
         except CatalogError:
             return _SWEEP_S
-        return _SWEEP_S if moment is None else min(_SWEEP_S, (moment - now).total_seconds())
+        return _SWEEP_S if moment is None else max(_LOOK_S, min(_SWEEP_S, (moment - now).total_seconds()))
 
     def _is_free(self, id: str) -> bool:
         with self._lock:
@@ -127,7 +140,7 @@ class Workers:
         if not self._is_free(id):
             return
         with self._lock:
-            if self._stopping or id in self._in_hand:
+            if self._stop.is_set() or id in self._in_hand:
                 return
             self._in_hand[id] = None
         try:
@@ -146,9 +159,11 @@ class Workers:
         return next(iter(self._appliance.catalog.queue.due(self._appliance.clock.now_utc(), id=id)), None)
 
     def _execute(self, run: RunRecord) -> None:
-        _log.info("run %s of %s: attempt %d", run.id[:12], run.name, run.attempts + 1)
-        process = spawning.start_run(self._appliance.settings, run.id, run.limit_bytes_s)
         with self._lock:
+            if self._stop.is_set():
+                return  # since it was found; the next `serve` finds it again
+            _log.info("run %s of %s: attempt %d", run.id[:12], run.name, run.attempts + 1)
+            process = spawning.start_run(self._appliance.settings, run.id, run.limit_bytes_s)
             self._in_hand[run.id] = process
         code = process.wait()
         _log.info("run %s of %s: its process ended with %d", run.id[:12], run.name, code)
@@ -159,12 +174,13 @@ class Workers:
         with self._lock:
             self._not_before_s[id] = self._appliance.clock.monotonic_s() + self._settings.retry_s
 
-    def _end_all(self, at_once: threading.Event) -> None:
+    def _end_all(self) -> float:
+        """Returns until when threads are waited for, by the monotonic clock."""
         clock = self._appliance.clock
         if under_way := len(self._held()):
             _log.info("told to end: runs under way, %d, are given %g s", under_way, self._settings.end_s)
         grace_s = clock.monotonic_s() + self._settings.end_s
-        while self._held() and clock.monotonic_s() < grace_s and not at_once.wait(_LOOK_S):
+        while self._held() and clock.monotonic_s() < grace_s and not self._at_once.wait(_LOOK_S):
             pass
         told: set[int] = set()
         end_s = clock.monotonic_s() + _END_MOST_S
@@ -176,6 +192,7 @@ class Workers:
             clock.sleep(_LOOK_S)
         for id in held:
             _log.warning("run %s goes on although it was told to end", id[:12])
+        return end_s
 
     def _held(self) -> dict[str, subprocess.Popen[bytes] | None]:
         with self._lock:
@@ -199,10 +216,18 @@ class _Worker(Worker):  # type: ignore[misc]
             self.stop_flag.wait(_SWEEP_S)
 
 
+class _IdleScheduler(Scheduler):  # type: ignore[misc]
+    """huey's own asks for what it is to put in later, which is never anything."""
+
+    def loop(self, now: object = None) -> None:
+        self.stop_flag.wait()
+
+
 class _ThreadedConsumer(Consumer):  # type: ignore[misc]
     """huey's own, in a thread: signals are the daemon's."""
 
     worker_class = _Worker
+    scheduler_class = _IdleScheduler
 
     def _set_signal_handlers(self) -> None:
         pass

@@ -1,6 +1,7 @@
 """Runs can wait in a queue, with what was asked, and be tried again
 
-What was recorded before was begun at once.
+What was recorded before was begun at once; so is what is recorded by a program of before, which may still run: it knows
+nothing of these columns, and their defaults stay.
 """
 
 from __future__ import annotations
@@ -39,10 +40,6 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("attempts", sa.Integer(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("not_before_utc", Moment(), nullable=True))
         batch_op.add_column(sa.Column("cancel_requested_utc", Moment(), nullable=True))
-    # Defaults were for the rows that were there: a run always says of itself what it is.
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.alter_column("full_read", existing_type=sa.Boolean(), server_default=None)
-        batch_op.alter_column("attempts", existing_type=sa.Integer(), server_default=None)
 
 
 def downgrade() -> None:

@@ -133,6 +133,9 @@ class Domain:
     def screenshot(self, stream: Any, screen: int) -> str:
         return str(self._call("screenshot", stream, screen, 0))
 
+    def open_graphics(self, number: int, flags: int) -> int:
+        return int(self._call("openGraphicsFD", number, flags))
+
     # life cycle
     def start(self, flags: int) -> None:
         self._call("createWithFlags", flags)

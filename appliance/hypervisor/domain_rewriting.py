@@ -24,6 +24,7 @@ from appliance.hypervisor.domain_xml import (
 from appliance.hypervisor.errors import DomainXmlInvalid
 from appliance.hypervisor.host_specifics import drop_host_specifics
 from appliance.hypervisor.network_cards import Network, rewire
+from appliance.hypervisor.screens import add_screen, take_back_screen
 from appliance.hypervisor.virtualization import override_cpus, override_memory, use_tcg
 
 # Of a disk's driver, what says how the host does its input and output. Kept aside while a disk stands on an export.
@@ -75,6 +76,7 @@ class Changes:
     vcpus: int | None = None
     nvram_path: str | None = None  # where the restored NVRAM was put; None: libvirt makes one from its template
     console_folder: str | None = None  # where consoles that were files or sockets go; None: they become terminals
+    screen: bool = False  # it shall have one that `Machines.open_screen` can open
     in_place: bool = False  # the same machine on the same host: host devices, media and ports are kept
     made_by: str = ""  # put into the metadata, so that the machine can be told as ours (`parse_machine().marker`)
 
@@ -95,6 +97,9 @@ def rewrite(xml: str, changes: Changes) -> Rewritten:
     _rename(root, changes)
     _replace_disks(root, changes, warnings)
     drop_host_specifics(root, warnings, console_folder=changes.console_folder, in_place=changes.in_place)
+    devices = root.find("devices")
+    if changes.screen and devices is not None:
+        add_screen(devices)
     _place_nvram(root, changes)
     if not changes.in_place:
         rewire(root, changes.network, warnings, new_macs=changes.new_macs)
@@ -108,13 +113,16 @@ def rewrite(xml: str, changes: Changes) -> Rewritten:
     return Rewritten(ET.tostring(root, encoding="unicode"), tuple(warnings))
 
 
-def restore_policies(current_xml: str, original_xml: str) -> str:
-    """The admin's own disk settings put back into a migrated machine's inactive definition, disk by disk.
+def restore_settings(current_xml: str, original_xml: str) -> str:
+    """The admin's own settings put back into a migrated machine's inactive definition.
 
     While a disk stands on an export it stops the guest on errors and leaves caching to QEMU; afterwards the settings of
-    the original hold again, from the next start on.
+    the original hold again, from the next start on. So they do for the screen, if it was made for the recovery.
     """
     current, original = parse_xml(current_xml), parse_xml(original_xml)
+    devices, before_devices = current.find("devices"), original.find("devices")
+    if devices is not None and before_devices is not None:
+        take_back_screen(devices, before_devices)
     before = {target_of(disk): disk.find("driver") for disk in disks_of(original)}
     for disk in disks_of(current):
         driver, old = disk.find("driver"), before.get(target_of(disk))

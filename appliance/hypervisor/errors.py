@@ -81,6 +81,15 @@ class MachineBusy(HypervisorError):
         )
 
 
+class ScreenUnavailable(HypervisorError):
+    def __init__(self, machine: str, reason: str) -> None:
+        super().__init__(
+            f"virtual machine {machine} has no screen that can be shown here: {reason}",
+            hint="Look at it with the tools of its host, such as 'virsh console'.",
+            machine=machine,
+        )
+
+
 class BackupBusy(MachineBusy):
     """A backup job runs already. `socket` says whose: the one who started it chose the path. None: not a backup."""
 

@@ -7,6 +7,7 @@ undefined together with its disks.
 from __future__ import annotations
 
 import builtins
+import socket
 from collections.abc import Callable
 
 import libvirt
@@ -14,7 +15,7 @@ import libvirt
 from appliance.hypervisor.calls import Refused
 from appliance.hypervisor.connection import Connection
 from appliance.hypervisor.domain_xml import parse_xml
-from appliance.hypervisor.errors import HypervisorError, MachineInState, MachineNotFound
+from appliance.hypervisor.errors import HypervisorError, MachineInState, MachineNotFound, ScreenUnavailable
 from appliance.hypervisor.inventory import VolumePath, read_machine, read_state
 from appliance.hypervisor.protocol import Attached, DiskError, HostFiles, MachineInfo, Screenshot, StateInfo
 
@@ -142,3 +143,18 @@ class LibvirtMachines:
         receiving.call("recvAll", take, None)
         receiving.call("finish")
         return Screenshot(mime_type, bytes(data))
+
+    def open_screen(self, machine: str) -> socket.socket:
+        if not self._files.local:
+            raise ScreenUnavailable(machine, f"host {self._connection.host} is reached over SSH")
+        domain = self._connection.domain(machine)
+        if not domain.active():
+            raise MachineInState(machine, "opening its screen", "it is off")
+        kinds = [graphics.get("type") for graphics in parse_xml(domain.xml(0)).findall("devices/graphics")]
+        if "vnc" not in kinds:
+            raise ScreenUnavailable(machine, "it has none that speaks VNC")
+        try:
+            opened = domain.open_graphics(kinds.index("vnc"), libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)
+        except Refused as error:
+            raise ScreenUnavailable(machine, error.words) from error
+        return socket.socket(fileno=opened)

@@ -23,6 +23,7 @@ A backup of a running machine, in short:
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -150,6 +151,12 @@ class Machines(Protocol):
         """As QEMU remembers them: one that was healed stays until the machine restarts. `state().io_error` is now."""
 
     def screenshot(self, machine: str) -> Screenshot: ...
+
+    def open_screen(self, machine: str) -> socket.socket:
+        """A connected stream on which QEMU speaks RFB (VNC), past any password; the caller closes it.
+
+        MachineInState (off), ScreenUnavailable (it has none, or its host is not this machine).
+        """
 
 
 class Checkpoints(Protocol):

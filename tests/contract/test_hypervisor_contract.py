@@ -19,6 +19,7 @@ from appliance.hypervisor.errors import (
     ImageToolFailed,
     MachineInState,
     MachineNotFound,
+    ScreenUnavailable,
     StorageNotFound,
 )
 from appliance.hypervisor.libvirt_driver import connect
@@ -35,6 +36,7 @@ from appliance.hypervisor.protocol import (
 )
 from tests.contract.hypervisor_waiting import wait_until
 from tests.lab import Lab, LabGuest
+from tests.lab.screen import Screen
 
 pytestmark = pytest.mark.integration
 MIB = 1 << 20
@@ -373,6 +375,31 @@ def test_screenshot_of_a_machine_with_a_screen(lab: Lab, hypervisor: Hypervisor)
     shot = hypervisor.machines.screenshot(guest.name)
     assert shot.mime_type in ("image/png", "image/x-portable-pixmap")
     assert shot.data.startswith(b"\x89PNG" if shot.mime_type == "image/png" else b"P6")
+
+
+def test_who_sits_at_the_screen_types_into_the_guest(lab: Lab, hypervisor: Hypervisor) -> None:
+    def add_screen(domain: ET.Element) -> None:
+        devices = domain.find("devices")
+        assert devices is not None
+        ET.SubElement(ET.SubElement(devices, "video"), "model", type="vga")
+        graphics = ET.SubElement(devices, "graphics", type="vnc", passwd="unasked")
+        ET.SubElement(graphics, "listen", type="none")
+
+    guest = lab.machine("typing", edit=add_screen)
+    with pytest.raises(MachineInState, match="it is off"):
+        hypervisor.machines.open_screen(guest.name)
+    guest.start()
+    with Screen(hypervisor.machines.open_screen(guest.name)) as screen:
+        assert (screen.width, screen.height) == (720, 400)  # a VGA's text
+        screen.enter("echo typed > /mnt/vda/typed")
+        wait_until(lambda: guest.run("cat /mnt/vda/typed 2>/dev/null || true").strip() == "typed")
+
+
+def test_a_machine_without_a_screen_says_so(lab: Lab, hypervisor: Hypervisor) -> None:
+    guest = lab.machine("blind", disks=[lab.blank_disk("vda", MIB)])
+    hypervisor.machines.start(guest.name, paused=True)
+    with pytest.raises(ScreenUnavailable, match="it has none that speaks VNC"):
+        hypervisor.machines.open_screen(guest.name)
 
 
 def test_disk_moves_while_the_guest_writes(guest: LabGuest, lab: Lab, hypervisor: Hypervisor) -> None:

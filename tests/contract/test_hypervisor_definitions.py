@@ -9,12 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from appliance.hypervisor.domain_rewriting import Changes, OverlayDisk, RestoredDisk, restore_policies, rewrite
+from appliance.hypervisor.domain_rewriting import Changes, OverlayDisk, RestoredDisk, restore_settings, rewrite
 from appliance.hypervisor.domain_xml import parse_machine
 from appliance.hypervisor.libvirt_driver import connect
 from appliance.hypervisor.protocol import HostConfig, Hypervisor, MachineState
 from tests.contract.hypervisor_waiting import wait_until
 from tests.lab import Lab
+from tests.lab.screen import Screen
 
 pytestmark = pytest.mark.integration
 MIB = 1 << 20
@@ -149,6 +150,34 @@ def test_copy_has_nothing_of_what_leads_into_the_host(lab: Lab, hypervisor: Hype
     assert hypervisor.machines.get(uuid).state is MachineState.PAUSED
 
 
+def test_a_terminal_becomes_a_screen_and_a_terminal_again(lab: Lab, hypervisor: Hypervisor) -> None:
+    def headless(domain: ET.Element) -> None:
+        devices = domain.find("devices")
+        assert devices is not None
+        for serial in devices.findall("serial"):
+            devices.remove(serial)
+        ET.SubElement(devices, "serial", type="pty")
+
+    disk = lab.blank_disk("vda", MIB)
+    guest = lab.machine("headless", disks=[disk], edit=headless)
+    original = hypervisor.machines.get(guest.name).inactive_xml
+    new = {"vda": RestoredDisk(str(disk.path), disk.format)}
+    changes = Changes(name=f"{guest.name}-copy", uuid=str(uuid4()), disks=new, screen=True)
+    uuid = hypervisor.machines.define(rewrite(original, changes).xml)
+    copy = lab.adopt(f"{guest.name}-copy")
+    hypervisor.machines.start(uuid)
+    with Screen(hypervisor.machines.open_screen(uuid)) as screen:
+        assert copy.name in screen.name
+    current = hypervisor.machines.get(uuid).inactive_xml
+    assert "type='vc'" in current
+    hypervisor.machines.define(restore_settings(current, original))
+    copy.kill()
+    hypervisor.machines.start(uuid)
+    live = ET.fromstring(hypervisor.machines.get(uuid).live_xml or "")
+    assert {serial.get("type") for serial in live.findall("devices/serial")} == {"pty"}
+    assert live.find("devices/graphics") is None
+
+
 def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: Hypervisor) -> None:
     """Overlay, export, definition: as in an instant recovery, down to the admin's own policies at the end."""
 
@@ -187,7 +216,7 @@ def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: H
         server.terminate()
         server.wait(10)
     copy.write("/mnt/vda/alone", "without the export")
-    hypervisor.machines.define(restore_policies(hypervisor.machines.get(uuid).inactive_xml, original))
+    hypervisor.machines.define(restore_settings(hypervisor.machines.get(uuid).inactive_xml, original))
     driver = ET.fromstring(hypervisor.machines.get(uuid).inactive_xml).find("devices/disk/driver")
     assert driver is not None
     assert (driver.get("error_policy"), driver.get("rerror_policy"), driver.get("cache")) == ("report", None, "none")

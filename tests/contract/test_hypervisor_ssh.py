@@ -24,6 +24,7 @@ from appliance.hypervisor.errors import (
     HostUnreachable,
     HypervisorError,
     ImageToolFailed,
+    ScreenUnavailable,
 )
 from appliance.hypervisor.libvirt_driver import connect
 from appliance.hypervisor.protocol import BackupRequest, DiskBackup, HostConfig, Hypervisor, Transport
@@ -206,6 +207,11 @@ def test_folder_that_qemu_cannot_reach_is_named(hypervisor: Hypervisor, folder: 
     (folder / "closed").mkdir(mode=0o700)
     with pytest.raises(HostFileError, match="does not get there"):
         hypervisor.files.prepare_folder(str(folder / "closed" / "scratch"))
+
+
+def test_screen_of_another_host_is_not_shown(hypervisor: Hypervisor) -> None:
+    with pytest.raises(ScreenUnavailable, match="is reached over SSH"):
+        hypervisor.machines.open_screen("any")
 
 
 def test_tool_that_fails_there_says_why(hypervisor: Hypervisor, folder: Path) -> None:

@@ -18,6 +18,7 @@ from appliance.models import RecoveryState
 from appliance.services.backup import BackupService
 from appliance.services.inventory import InventoryService
 from appliance.services.recovery import RecoveryService
+from appliance.services.recovery.errors import RecoveryEnded
 from tests.integration.backing_up import MIB, Disk, Rig, blank, firmware_machine, plain, rig
 from tests.integration.recovering import (
     Protected,
@@ -32,6 +33,7 @@ from tests.integration.recovering import (
     supervised,
 )
 from tests.lab import Lab
+from tests.lab.screen import Screen
 
 __all__ = ["no_supervisor"]
 
@@ -309,3 +311,24 @@ def test_network_none_takes_the_cable_out(site: Site) -> None:
         kinds[network] = None if link is None else link.get("state")
         site.service.discard(record.id)
     assert kinds == {"none": "down", "keep": None}
+
+
+def test_the_screen_of_a_recovered_machine_is_open_until_it_is_gone(site: Site) -> None:
+    def terminal(domain: ET.Element) -> None:
+        devices = domain.find("devices")
+        assert devices is not None
+        for serial in devices.findall("serial"):
+            devices.remove(serial)
+        ET.SubElement(devices, "serial", type="pty")
+
+    machine = site.lab.machine("headless", disks=[site.lab.blank_disk("vda", MIB)], edit=terminal)
+    BackupService(site.rig.appliance).run_machine(machine.name, host="here")
+    name = site.name("shown")
+    record = site.service.start(machine.name, "latest", host="here", new_name=name)
+    site.lab.adopt(name)
+    assert record.notes == ()  # what is shown for a while is no lasting change
+    with Screen(site.service.open_screen(record.id)) as screen:
+        assert name in screen.name
+    site.service.discard(record.id)
+    with pytest.raises(RecoveryEnded, match="is discarded"):
+        site.service.open_screen(record.id)

@@ -11,7 +11,7 @@ from appliance.hypervisor.domain_rewriting import (
     OverlayDisk,
     RestoredDisk,
     Rewritten,
-    restore_policies,
+    restore_settings,
     rewrite,
 )
 from appliance.hypervisor.domain_xml import parse_machine, parse_xml
@@ -421,7 +421,7 @@ def test_restored_in_place_a_disk_is_as_its_admin_made_it() -> None:
 
 def test_admins_policies_come_back_after_migration() -> None:
     recovered = rewrite(RICH, changes()).xml
-    back = parse_xml(restore_policies(recovered, RICH))
+    back = parse_xml(restore_settings(recovered, RICH))
     driver = only(back, "devices/disk[@device='disk']/driver")
     assert driver.attrib == {
         "name": "qemu", "type": "qcow2", "cache": "none", "io": "native",
@@ -431,5 +431,5 @@ def test_admins_policies_come_back_after_migration() -> None:
 
 def test_policies_of_a_definition_that_had_none_are_dropped() -> None:
     recovered = rewrite(RICH, changes(disks={"vdb": OverlayDisk("/o", "/s")})).xml
-    driver = only(parse_xml(restore_policies(recovered, RICH)), "devices/disk[@device='disk']/driver")
+    driver = only(parse_xml(restore_settings(recovered, RICH)), "devices/disk[@device='disk']/driver")
     assert driver.attrib == {"name": "qemu", "type": "qcow2"}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from appliance.hypervisor.domain_rewriting import restore_policies
+from appliance.hypervisor.domain_rewriting import restore_settings
 from appliance.hypervisor.errors import MachineNotFound
 from appliance.hypervisor.protocol import Hypervisor, MachineState
 from appliance.models import RecoveryRecord, RecoveryState
@@ -96,12 +96,12 @@ class Recovery:
     # --- the ends -----------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Every disk stands alone: the admin's own disk settings back, exports, unused files and the hold gone.
+        """Every disk stands alone: the admin's own settings back, exports, unused files and the hold gone.
 
         The repository is asked last, and only to let go of the point: a machine is saved from one that is dying.
         """
         machine = self.hypervisor.machines.get(self.record.machine_uuid)
-        self.hypervisor.machines.define(restore_policies(machine.inactive_xml, self.record.final_xml))
+        self.hypervisor.machines.define(restore_settings(machine.inactive_xml, self.record.final_xml))
         self.exports.stop()
         used = machine.inactive_xml + (machine.live_xml or "")
         for disk in self.record.disks:

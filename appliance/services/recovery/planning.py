@@ -56,6 +56,7 @@ def plan_recovery(point: Point, request: Request, accelerator: Accelerator, *, o
         vcpus=request.vcpus,
         nvram_path=str(folder / NVRAM) if any(file.name == NVRAM for file in manifest.files) else None,
         console_folder=str(folder),
+        screen=True,
         made_by=f"recovery-{id}",
     )
     rewritten = rewrite(manifest.domain_xml, changes)

@@ -6,6 +6,7 @@ reason in the record.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,6 +163,15 @@ class RecoveryService:
         with locking.commanding(self._appliance, id):
             return abandon(self._appliance, self._open(id))
 
+    def open_screen(self, id: str) -> socket.socket:
+        """The screen of a recovered machine, also after its migration: see `Machines.open_screen`. RecordMissing,
+        OfAnotherAppliance, RecoveryEnded, MachineInState, ScreenUnavailable."""
+        record = self._own(id)
+        if record.state is RecoveryState.DISCARDED:
+            raise RecoveryEnded(record.id, record.state.value)
+        with self._appliance.connect(record.host) as hypervisor:
+            return hypervisor.machines.open_screen(record.machine_uuid)
+
     def resume(self, *, progress: Progress = SILENT, supervise: bool = True) -> tuple[Resumed, ...]:
         """Carry every recovery on from where it was left: first all machines run again, then migrations go on.
 
@@ -249,10 +259,14 @@ class RecoveryService:
             raise
 
     def _open(self, id: str) -> RecoveryRecord:
+        record = self._own(id)
+        if record.state.ended:
+            raise RecoveryEnded(record.id, record.state.value)
+        return record
+
+    def _own(self, id: str) -> RecoveryRecord:
         record = self._appliance.catalog.recoveries.get(id)
         if record.appliance != self._appliance.catalog.me:
             name = FleetService(self._appliance).name(record.appliance)
             raise OfAnotherAppliance("recovery", record.id, name)
-        if record.state.ended:
-            raise RecoveryEnded(record.id, record.state.value)
         return record

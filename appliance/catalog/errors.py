@@ -116,6 +116,15 @@ class RunEnded(CatalogError):
         )
 
 
+class KeyUsedOtherwise(CatalogError):
+    def __init__(self, key: str, run: str) -> None:
+        super().__init__(
+            f"the key {key!r} was used for something else, within a day: run {run[:12]}",
+            hint="Use a new key for each run that is to be made; the same one to ask for the same run again.",
+            run=run,
+        )
+
+
 class PolicyChanged(CatalogError):
     """Somebody else has changed it meanwhile."""
 

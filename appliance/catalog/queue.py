@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 
-from appliance.catalog import rows, tables
+from appliance.catalog import once, rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordMissing, RunEnded
+from appliance.catalog.once import Once
 from appliance.catalog.runs import row_of
 from appliance.models import RunRecord, RunState
 
@@ -29,19 +30,28 @@ class Queue:
         self._database = database
         self._me = me
 
-    def put(self, run: RunRecord) -> RunRecord:
+    def asked_before(self, key: Once) -> RunRecord | None:
+        """The run that was queued under this key within a day, as it is now. KeyUsedOtherwise."""
+        with self._database.read() as connection:
+            return _of_key(connection, key)
+
+    def put(self, run: RunRecord, key: Once | None = None) -> RunRecord:
         """Add it, unless one of the same machine or image waits already: returns the one that waits now. That one then
         goes by what was asked last: it waits no longer to be tried again, the limit is this one, and if everything is
-        to be read, that holds for it as well. RecordMissing: the run is for an appliance that is not there, or not any
-        more."""
+        to be read, that holds for it as well. With a `key`, it is the run that was queued under it, if there is one
+        already. RecordMissing: the run is for an appliance that is not there, or not any more. KeyUsedOtherwise."""
         run = rows.owned(run, self._me)
         with self._database.write() as connection:
+            if key is not None and (before := _of_key(connection, key)) is not None:
+                return before
             appliances = tables.appliances
             there = select(appliances.c.id).where(appliances.c.id == run.appliance)
             if run.appliance != self._me and connection.execute(there).first() is None:
                 raise RecordMissing("appliance", run.appliance, hint="See 'strongroom appliance list'.")
             same = and_(_runs.c.state == RunState.QUEUED.value, _runs.c.appliance == run.appliance, _same(run))
             row = connection.execute(select(_runs).where(same).order_by(_runs.c.asked_utc)).first()
+            if key is not None:
+                once.note(connection, key, run.id if row is None else row.id)
             if row is None:
                 connection.execute(_runs.insert().values(row_of(run)))
                 return run
@@ -152,6 +162,12 @@ class Queue:
         query = select(_runs.c.cancel_requested_utc).where(_runs.c.id == id)
         with self._database.read() as connection:
             return connection.execute(query).scalar() is not None
+
+
+def _of_key(connection: Connection, key: Once) -> RunRecord | None:
+    id = once.run_of(connection, key)
+    row = None if id is None else connection.execute(select(_runs).where(_runs.c.id == id)).first()
+    return None if row is None else rows.decode(RunRecord, row)
 
 
 def _is_due(run: RunRecord, now_utc: datetime) -> bool:

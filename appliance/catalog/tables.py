@@ -203,6 +203,16 @@ runs = Table(
     Index("ix_runs_host", "host", "started_utc", "id"),
 )
 
+request_keys = Table(
+    "request_keys",
+    metadata,
+    Column("actor", String(128), primary_key=True),
+    Column("key", String(200), primary_key=True),
+    Column("asked", String(64), nullable=False),
+    Column("run", String(ID_CHARACTERS), nullable=False),
+    Column("created_utc", Moment, nullable=False, index=True),
+)
+
 recoveries = Table(
     "recoveries",
     metadata,

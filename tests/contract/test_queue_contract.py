@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from appliance.catalog import Catalog
-from appliance.catalog.errors import RecordMissing, RunEnded
+from appliance.catalog.errors import KeyUsedOtherwise, RecordMissing, RunEnded
+from appliance.catalog.once import KEPT, Once
 from appliance.models import ApplianceRecord, RunRecord, RunState, new_id
 from tests.contract.test_catalog_contract import ME, OTHER, Place
 from tests.lab.postgres_server import running
@@ -76,6 +77,40 @@ def test_who_asks_again_is_not_made_to_wait(catalog: Catalog) -> None:
     asked = catalog.queue.put(replace(machine(), limit_bytes_s=7))
     assert asked == replace(put_off, not_before_utc=None, limit_bytes_s=7)
     assert catalog.queue.due(NOW) == (asked,)
+
+
+def test_what_is_asked_under_a_key_is_the_same_run_for_a_day(catalog: Catalog) -> None:
+    key = Once("token-1", "nightly-7", "a" * 64, NOW)
+    assert catalog.queue.asked_before(key) is None
+    first = catalog.queue.put(machine(), key)
+    assert catalog.queue.put(machine("db", "u2"), Once("token-1", "another", "b" * 64, NOW)).id != first.id
+    claimed = catalog.queue.claim(first.id, NOW)
+    assert claimed is not None
+    almost = replace(key, now_utc=NOW + KEPT - timedelta(seconds=1))
+    assert catalog.queue.put(machine(), almost) == catalog.queue.asked_before(almost) == claimed
+    assert catalog.queue.put(machine(), replace(key, actor="token-2")).id != first.id, "keys are of their actors"
+    with pytest.raises(KeyUsedOtherwise, match="nightly-7"):
+        catalog.queue.asked_before(replace(key, asked="c" * 64))
+    with pytest.raises(KeyUsedOtherwise):
+        catalog.queue.put(machine(), replace(key, asked="c" * 64))
+    late = replace(key, asked="c" * 64, now_utc=NOW + KEPT)
+    assert catalog.queue.asked_before(late) is None
+    again = catalog.queue.put(machine(), late)
+    assert again.id != first.id
+    assert catalog.queue.asked_before(late) == again
+
+
+def test_many_that_ask_at_once_under_one_key_get_one_run(place: Place, catalog: Catalog) -> None:
+    key = Once("token-1", "k", "a" * 64, NOW)
+
+    def ask(number: int) -> str:
+        with place.open() as mine:
+            return mine.queue.put(machine(f"m{number}", f"u{number}"), key).id
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = set(pool.map(ask, range(8)))
+    assert len(ids) == 1
+    assert {run.id for run in catalog.queue.waiting()} == ids
 
 
 def test_nothing_is_queued_for_an_appliance_that_is_not_there(catalog: Catalog, other: Catalog) -> None:

@@ -24,6 +24,7 @@ from imaging.errors import ImagingError
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from appliance.catalog.once import Once
 
 
 class QueuedOtherwise(StrongroomError):
@@ -70,33 +71,49 @@ class QueueService:
         self._appliance = appliance
 
     def ask_machine(
-        self, name: str, host: str | None = None, *, full: bool = False, limit_bytes_s: int | None = None
+        self,
+        name: str,
+        host: str | None = None,
+        *,
+        full: bool = False,
+        limit_bytes_s: int | None = None,
+        key: Once | None = None,
     ) -> Asked:
         """Queue a machine, by name or UUID. It is looked for now if its host is one of this appliance's; one of another
-        appliance's is that one's to find. StrongroomError."""
+        appliance's is that one's to find. With a `key`, it is done once: asked again, it is the same run.
+        StrongroomError."""
         from appliance.services.inventory import InventoryService
 
+        if (before := self._before(key)) is not None:
+            return before
         hosts = self._appliance.catalog.hosts
         owners = () if host is None else hosts.owners(host)
         if owners and self._appliance.catalog.me not in owners:
             run = self._run(name, "vm", None, host)
-            return self._put(replace(run, appliance=owners[0], full_read=full, limit_bytes_s=limit_bytes_s))
+            return self._put(replace(run, appliance=owners[0], full_read=full, limit_bytes_s=limit_bytes_s), key)
         found = InventoryService(self._appliance).find(name, host)
         run = self._run(found.machine.name, "vm", found.machine.uuid, found.host)
-        return self._put(replace(run, full_read=full, limit_bytes_s=limit_bytes_s))
+        return self._put(replace(run, full_read=full, limit_bytes_s=limit_bytes_s), key)
 
-    def ask_image(self, path: Path, image_format: str, name: str, *, limit_bytes_s: int | None = None) -> Asked:
-        """Queue an image file or block device of this machine. StrongroomError, ImagingError, QueuedOtherwise."""
+    def ask_image(
+        self, path: Path, image_format: str, name: str, *, limit_bytes_s: int | None = None, key: Once | None = None
+    ) -> Asked:
+        """Queue an image file or block device of this machine; `key` as for a machine. StrongroomError, ImagingError,
+        QueuedOtherwise."""
+        if (before := self._before(key)) is not None:
+            return before
         images.check_alone(path, image_format)
         run = self._run(name, "image", None, None)
         run = replace(
             run, image_path=str(path.absolute()), image_format=image_format, limit_bytes_s=limit_bytes_s
         )  # fmt: skip
-        return self._put(run)
+        return self._put(run, key)
 
-    def again(self, wanted: str) -> Asked:
+    def again(self, wanted: str, *, key: Once | None = None) -> Asked:
         """Queue what an ended run was about once more, with what was asked then; one that waits to be tried again waits
-        no longer. RecordMissing, NotRepeatable."""
+        no longer. `key` as for a machine. RecordMissing, NotRepeatable."""
+        if (before := self._before(key)) is not None:
+            return before
         catalog = self._appliance.catalog
         former = catalog.runs.find(wanted)
         if former.state is RunState.QUEUED:
@@ -111,7 +128,7 @@ class QueueService:
             image_format=former.image_format, full_read=former.full_read, limit_bytes_s=former.limit_bytes_s,
             appliance=self._whose(former),
         )  # fmt: skip
-        return self._put(run)
+        return self._put(run, key)
 
     def _whose(self, former: RunRecord) -> str:
         """Who can reach it now: whoever has the host, or had the image; this appliance, if that one is gone."""
@@ -151,9 +168,13 @@ class QueueService:
             return None
         return self._appliance.alive(f"run-{run.id}")
 
-    def _put(self, run: RunRecord) -> Asked:
+    def _before(self, key: Once | None) -> Asked | None:
+        run = None if key is None else self._appliance.catalog.queue.asked_before(key)
+        return None if run is None else Asked(run, False, self._worker(run))
+
+    def _put(self, run: RunRecord, key: Once | None) -> Asked:
         self._appliance.attach()
-        kept = self._appliance.catalog.queue.put(run)
+        kept = self._appliance.catalog.queue.put(run, key)
         if (kept.image_path, kept.image_format) != (run.image_path, run.image_format):
             raise QueuedOtherwise(kept.name, kept.id, kept.image_path or "")
         return Asked(kept, kept.id == run.id, self._wake(kept))
@@ -165,6 +186,9 @@ class QueueService:
                 wakes.put(run.id)
         except (QueueUnusable, CatalogError):
             pass  # the run is in the catalog; the workers' sweep finds it, and says what it meets
+        return self._worker(run)
+
+    def _worker(self, run: RunRecord) -> bool | None:
         return self._appliance.alive(WORKERS) if run.appliance == self._appliance.catalog.me else None
 
     def _run(self, name: str, kind: str, uuid: str | None, host: str | None) -> RunRecord:

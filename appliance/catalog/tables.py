@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     false,
+    text,
 )
 
 ID_CHARACTERS = 32
@@ -196,7 +197,7 @@ runs = Table(
     Column("not_before_utc", Moment, nullable=True),
     Column("cancel_requested_utc", Moment, nullable=True),
     # Each in the order of a list, so that a page of it, and the last run of a machine, is a look into an index.
-    Column("machine", Text, nullable=False),
+    Column("machine", Text, nullable=False, server_default=text("''")),
     Index("ix_runs_started_utc", "started_utc", "id"),
     Index("ix_runs_state", "state", "started_utc", "id"),
     Index("ix_runs_machine", "machine", "started_utc", "id"),

@@ -29,13 +29,12 @@ _OLD = {"runs": {"started_utc": ["started_utc"], "state": ["state"]}, "points": 
 
 def upgrade() -> None:
     with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("machine", sa.Text(), nullable=True))
+        # With a default, as of 0004: a program of before, which may still run, knows nothing of it.
+        batch_op.add_column(sa.Column("machine", sa.Text(), nullable=False, server_default=sa.text("''")))
     runs = sa.table("runs", *(sa.column(name, sa.Text) for name in ("machine", "machine_kind", "uuid", "name")))
     # Of a name that no index takes, as models.machine_key has it, but for its hash: nobody looks for that of old runs.
     key = runs.c.machine_kind + ":" + sa.func.substr(sa.func.coalesce(runs.c.uuid, runs.c.name), 1, 500)
     op.execute(sa.update(runs).values(machine=key))
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.alter_column("machine", existing_type=sa.Text(), nullable=False)
     _change(_OLD, _NEW)
 
 

@@ -10,6 +10,8 @@ path set here leads out of it.
       catalog.sqlite          0600   the catalog, unless it is a shared one (rebuilt by `repository adopt`)
       queue.sqlite            0600   what wakes the workers: the catalog has the runs (may be deleted at any time)
       appliance.id            0600   who this appliance is
+      audit.head              0600   the newest entry of the audit that this home knows of
+      audit/                  0700   acts under way, until the audit has them
       keys/machine.key        0600   opens the repository unattended
       keys/location.json      0600   where the repository is, for the servers of its disks
       cache/                  0700   chunk index and manifests: may be deleted at any time
@@ -284,6 +286,16 @@ class Settings:
     @property
     def identity_file(self) -> Path:
         return self.home / "appliance.id"
+
+    @property
+    def audit_head_file(self) -> Path:
+        """The newest entry of the audit that this home knows of; of a shared catalog's audit, one of its own."""
+        return self.home / ("audit.shared.head" if self.catalog.url else "audit.head")
+
+    @property
+    def audit_directory(self) -> Path:
+        """Acts under way, until the audit has them."""
+        return self.home / "audit"
 
     @property
     def machine_key_file(self) -> Path:

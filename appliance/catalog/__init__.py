@@ -20,6 +20,7 @@ from sqlalchemy import delete, select
 
 from appliance.catalog import rows, tables
 from appliance.catalog.appliances import Appliances
+from appliance.catalog.audit import Audit
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogOfAnotherRepository
 from appliance.catalog.exports import Exports
@@ -51,6 +52,7 @@ class Catalog:
         self.recoveries = Recoveries(database, me)
         self.exports = Exports(database, me)
         self.policies = Policies(database)
+        self.audit = Audit(database, me)
 
     @classmethod
     def open(cls, database: Database, lock_file: Path, me: str) -> Catalog:

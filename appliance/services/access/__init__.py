@@ -1,0 +1,46 @@
+"""Who may do what, and what was done.
+
+access = Access(appliance)
+with access.performing(actor, Act.RUN_START, Subject.of_machine(machine), details={"full": False}) as doing:
+    run = QueueService(appliance).ask(...)
+    doing.note(run=run.id)
+"""
+
+from appliance.audit import Result
+from appliance.services.access.access import Access, Doing
+from appliance.services.access.actors import (
+    FILTERED,
+    NOTHING,
+    SYSTEM,
+    Actor,
+    ActorKind,
+    Subject,
+    Via,
+    local_actor,
+    nobody,
+)
+from appliance.services.access.acts import TRAITS, Act, Role, Scope, role_may
+from appliance.services.access.errors import AccessError, NotAllowed, ReauthenticationNeeded
+
+__all__ = [
+    "FILTERED",
+    "NOTHING",
+    "SYSTEM",
+    "TRAITS",
+    "Access",
+    "AccessError",
+    "Act",
+    "Actor",
+    "ActorKind",
+    "Doing",
+    "NotAllowed",
+    "ReauthenticationNeeded",
+    "Result",
+    "Role",
+    "Scope",
+    "Subject",
+    "Via",
+    "local_actor",
+    "nobody",
+    "role_may",
+]

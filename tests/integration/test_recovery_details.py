@@ -25,12 +25,14 @@ from tests.integration.recovering import (
     assert_export_gone,
     assert_nothing_left,
     exports_of,
+    look,
     no_supervisor,
     protect,
     reads_right,
     record_of,
     strongroom,
     supervised,
+    wait_until,
 )
 from tests.lab import Lab
 from tests.lab.screen import Screen
@@ -187,6 +189,23 @@ def test_disks_move_to_a_pool_that_is_a_folder(site: Site) -> None:
     guest.remove()
     for disk in site.protected.disks:
         assert plain(paths[disk.disk.target], "raw") == disk.truth
+
+
+def test_who_does_not_wait_for_a_migration_finds_it_done(site: Site) -> None:
+    record = site.service.start(site.protected.name, "latest", host="here", new_name=site.name("moved"))
+    guest = site.lab.adopt(record.machine_name)
+    assert site.service.begin_migration(record.id).state is RecoveryState.MIGRATING
+    supervisor = look(site.rig)
+
+    def moved() -> bool:
+        supervisor.look()
+        return site.service.show(record.id).state is RecoveryState.MIGRATED
+
+    wait_until(moved, "a supervisor has moved it")
+    assert all(reads_right(guest, disk) for disk in site.protected.disks)
+    with pytest.raises(RecoveryEnded):
+        site.service.begin_migration(record.id)
+    guest.remove()
 
 
 def test_what_is_no_place_for_disks_is_refused_and_changes_nothing(site: Site) -> None:

@@ -106,6 +106,10 @@ class RecoveryService:
         """Of this appliance, or of all that share the catalog; oldest first; with those that have ended, if asked."""
         return self._appliance.catalog.recoveries.list(ended=ended, everyones=everyones)
 
+    def show(self, id: str) -> RecoveryRecord:
+        """One of any appliance, ended or not, by its id or a unique beginning of it. RecordMissing."""
+        return self._appliance.catalog.recoveries.get(id)
+
     def find(self, id: str) -> RecoveryRecord:
         """One of this appliance that has not ended, by its id or a unique beginning of it. RecordMissing,
         OfAnotherAppliance, RecoveryEnded."""
@@ -127,17 +131,7 @@ class RecoveryService:
         MigrationGoesElsewhere, MachineIsOff, MigrationStuck, InUse.
         """
         with self._at_work(id) as recovery:
-            record = recovery.record
-            if record.state is RecoveryState.MIGRATING:
-                if to is not None:
-                    raise MigrationGoesElsewhere(record.id, record.method.value if record.method else "pull")
-                if record.error is not None:
-                    recovery.update(error=None)
-            elif record.state in (RecoveryState.RUNNING, RecoveryState.FAILED):
-                planned = destinations(recovery.hypervisor, record, to, image_format)
-                recovery.update(state=RecoveryState.MIGRATING, method=planned.method, disks=planned.disks, error=None)
-            else:
-                raise RecoveryNotRunning(record.id, record.state.value)
+            self._decide(recovery, to, image_format)
             try:
                 Migration(recovery, bandwidth_bytes_s, progress).run()
             except KeyboardInterrupt:
@@ -147,6 +141,28 @@ class RecoveryService:
                 if not recovery.record.state.ended:
                     ensure_supervisor(self._appliance)
             return recovery.record
+
+    def begin_migration(self, id: str, *, to: str | None = None, image_format: str = "qcow2") -> RecoveryRecord:
+        """As `migrate`, for who does not wait for its end: the supervisor does it, and the record tells how it goes."""
+        with self._at_work(id) as recovery:
+            self._decide(recovery, to, image_format)
+            record = recovery.record
+        ensure_supervisor(self._appliance)
+        return record
+
+    def _decide(self, recovery: Recovery, to: str | None, image_format: str) -> None:
+        """From now on it is migrating, whoever does it."""
+        record = recovery.record
+        if record.state is RecoveryState.MIGRATING:
+            if to is not None:
+                raise MigrationGoesElsewhere(record.id, record.method.value if record.method else "pull")
+            if record.error is not None:
+                recovery.update(error=None)
+        elif record.state in (RecoveryState.RUNNING, RecoveryState.FAILED):
+            planned = destinations(recovery.hypervisor, record, to, image_format)
+            recovery.update(state=RecoveryState.MIGRATING, method=planned.method, disks=planned.disks, error=None)
+        else:
+            raise RecoveryNotRunning(record.id, record.state.value)
 
     def discard(self, id: str) -> RecoveryRecord:
         """Remove the recovered machine, its overlays and exports, and let go of the point. RecoveryEnded, InUse."""

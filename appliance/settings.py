@@ -13,6 +13,7 @@ path set here leads out of it.
       audit.head              0600   the newest entry of the audit that this home knows of
       audit/                  0700   acts under way, until the audit has them
       keys/machine.key        0600   opens the repository unattended
+      keys/web.*              0600   the console's certificate, its key, and what its forms are signed with
       keys/location.json      0600   where the repository is, for the servers of its disks
       cache/                  0700   chunk index and manifests: may be deleted at any time
       run/                    0711   sockets and locks
@@ -26,6 +27,7 @@ sockets and overlays. Secrets are readable by their owner alone.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -248,6 +250,48 @@ class InventorySettings:
     refresh_s: Annotated[float, _seconds(5, 86_400)] = 60.0  # between two looks of `strongroom serve` at the hosts
 
 
+def _names(value: object) -> tuple[str, ...]:
+    """Host names: a list, or text with commas between them."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise ValueError("it must be a list of host names")
+    names = tuple(name.strip() for name in given if name.strip())
+    if any(re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name, re.ASCII) is None for name in names):
+        raise ValueError("it must be a list of host names, without ports")
+    return names
+
+
+def _address(value: object) -> str:
+    try:
+        return str(ipaddress.ip_address(value)) if isinstance(value, str) else ""
+    except ValueError as err:
+        raise ValueError("it must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from err
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The console that `strongroom serve` shows."""
+
+    listen: Annotated[str, _address] = "127.0.0.1"
+    port: Annotated[int, _count(0, 65535)] = 8443  # 0: no console
+    names: Annotated[tuple[str, ...], _names] = ()  # under which browsers reach it, besides this machine's own
+    certificate: Annotated[Path | None, _path] = None  # with its chain, PEM; without one, it makes one of its own
+    certificate_key: Annotated[Path | None, _path] = None
+    tls: Annotated[bool, _switch] = True  # without it, it listens on this machine alone: for a proxy in front of it
+    behind_proxy: Annotated[bool, _switch] = False  # X-Forwarded-* of a proxy on this machine is believed
+
+    @property
+    def loopback(self) -> bool:
+        return ipaddress.ip_address(self.listen).is_loopback
+
+    @property
+    def url(self) -> str:
+        """Where this machine's own browser finds it."""
+        address = ipaddress.ip_address(self.listen)
+        host = "localhost" if address.is_unspecified else f"[{address}]" if address.version == 6 else str(address)
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}/"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     home: Path
@@ -263,6 +307,7 @@ class Settings:
     catalog: CatalogSettings = CatalogSettings()
     queue: QueueSettings = QueueSettings()
     inventory: InventorySettings = InventorySettings()
+    web: WebSettings = WebSettings()
 
     @property
     def location_file(self) -> Path:
@@ -332,6 +377,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "catalog": CatalogSettings,
     "queue": QueueSettings,
     "inventory": InventorySettings,
+    "web": WebSettings,
 }
 _SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url")
 

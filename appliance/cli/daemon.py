@@ -14,13 +14,18 @@ from appliance.cli.output import tell, warn
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, pass_session
 
 _END_S = 1.5
+_LOOK_S = 0.2
 
 
 @click.command()
+@click.option("--no-web", is_flag=True, help="Without the console, as with web.port = 0.")
 @pass_session
-def serve(session: Session) -> None:
-    """Look after recovered machines, owed thaws and what dead runs left behind, and take runs from the queue, until
-    interrupted.
+def serve(session: Session, no_web: bool) -> None:
+    """Look after recovered machines, owed thaws and what dead runs left behind, take runs from the queue, and show the
+    console, until interrupted.
+
+    The console answers at https://127.0.0.1:8443/ (web.listen, web.port), to browsers on this machine only unless
+    web.listen says otherwise; the fingerprint of its certificate is printed.
 
     Every minute (inventory.refresh_s) the hosts are asked which machines they have: 'vm list --known' shows it.
 
@@ -36,7 +41,7 @@ def serve(session: Session) -> None:
     Example:
       strongroom serve
     """
-    _supervise(session, for_ever=True)
+    _supervise(session, for_ever=True, web=not no_web)
 
 
 @click.command(hidden=True)
@@ -53,13 +58,15 @@ def supervise(session: Session, once: bool) -> None:
     from appliance.services.upkeep import UpkeepService
 
     if not once:
-        _supervise(session, for_ever=False)
+        _supervise(session, for_ever=False, web=False)
         return
     left = UpkeepService(session.appliance).until_paid(threading.Event(), warn)
     exit_with(EXIT_PARTLY if left else 0)
 
 
-def _supervise(session: Session, *, for_ever: bool) -> None:
+def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
+    from appliance.readiness import Readiness
+    from appliance.services.console import ConsoleService
     from appliance.services.recovery import Supervisor
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -75,7 +82,9 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, end)
+    readiness = Readiness()
     supervisor = Supervisor(session.appliance, for_ever=for_ever)
+    console = ConsoleService(session.appliance)
     if for_ever:  # only now, as whoever reads it may send a signal at once
         tell(f"serving {session.appliance.settings.home}; end with Ctrl-C or SIGTERM")
     failure: list[Exception] = []
@@ -98,9 +107,17 @@ def _supervise(session: Session, *, for_ever: bool) -> None:
     if for_ever:
         begin("inventory", lambda: _look(session, over))
     taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
-    stop.wait()
+    showing = begin("console", lambda: console.keep(stop, warn)) if web and console.wanted else None
+    while showing is not None and not stop.is_set() and not console.tried.wait(_LOOK_S):
+        pass
+    readiness.ready(f"serving {session.appliance.settings.home}")
+    while not stop.wait(readiness.tell_every_s):
+        readiness.alive()
+    readiness.stopping()
     if taking is not None:
         taking.join()
+    if showing is not None:
+        showing.join()
     over.set()
     # A host that does not answer is not waited for: whatever is under way may be cut off anywhere.
     supervising.join(_END_S)

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -76,13 +76,17 @@ def command(settings: Settings, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "appliance.cli", "--home", str(settings.home), *arguments]
 
 
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in _SECRETS}
+
+
 def _start(settings: Settings, log: str, words: Sequence[str]) -> None:
     process = _popen(settings, log, words, subprocess.DEVNULL)
     threading.Thread(target=process.wait, name=f"strongroom-{log}", daemon=True).start()  # so that it is reaped
 
 
 def _popen(settings: Settings, log: str, words: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    environment = without_secrets(os.environ)
     with _log(settings, log) as said:
         return subprocess.Popen(
             words, stdin=stdin, stdout=said, stderr=said, cwd=Path("/"), env=environment, start_new_session=True

@@ -1,0 +1,58 @@
+"""Makes the Flask application: what protects it, its pages, its errors.
+
+The rule: every part of the console is a blueprint, every route states its act, and a view parses, calls one service and
+renders. What the application needs of the appliance it is given.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from appliance.home import write_private
+from web import assets
+from web.acts import public, refuse_unstated
+from web.errors import show_errors
+from web.security import protect
+from web.server import Streams
+from web.views import public as public_views
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from appliance.settings import Settings
+
+_SECRET_BYTES = 32
+
+
+def create_app(appliance: Appliance, *, streams: Streams | None = None) -> Flask:
+    """Borrows the appliance, which must outlive it. UnstatedRoutes if a route states no act (our own mistake)."""
+    web = appliance.settings.web
+    app = Flask("web", static_folder=None)
+    app.config["SECRET_KEY"] = form_secret(appliance.settings)
+    app.extensions["strongroom"] = appliance
+    app.extensions["strongroom_streams"] = streams or Streams()
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    if web.behind_proxy:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
+    protect(app, web)
+    show_errors(app)
+    assets.serve(app)
+    app.register_blueprint(public_views.blueprint)
+    refuse_unstated(app)
+    return app
+
+
+def form_secret(settings: Settings) -> bytes:
+    """What forms and the cookie that goes with them are signed with: the same as before a restart. HomeUnusable."""
+    file = settings.machine_key_file.parent / "web.secret"
+    try:
+        secret = file.read_bytes()
+    except OSError:
+        secret = b""
+    if len(secret) != _SECRET_BYTES:
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        write_private(file, secret, replace=True)
+    return secret

@@ -1,0 +1,86 @@
+"""Every failure as a page: what happened, the way out, and an id that the log has too.
+
+The rule: what we raised on purpose tells its own sentence and hint; of anything else only the id is shown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from flask import Flask, Response, current_app, g, make_response, render_template, request
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from appliance.errors import StrongroomError
+from appliance.services.points import NotProtected
+from appliance.catalog.errors import RecordMissing
+
+_log = logging.getLogger("strongroom.web")
+
+_STATUS: tuple[tuple[type[StrongroomError], int], ...] = ((RecordMissing, 404), (NotProtected, 404))
+
+Renderer = Callable[[int, str, str, str], Response]
+"""Makes an answer of a status, a title, a sentence and a hint."""
+
+_TOLD = {
+    400: ("That request cannot be read", "Go back, and try again."),
+    403: ("That is not allowed", "Sign in as somebody who may, or ask an administrator."),
+    404: ("There is nothing here", "It may have been removed. The menu leads to what there is."),
+    405: ("That cannot be done here", "Go back, and use the buttons of the page."),
+    413: ("That is too much at once", "Send less."),
+    415: ("That is of a kind that is not understood here", "Use the forms of the page."),
+    421: ("This console does not go by that name", "Use its address, or add the name to web.names in strongroom.toml."),
+    429: ("Too many attempts", "Wait a little, then try again."),
+    500: ("Something went wrong here", "The log of strongroom serve has the details under this id."),
+    503: ("Something that this page needs is away", "It is asked again with each try."),
+}
+
+
+def show_errors(app: Flask) -> None:
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(StrongroomError, _ours)
+    app.register_error_handler(Exception, _unknown)
+
+
+def tell_otherwise(app: Flask, prefix: str, renderer: Renderer) -> None:
+    """Answers under this path are made by this renderer: the API's are no pages."""
+    app.extensions.setdefault("strongroom_errors", {})[prefix] = renderer
+
+
+def status_of(error: StrongroomError) -> int:
+    """The status that tells a program what kind of error this is; the sentence tells a person."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return 503 if error.retryable else 409
+
+
+def answer(status: int, sentence: str = "", hint: str = "", title: str = "") -> Response:
+    known_title, known_hint = _TOLD.get(status, _TOLD[400 if status < 500 else 500])
+    title, hint = title or known_title, hint or known_hint
+    renderers: dict[str, Renderer] = current_app.extensions.get("strongroom_errors", {})
+    for prefix, renderer in renderers.items():
+        if request.path.startswith(prefix):
+            return renderer(status, title, sentence, hint)
+    template = "error_part.html" if request.headers.get("HX-Request") else "error.html"
+    page = render_template(template, status=status, title=title, sentence=sentence, hint=hint)
+    return make_response(page, status)
+
+
+def _http(error: HTTPException) -> Response:
+    if error.response is not None or error.code is None or error.code < 400:
+        return make_response(error.get_response())
+    told = answer(error.code, error.description or "" if error.code == 403 else "")
+    for name, value in error.get_headers(request.environ):
+        if name not in ("Content-Type", "Content-Length"):  # Allow, Retry-After
+            told.headers[name] = value
+    return told
+
+
+def _ours(error: StrongroomError) -> Response:
+    return answer(status_of(error), str(error), error.hint, "That did not work")
+
+
+def _unknown(error: Exception) -> Response:
+    _log.error("request %s: %s %s", g.get("request_id", "?"), request.method, request.path, exc_info=error)
+    return answer(InternalServerError.code)

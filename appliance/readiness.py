@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import MutableMapping
 from contextlib import suppress
 
@@ -21,19 +22,16 @@ class Readiness:
         address = environment.pop(_SOCKET, "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         within_us, watched = environment.pop(_WATCHDOG, ""), environment.pop(_WATCHED, str(os.getpid()))
-        self.tell_every_s: float | None = None
-        """How often `alive` has to be said, half of what is allowed; None: never."""
+        self._every_s: float | None = None  # half of what is allowed
         if within_us.isdecimal() and watched == str(os.getpid()):
-            self.tell_every_s = int(within_us) / 2_000_000
+            self._every_s = int(within_us) / 2_000_000
 
-    def ready(self, status: str) -> None:
+    def keep_telling(self, status: str, stop: threading.Event) -> None:
+        """That this process is ready, then, until `stop`, that it is alive, in the end that it stops."""
         self._send(f"READY=1\nSTATUS={status}")
-
-    def stopping(self) -> None:
+        while not stop.wait(self._every_s):
+            self._send("WATCHDOG=1")
         self._send("STOPPING=1")
-
-    def alive(self) -> None:
-        self._send("WATCHDOG=1")
 
     def _send(self, text: str) -> None:
         if not self._address:

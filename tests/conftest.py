@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
@@ -21,6 +22,9 @@ from tests.lab import Lab, LabGuest
 hypothesis.settings.register_profile("search", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("strongroom", hypothesis.settings.get_profile("search"), derandomize=True)
 hypothesis.settings.load_profile("strongroom")
+
+# `strongroom serve` of tests that are not about it shows no console: its port is one for the whole machine.
+os.environ.setdefault("STRONGROOM_WEB_PORT", "0")
 
 _PASSED = pytest.StashKey[bool]()
 

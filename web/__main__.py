@@ -25,12 +25,13 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m web", description=__doc__)
     parser.add_argument("--ready", type=int, metavar="FD", help="a pipe that gets a byte once the console answers")
+    parser.add_argument("--parent", type=int, metavar="PID", help="whom not to outlive")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        if given.ready is not None:
-            _end_with_parent()
+        if given.parent is not None:
+            _end_with(given.parent)
         return _serve(load(os.environ), given.ready)
     except StrongroomError as err:
         say(f"strongroom: the console cannot start: {err}\n{err.hint}")
@@ -59,9 +60,8 @@ def _serve(settings: Settings, pipe: int | None) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """SIGTERM when the parent dies, so that the port is free for the next."""
-    parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:

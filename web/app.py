@@ -14,7 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from appliance.home import write_private
 from web import assets
-from web.acts import public, refuse_unstated
+from web.acts import refuse_unstated
 from web.errors import show_errors
 from web.security import protect
 from web.server import Streams

@@ -1,4 +1,4 @@
-"""Style sheets, scripts and pictures: under a name that has the hash of their bytes, so that browsers keep them for ever.
+"""Style sheets, scripts and pictures: under a name with the hash of their bytes, so that browsers keep them for ever.
 
 The rule: everything comes from this server; a changed file is another address.
 """

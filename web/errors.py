@@ -11,9 +11,9 @@ from collections.abc import Callable
 from flask import Flask, Response, current_app, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from appliance.catalog.errors import RecordMissing
 from appliance.errors import StrongroomError
 from appliance.services.points import NotProtected
-from appliance.catalog.errors import RecordMissing
 
 _log = logging.getLogger("strongroom.web")
 

@@ -66,7 +66,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """Runs until SIGTERM. `make` is called in the process that answers, after it was forked; `ready` once it listens."""
+    """Runs until SIGTERM. `make` is called in the process that answers, which is a fork; `ready` once it listens."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -95,10 +96,8 @@ def _names(web: WebSettings) -> list[str]:
 def _addresses(web: WebSettings) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     found = {ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"), ipaddress.ip_address(web.listen)}
     if ipaddress.ip_address(web.listen).is_unspecified:
-        try:
+        with suppress(OSError):  # a machine whose own name has no address: it is reached by another one
             found |= {ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
-        except OSError:
-            pass  # a machine whose own name has no address: it is reached by another one
     return sorted((address for address in found if not address.is_unspecified), key=str)
 
 

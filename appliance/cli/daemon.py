@@ -14,7 +14,6 @@ from appliance.cli.output import tell, warn
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, pass_session
 
 _END_S = 1.5
-_LOOK_S = 0.2
 
 
 @click.command()
@@ -108,16 +107,11 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
         begin("inventory", lambda: _look(session, over))
     taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
     showing = begin("console", lambda: console.keep(stop, warn)) if web and console.wanted else None
-    while showing is not None and not stop.is_set() and not console.tried.wait(_LOOK_S):
-        pass
-    readiness.ready(f"serving {session.appliance.settings.home}")
-    while not stop.wait(readiness.tell_every_s):
-        readiness.alive()
-    readiness.stopping()
-    if taking is not None:
-        taking.join()
     if showing is not None:
-        showing.join()
+        console.wait_until_tried(stop)
+    readiness.keep_telling(f"serving {session.appliance.settings.home}", stop)
+    for thread in filter(None, (taking, showing)):
+        thread.join()
     over.set()
     # A host that does not answer is not waited for: whatever is under way may be cut off anywhere.
     supervising.join(_END_S)

@@ -32,12 +32,16 @@ class ConsoleService:
 
     def __init__(self, appliance: Appliance) -> None:
         self._settings = appliance.settings
-        self.tried = threading.Event()
-        """Set once the console answers, or could not be started at first."""
+        self._tried = threading.Event()
 
     @property
     def wanted(self) -> bool:
         return self._settings.web.port != 0
+
+    def wait_until_tried(self, stop: threading.Event) -> None:
+        """Until the console answers, or could not be started at first, or `stop`."""
+        while not stop.is_set() and not self._tried.wait(_LOOK_S):
+            pass
 
     def keep(self, stop: threading.Event, tell: Callable[[str], None]) -> None:
         """Until `stop`; `tell` gets what an admin should know."""
@@ -47,7 +51,7 @@ class ConsoleService:
             process, ready = self._start(stop)
             if ready:
                 wait_s, told = _FIRST_WAIT_S, ""
-            self.tried.set()
+            self._tried.set()
             while process.poll() is None and not stop.wait(_LOOK_S):
                 pass
             code = self._end(process)
@@ -64,7 +68,7 @@ class ConsoleService:
         """A process, and whether it said that it answers before it ended."""
         reading, writing = os.pipe()
         try:
-            words = [sys.executable, "-P", "-m", MODULE, "--ready", str(writing)]
+            words = [sys.executable, "-P", "-m", MODULE, "--ready", str(writing), "--parent", str(os.getpid())]
             environment = {**without_secrets(os.environ), "STRONGROOM_HOME": str(self._settings.home)}
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, cwd=Path("/"), env=environment, pass_fds=(writing,),

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
-from appliance.catalog.errors import OfAnotherAppliance, RecordMissing, StateConflict
+from appliance.catalog.errors import OfAnotherAppliance, StateConflict
 from appliance.models import RecoveryRecord, RecoveryState
 
 
@@ -52,14 +52,8 @@ class Recoveries:
 
     def get(self, id: str) -> RecoveryRecord:
         """By its id or a unique beginning of it, of whatever appliance. RecordMissing."""
-        query = select(tables.recoveries).where(rows.begins(tables.recoveries.c.id, id))
         with self._database.read() as connection:
-            found = [rows.decode(RecoveryRecord, row) for row in connection.execute(query)] if id else []
-        if len(found) > 1:
-            raise RecordMissing("single recovery", f"{id}: {len(found)} begin so", hint="Give more digits of the id.")
-        if not found:
-            raise RecordMissing("recovery", id, hint="See 'strongroom recovery list'.")
-        return found[0]
+            return rows.find(connection, tables.recoveries, RecoveryRecord, id, "recovery")
 
     def list(self, *, ended: bool = True, everyones: bool = False) -> tuple[RecoveryRecord, ...]:
         """Oldest first; without those that have ended, if asked."""

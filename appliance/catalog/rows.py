@@ -14,7 +14,9 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, false, insert, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, false, insert, select, update
+
+from appliance.catalog.errors import RecordMissing
 
 _HEX = frozenset("0123456789abcdef")
 _AFTER_HEX = "g"
@@ -45,6 +47,16 @@ def save(connection: Connection, table: Table, value: Any, key: ColumnElement[bo
     row = encode(value)
     if connection.execute(update(table).where(key).values(row)).rowcount == 0:
         connection.execute(insert(table).values(row))
+
+
+def find(connection: Connection, table: Table, kind: type[Value], id: str, what: str) -> Value:
+    """The one whose id begins so; `what`: a word for it, and the command that lists them. RecordMissing."""
+    found = connection.execute(select(table).where(begins(table.c.id, id)).limit(2)).all()
+    if len(found) > 1:
+        raise RecordMissing(f"single {what}", f"{id}: several begin so", hint="Give more digits of the id.")
+    if not found:
+        raise RecordMissing(what, id, hint=f"See 'strongroom {what} list'.")
+    return decode(kind, found[0])
 
 
 def begins(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:

@@ -56,14 +56,8 @@ class Runs:
 
     def find(self, id: str) -> RunRecord:
         """By its id or a unique beginning of it, of whatever appliance. RecordMissing."""
-        query = select(tables.runs).where(rows.begins(tables.runs.c.id, id)).limit(2)
         with self._database.read() as connection:
-            found = [rows.decode(RunRecord, row) for row in connection.execute(query)] if id else []
-        if len(found) > 1:
-            raise RecordMissing("single run", f"{id}: several begin so", hint="Give more digits of the id.")
-        if not found:
-            raise RecordMissing("run", id, hint="See 'strongroom run list'.")
-        return found[0]
+            return rows.find(connection, tables.runs, RunRecord, id, "run")
 
     def list(self, *, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:
         """Newest first."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,21 +14,8 @@ from appliance.audit import Draft, Head, Result, check, head_of
 from appliance.catalog import Catalog, tables
 from appliance.catalog.audit import Filter
 from appliance.models import new_id
-from tests.contract.test_catalog_contract import ME, OTHER, Place
-from tests.lab.postgres_server import running
+from tests.contract.catalogs import ME, OTHER, Place
 from tests.unit.records import NOW
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh()
-    return Place(where, tmp_path / "lock")
-
-
-@pytest.fixture
-def catalog(place: Place) -> Iterator[Catalog]:
-    with place.open() as catalog:
-        yield catalog
 
 
 def draft(**changes: Any) -> Draft:

@@ -4,10 +4,8 @@ only forward, and of several appliances each has what it began."""
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from sqlalchemy import inspect, text
 import appliance.catalog
 from appliance.catalog import Catalog, rows, schema, tables
 from appliance.catalog.appliances import only_appliance
-from appliance.catalog.database import Database
 from appliance.catalog.errors import (
     CatalogError,
     CatalogOfAnotherRepository,
@@ -56,53 +53,10 @@ from appliance.models import (
     RunState,
     new_id,
 )
-from tests.lab.postgres_server import running
+from tests.contract.catalogs import ME, OTHER, Place
 from tests.unit.records import NOW, machine_record, point_record
 
 MIGRATIONS = Path(appliance.catalog.__file__).parent / "migrations"
-
-
-ME, OTHER = "a" * 32, "b" * 32
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a catalog is: a file, or a database of a server that runs."""
-
-    where: str
-    lock: Path
-
-    @property
-    def shared(self) -> bool:
-        return "://" in self.where
-
-    def database(self) -> Database:
-        return Database.shared(self.where) if self.shared else Database.at(Path(self.where))
-
-    @contextmanager
-    def open(self, me: str = ME) -> Iterator[Catalog]:
-        catalog = Catalog.open(self.database(), self.lock, me)
-        with closing(catalog):
-            yield catalog
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh()
-    return Place(where, tmp_path / "lock")
-
-
-@pytest.fixture
-def catalog(place: Place) -> Iterator[Catalog]:
-    with place.open() as catalog:
-        yield catalog
-
-
-@pytest.fixture
-def other(place: Place, catalog: Catalog) -> Iterator[Catalog]:
-    """The same catalog, as another appliance has it."""
-    with place.open(OTHER) as other:
-        yield other
 
 
 def scripts() -> Config:

@@ -337,6 +337,8 @@ def test_the_independent_reader_restores_what_the_present_code_writes(tables_onl
             tmp_path / "repository", "recovery", made.recovery_key.encode(), tables_only=tables_only
         )
         restore_all(reader, made.points, tmp_path / "out")
+        expected = sum(len(content.POINTS[label]) for label in made.points)
+    assert len(list((tmp_path / "out").iterdir())) == expected > 0
 
 
 # Known answers

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import event
@@ -15,18 +14,11 @@ from appliance.catalog.errors import RecordMissing
 from appliance.hypervisor.protocol import MachineState
 from appliance.inventory import HostLook, SeenDisk, SeenMachine
 from appliance.models import ApplianceRecord, HostConfig, HostRecord, RecoveryRecord, RecoveryState, new_id
-from tests.contract.test_catalog_contract import ME, OTHER, Place
-from tests.lab.postgres_server import running
+from tests.contract.catalogs import ME, OTHER, Place
 from tests.unit.records import NOW, machine_record, point_record
 
 LATER, MUCH_LATER = NOW + timedelta(minutes=1), NOW + timedelta(hours=1)
 RUNNING, OFF = MachineState.RUNNING, MachineState.OFF
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh()
-    return Place(where, tmp_path / "lock")
 
 
 @pytest.fixture

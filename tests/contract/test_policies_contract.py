@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from appliance.catalog import Catalog
 from appliance.catalog.errors import PolicyChanged, RecordExists, RecordMissing
 from appliance.policy.stored import MachinePause, StoredPolicy
-from tests.contract.test_catalog_contract import OTHER, Place
-from tests.lab.postgres_server import running
+from tests.contract.catalogs import OTHER, Place
 from tests.unit.records import NOW
 
 LATER = NOW + timedelta(hours=1)
 DOCUMENT = {"version": 1, "name": "ö", "select": {"include": [{"all": True}]}, "rpo_minutes": None, "x": [1, 2]}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh()
-    return Place(where, tmp_path / "lock")
-
-
-@pytest.fixture
-def catalog(place: Place) -> Iterator[Catalog]:
-    with place.open() as catalog:
-        yield catalog
 
 
 def stored(name: str = "nightly") -> StoredPolicy:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -14,29 +12,10 @@ from appliance.catalog import Catalog
 from appliance.catalog.errors import KeyUsedOtherwise, RecordMissing, RunEnded
 from appliance.catalog.once import KEPT, Once
 from appliance.models import ApplianceRecord, RunRecord, RunState, new_id
-from tests.contract.test_catalog_contract import ME, OTHER, Place
-from tests.lab.postgres_server import running
+from tests.contract.catalogs import ME, OTHER, Place
 from tests.unit.records import NOW
 
 LATER = NOW + timedelta(hours=1)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh()
-    return Place(where, tmp_path / "lock")
-
-
-@pytest.fixture
-def catalog(place: Place) -> Iterator[Catalog]:
-    with place.open() as catalog:
-        yield catalog
-
-
-@pytest.fixture
-def other(place: Place, catalog: Catalog) -> Iterator[Catalog]:
-    with place.open(OTHER) as other:
-        yield other
 
 
 def machine(name: str = "web", uuid: str | None = "u", host: str = "here") -> RunRecord:

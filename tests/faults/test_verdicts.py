@@ -115,9 +115,12 @@ def test_what_a_reader_met_is_told_too(tmp_path: Path, damage: Callable[[Path], 
 def test_a_pack_that_is_gone_is_noticed_by_whoever_builds_an_index(tmp_path: Path) -> None:
     with make(tmp_path) as repository:
         back_up(repository, "web", {"disk": DATA})
-        path_of(tmp_path, chunk_pack(repository)).unlink()
+        gone = chunk_pack(repository)
+        path_of(tmp_path, gone).unlink()
     with reopen(tmp_path, "new", OTHER) as repository:
         point = back_up(repository, "db", {"disk": DATA})
+        live = {pack for pack, each in repository.index.packs().items() if each.state == PackState.LIVE}
+        assert gone not in live, "it is not relied on: the data is stored again"
     reads_without_a_cache(tmp_path, point)
 
 

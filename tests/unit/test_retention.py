@@ -112,4 +112,8 @@ def test_a_point_from_a_clock_a_year_ahead_expires_nothing() -> None:
 
 
 def test_nothing_goes_nothing_is_doubted() -> None:
-    doubtful(nightly(3), START - timedelta(days=900))
+    points, long_ago = nightly(3), START - timedelta(days=900)
+    assert kept(points, Rules(daily=3)) == {point.id for point in points}
+    doubtful(points, long_ago, Rules(daily=3))
+    with pytest.raises(ClockDoubtful):
+        doubtful(points, long_ago, Rules(daily=2))

@@ -42,11 +42,14 @@ def test_a_file_with_credentials_is_its_owners_alone(tmp_path: Path, toml: str, 
     settings_of(tmp_path)
 
 
-@pytest.mark.parametrize("toml", ['[s3]\naccess_key = "a"\n', '[catalog]\nurl = "postgresql+psycopg:///strongroom"\n'])
-def test_a_file_without_any_may_be_read_by_all(tmp_path: Path, toml: str) -> None:
-    (tmp_path / "strongroom.toml").write_text(toml, "utf-8")
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("s3", "access_key", "a"), ("catalog", "url", "postgresql+psycopg:///strongroom")],
+)
+def test_a_file_without_any_may_be_read_by_all(tmp_path: Path, section: str, key: str, value: str) -> None:
+    (tmp_path / "strongroom.toml").write_text(f'[{section}]\n{key} = "{value}"\n', "utf-8")
     (tmp_path / "strongroom.toml").chmod(0o644)
-    settings_of(tmp_path)
+    assert getattr(getattr(settings_of(tmp_path), section), key) == value
 
 
 def test_defaults_stay_inside_the_home(tmp_path: Path) -> None:

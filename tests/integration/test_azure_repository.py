@@ -38,6 +38,7 @@ def settings_for(server: Azurite, prefix: str) -> dict[str, str]:
         "STRONGROOM_AZURE_PREFIX": prefix,
         "STRONGROOM_AZURE_ACCOUNT_KEY": server.credentials.account_key or "",
         "STRONGROOM_LIMITS_WORKERS": "1",
+        "STRONGROOM_LIMITS_CHUNK_CACHE_BYTES": "32 MiB",  # tests look into every file of the home
     }
 
 

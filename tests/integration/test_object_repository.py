@@ -52,6 +52,7 @@ def settings_for(server: S3Server, prefix: str) -> dict[str, str]:
         "STRONGROOM_S3_ACCESS_KEY": server.credentials.access_key,
         "STRONGROOM_S3_SECRET_KEY": server.credentials.secret_key,
         "STRONGROOM_LIMITS_WORKERS": "1",
+        "STRONGROOM_LIMITS_CHUNK_CACHE_BYTES": "64 MiB",  # tests look into every file of the home
     }
 
 

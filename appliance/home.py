@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appliance.errors import StrongroomError
 from appliance.settings import DEFAULT_REPOSITORY, Settings
-from imaging.storage.locations import BucketPrefix, ContainerPrefix, Folder, Location, encode_location
+from imaging.storage.locations import BucketPrefix, ContainerPrefix, Folder, GcsPrefix, Location, encode_location
 
 MACHINE_KEY_BYTES = 32
 _PRIVATE, _TRAVERSABLE = 0o700, 0o711
@@ -75,8 +75,9 @@ class RepositoryPathConflict(StrongroomError):
     def __init__(self, set_to: str, location: str) -> None:
         super().__init__(
             f"the settings say that the repository is {set_to}, not {location}",
-            hint="Leave the path away, or change repository.path, s3.bucket or azure.container in strongroom.toml (or"
-            " STRONGROOM_REPOSITORY_PATH, STRONGROOM_S3_BUCKET or STRONGROOM_AZURE_CONTAINER).",
+            hint="Leave the path away, or change repository.path, s3.bucket, azure.container or gcs.bucket in"
+            " strongroom.toml (or STRONGROOM_REPOSITORY_PATH, STRONGROOM_S3_BUCKET, STRONGROOM_AZURE_CONTAINER or"
+            " STRONGROOM_GCS_BUCKET).",
             set_to=set_to,
             location=location,
         )
@@ -171,9 +172,16 @@ def write_machine_key(settings: Settings, key: bytes) -> None:
 
 def location_of(settings: Settings) -> Location:
     """Where the settings say that the repository is. TwoPlaces."""
-    s3, azure = settings.s3, settings.azure
-    if s3.bucket and azure.container:
-        raise TwoPlaces("s3.bucket", "azure.container")
+    s3, azure, gcs = settings.s3, settings.azure, settings.gcs
+    named = {"s3.bucket": s3.bucket, "azure.container": azure.container, "gcs.bucket": gcs.bucket}
+    said = [key for key, name in named.items() if name]
+    if len(said) > 1:
+        raise TwoPlaces(*said[:2])
+    if gcs.bucket:
+        return GcsPrefix(
+            bucket=gcs.bucket, prefix=gcs.prefix, key_file=str(gcs.key_file), endpoint=gcs.endpoint,
+            ca_file=None if gcs.ca_file is None else str(gcs.ca_file), connections=gcs.connections,
+        )  # fmt: skip
     if azure.container:
         return ContainerPrefix(
             endpoint=azure.endpoint, account=azure.account, container=azure.container, prefix=azure.prefix,

@@ -15,6 +15,7 @@ path set here leads out of it.
       keys/machine.key        0600   opens the repository unattended
       keys/web.*              0600   the console's certificate, its key, and what its forms are signed with
       keys/location.json      0600   where the repository is, for the servers of its disks
+      keys/google.json        0600   the key of a service account, put there by the admin (only with [gcs])
       cache/                  0700   chunk index and manifests: may be deleted at any time
       run/                    0711   sockets and locks
       scratch/ overlays/      0711   what guests overwrite during a backup; what recovered guests write
@@ -193,6 +194,19 @@ class AzureSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GcsSettings:
+    """With a bucket, the repository is there and not in repository.path. The environment of the machine, its metadata
+    server and gcloud's own files decide nothing."""
+
+    bucket: Annotated[str, _text(r".{0,222}", "the name of a bucket")] = ""
+    prefix: Annotated[str, _text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
+    key_file: Annotated[Path, _path] = Path("keys/google.json")  # of a service account, its owner's alone
+    endpoint: Annotated[str, _text(r"\S{0,300}", "a URL")] = ""  # https://host[:port], if not the public cloud's
+    ca_file: Annotated[Path | None, _path] = None  # certificates to check the endpoint's against, if not public ones
+    connections: Annotated[int, _count(1, 128)] = 16
+
+
+@dataclass(frozen=True, slots=True)
 class ScratchSettings:
     """Where what a guest overwrites during its backup is kept until the run ends."""
 
@@ -304,6 +318,7 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     s3: S3Settings = S3Settings()
     azure: AzureSettings = AzureSettings()
+    gcs: GcsSettings = GcsSettings()
     catalog: CatalogSettings = CatalogSettings()
     queue: QueueSettings = QueueSettings()
     inventory: InventorySettings = InventorySettings()
@@ -374,6 +389,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "limits": LimitSettings,
     "s3": S3Settings,
     "azure": AzureSettings,
+    "gcs": GcsSettings,
     "catalog": CatalogSettings,
     "queue": QueueSettings,
     "inventory": InventorySettings,

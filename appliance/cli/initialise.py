@@ -35,7 +35,8 @@ def init(session: Session, location: Path | None, recovery_key_file: Path | None
 
     In an object store (S3), the repository is made where the settings say: bucket, endpoint and credentials are in the
     section [s3] of strongroom.toml, or in STRONGROOM_S3_BUCKET, _ENDPOINT, _ACCESS_KEY and _SECRET_KEY. For Azure Blob
-    Storage: container, account and account_key in [azure], or STRONGROOM_AZURE_CONTAINER and so on.
+    Storage: container, account and account_key in [azure], or STRONGROOM_AZURE_CONTAINER and so on. For Google Cloud
+    Storage: bucket and key_file in [gcs], or STRONGROOM_GCS_BUCKET and _KEY_FILE.
 
     \b
     Examples:

@@ -21,24 +21,28 @@ from imaging.errors import ObjectMissing
 from imaging.index_files import IndexFolder
 from imaging.lock_log import LockLog
 from imaging.slots import MachineKey, Secret
-from imaging.storage.locations import open_store, open_versions
+from imaging.storage.locations import BucketPrefix, open_store, open_versions
 from imaging.undoing import Happened, Undo, Undoing, Undone
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.lock_sweep import Swept
     from imaging.points import Point
+    from imaging.storage.locations import Location
     from imaging.storage.versions import Versions
 
 _OVERDUE = timedelta(days=2)
 
 
 class NotLocked(StrongroomError):
-    def __init__(self) -> None:
-        super().__init__(
-            "the settings do not say that this repository is locked",
-            hint="Set s3.lock_mode in strongroom.toml: 'Object Lock' in docs/operations.md says what it takes.",
-        )
+    def __init__(self, location: Location) -> None:
+        way_out = "Set s3.lock_mode in strongroom.toml: 'Object Lock' in docs/operations.md says what it takes."
+        if not isinstance(location, BucketPrefix):
+            way_out = (
+                f"Nothing can be locked in {location}: only in a bucket of S3 that has Object Lock does Strongroom lock"
+                " what restore points need (docs/operations.md)."
+            )
+        super().__init__("the settings do not say that this repository is locked", hint=way_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,10 @@ class LockService:
     @cached_property
     def _versions(self) -> Versions:
         """NotLocked."""
-        versions = open_versions(home.location_of(self._appliance.settings))
+        location = home.location_of(self._appliance.settings)
+        versions = open_versions(location)
         if versions is None:
-            raise NotLocked
+            raise NotLocked(location)
         return versions
 
     # Keeping points locked
@@ -108,7 +113,7 @@ class LockService:
         that is not known, or nothing is locked. NotLocked; ImagingError."""
         state = self.state()
         if state is None:
-            raise NotLocked
+            raise NotLocked(home.location_of(self._appliance.settings))
         try:
             own = self._versions.retention(point.name)
         except ObjectMissing:

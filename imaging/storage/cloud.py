@@ -7,17 +7,20 @@ only if it is what was asked for: bytes are counted, and listings looked at. Wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from imaging.errors import Damaged, InvalidName, ObjectMissing, StoreUnavailable
 from imaging.storage.contract import OBJECT_BYTES_MAX, Buffer, Listed, check_name, check_prefix
+from imaging.storage.wire import Answer, Unanswered
 from imaging.storage.witnesses import Witnesses
 
 UNANSWERED: Final = "the answer is not what was asked for"
 AGAIN: Final = "try again; if it stays so, look at the object store and the way to it"
 _DELETED_AT_ONCE: Final = 16
+_SENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 _SAID_CHARACTERS: Final = 200
 
 
@@ -142,6 +145,18 @@ class CloudStore:
             self._client.remove(name)
         except ObjectMissing:
             return
+
+
+def range_told(first: int, last: int, answer: Answer) -> int:
+    """The size of the whole object. Unanswered unless the bytes are those from `first` to `last`, or as many as there
+    are."""
+    sent = _SENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+    if sent is None:
+        raise Unanswered(UNANSWERED)
+    begin, end, size = (int(each) for each in sent.groups())
+    if begin != first or end != min(last, size - 1) or len(answer.body) != end + 1 - begin:
+        raise Unanswered(f"{UNANSWERED}: bytes {begin} to {end + 1} of {size}, in {len(answer.body)}")
+    return size
 
 
 def shortened(said: str) -> str:

@@ -77,10 +77,26 @@ class ContainerPrefix:
         return f"azure://{self.account}/{self.container}/{self.prefix}" + (f" at {self.endpoint}" * bool(self.endpoint))
 
 
-Location: TypeAlias = Folder | BucketPrefix | ContainerPrefix
-_KINDS: Final[Mapping[str, type[BucketPrefix | ContainerPrefix]]] = {
+@dataclass(frozen=True, slots=True)
+class GcsPrefix:
+    """In a bucket of Google Cloud Storage. `prefix` is empty or ends in a slash; `key_file` is a service account's."""
+
+    bucket: str
+    prefix: str
+    key_file: str
+    endpoint: str = ""
+    ca_file: str | None = None
+    connections: int = 16
+
+    def __str__(self) -> str:
+        return f"gs://{self.bucket}/{self.prefix}" + (f" at {self.endpoint}" * bool(self.endpoint))
+
+
+Location: TypeAlias = Folder | BucketPrefix | ContainerPrefix | GcsPrefix
+_KINDS: Final[Mapping[str, type[BucketPrefix | ContainerPrefix | GcsPrefix]]] = {
     "bucket": BucketPrefix,
     "container": ContainerPrefix,
+    "gcs": GcsPrefix,
 }
 """By the word that stands for them in a file."""
 
@@ -96,6 +112,8 @@ def open_store(location: Location, *, make: bool = False) -> Store:
         return LocalStore.make(location.path) if make else LocalStore(location.path)
     if isinstance(location, ContainerPrefix):
         return _patient(_open_container(location))
+    if isinstance(location, GcsPrefix):
+        return _patient(_open_gcs(location))
     return _patient(_in_bucket(location, _locking(location)))
 
 
@@ -139,6 +157,20 @@ def _open_container(location: ContainerPrefix) -> Store:
     container = Container(endpoint, location.account, location.container, location.prefix, location.ca_file)
     credentials = Credentials(location.account_key, location.sas_token)
     return CloudStore(AzureClient(container, credentials, Limits(connections=location.connections)))
+
+
+def _open_gcs(location: GcsPrefix) -> Store:
+    try:
+        from imaging.storage.cloud import CloudStore
+        from imaging.storage.gcs import Bucket, GcsClient, endpoint_of
+        from imaging.storage.gcs_key import read_key
+        from imaging.storage.wire import Limits
+    except ModuleNotFoundError as error:
+        raise _not_installed(location, error) from error
+
+    bucket = Bucket(endpoint_of(location.endpoint), location.bucket, location.prefix, location.ca_file)
+    account = read_key(Path(location.key_file))
+    return CloudStore(GcsClient(bucket, account, Limits(connections=location.connections)))
 
 
 def _not_installed(location: Location, error: ModuleNotFoundError) -> AddressRefused:

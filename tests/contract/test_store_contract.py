@@ -20,6 +20,7 @@ from imaging.storage.retrying import RetryingStore
 from imaging.throttle import Throttle
 from tests.faults.faulty_store import FaultyStore
 from tests.lab.azurite import fresh_azure_store
+from tests.lab.gcs_server import fresh_gcs_store
 from tests.lab.s3_server import fresh_locked_store, fresh_s3_store
 
 PASSING = StoreUnavailable("reach", "an object", "Connection reset by peer")
@@ -43,6 +44,7 @@ def failing(folder: Path) -> FaultyStore:
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "azure": lambda folder: fresh_azure_store(),
+    "gcs": lambda folder: fresh_gcs_store(),
     "limited": lambda folder: LimitedStore(local(folder), Throttle(1e12, SystemClock(), Event().wait)),
     "local": local,
     "object": lambda folder: fresh_s3_store(),

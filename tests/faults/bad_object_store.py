@@ -24,10 +24,10 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, Final, Self, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
-OPERATIONS = ("put", "create", "get", "head", "list", "delete", "delete_many")
+OPERATIONS = ("put", "create", "get", "head", "list", "delete", "delete_many", "token")
 _PATIENCE_S = 30.0
 
 
@@ -42,8 +42,9 @@ class Exchange:
     """One request, and the ways to answer it. The connection is used again only after reply()."""
 
     def __init__(self, handler: BaseHTTPRequestHandler, body: bytes, upstream: tuple[str, int]) -> None:
+        self.headers: Final = handler.headers
+        self.body = body
         self._handler = handler
-        self._body = body
         self._upstream = upstream
 
     def forward(self) -> Answer:
@@ -52,7 +53,7 @@ class Exchange:
             connection.putrequest(self._handler.command, self._handler.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self._handler.headers.items():
                 connection.putheader(name, value)
-            connection.endheaders(self._body)
+            connection.endheaders(self.body)
             answer = connection.getresponse()
             kept = {name: value for name, value in answer.getheaders() if name.lower() != "transfer-encoding"}
             return Answer(answer.status, kept, answer.read())
@@ -141,6 +142,16 @@ def late(wait_s: float) -> Reaction:
     return react
 
 
+def garbled(change: Callable[[bytes], bytes]) -> Reaction:
+    """What is asked arrives as something else."""
+
+    def react(exchange: Exchange) -> None:
+        exchange.body = change(exchange.body)
+        exchange.reply(exchange.forward())
+
+    return react
+
+
 def changed(change: Callable[[Answer], Answer]) -> Reaction:
     """Another answer, whose announced length fits it."""
     return then(lambda exchange, answer: exchange.reply(change(answer)))
@@ -179,14 +190,18 @@ class Fault:
 
 
 class BadObjectStore:
-    """Owns a server on loopback; borrows the one at `url`. Counts requests by operation in `calls`. With `certificate`
-    (a file that also has its key) it speaks TLS."""
+    """Owns a server on loopback; borrows the one at `url`. Counts requests by operation in `calls`: which one a request
+    is, `operation_of` tells from its method, path and headers. With `certificate` (a file that also has its key) it
+    speaks TLS."""
 
-    def __init__(self, url: str, certificate: Path | None = None) -> None:
+    def __init__(
+        self, url: str, certificate: Path | None = None, operation_of: Callable[[str, str, Message], str] | None = None
+    ) -> None:
         host, port = urlsplit(url).hostname, urlsplit(url).port
         assert host is not None
         assert port is not None
         self._upstream = host, port
+        self._operation_of = operation_of or _operation
         self._lock = threading.Lock()
         self.faults: list[Fault] = []
         self.calls = dict.fromkeys(OPERATIONS, 0)
@@ -240,7 +255,7 @@ class BadObjectStore:
             raise AssertionError(f"faults that never fired: {idle}")
 
     def meet(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
-        operation = _operation(handler.command, handler.path, handler.headers)
+        operation = self._operation_of(handler.command, handler.path, handler.headers)
         exchange = Exchange(handler, body, self._upstream)
         with self._lock:
             self.calls[operation] += 1

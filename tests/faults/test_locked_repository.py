@@ -166,6 +166,11 @@ def test_without_a_lock_in_the_settings_the_commands_say_so(tmp_path: Path, caps
     for command in (("lock",), ("undo",), ("undo", "--since", "2026-11-25 14:00")):
         done = strongroom("repository", *command)
         assert done.code == 1
+        assert "only in a bucket of S3 that has Object Lock" in done.error()
+        done = strongroom(
+            "repository", *command, STRONGROOM_S3_BUCKET="backups", STRONGROOM_S3_ENDPOINT="https://s3.example.com"
+        )
+        assert done.code == 1
         assert "s3.lock_mode" in done.error()
     assert strongroom("repository", "undo", "--since", "2026-11-25").code == 2
     assert strongroom("repository", "lock", STRONGROOM_S3_LOCK_MODE="forever").code == 1

@@ -1,6 +1,6 @@
 """Runs what takes too long for `make test`, with seeds, and says how it went.
 
-python -m tests.soak [--what backups|schedule|replicas] [--store local|object] [--appliances 1|2] [--rounds N]
+python -m tests.soak [--what backups|schedule|replicas] [--store local|object|gcs] [--appliances 1|2] [--rounds N]
     [--seed S]
 """
 
@@ -10,11 +10,17 @@ import argparse
 import secrets
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.faults import killing, replicas, schedules
 
 ROUNDS = {"backups": 200, "schedule": 300}
+STORES: Mapping[str, Callable[[], schedules.MakeStore]] = {
+    "gcs": schedules.gcs_store,
+    "local": lambda: schedules.local_store,
+    "object": schedules.object_store,
+}
 
 
 def main() -> int:
@@ -27,7 +33,7 @@ def main() -> int:
         help="backups of machines and images, killed (default); or a schedule of backups, deletions, collections and"
         " checks of one repository, killed; or a repository in an object store of three servers that loses one",
     )  # fmt: skip
-    parser.add_argument("--store", choices=("local", "object"), default="local", help="of a schedule (default: local)")
+    parser.add_argument("--store", choices=sorted(STORES), default="local", help="of a schedule (default: local)")
     parser.add_argument("--appliances", type=int, choices=(1, 2), default=2, help="of a schedule (default: 2)")
     parser.add_argument("--rounds", type=int, help="how many (default: 200 backups, 300 rounds of a schedule)")
     parser.add_argument("--seed", type=int, help="what the choices are drawn from (default: drawn, and printed)")
@@ -49,7 +55,7 @@ def _backups(rounds: int, seed: int) -> int:
 
 def _schedule(rounds: int, seed: int, store: str, appliances: int) -> int:
     _say(f"a random schedule on one repository: {store} store, {appliances} appliance(s), {rounds} rounds, seed {seed}")
-    make_store = schedules.local_store if store == "local" else schedules.object_store()
+    make_store = STORES[store]()
     with tempfile.TemporaryDirectory(prefix="strongroom-soak-", dir="/var/tmp") as folder:
         _say(str(schedules.run(Path(folder), rounds, seed, make_store, appliances=appliances, say=_say)))
     return 0

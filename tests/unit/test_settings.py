@@ -12,7 +12,7 @@ import pytest
 from appliance import home
 from appliance.settings import DEFAULT_HOME, Settings, SettingsError, load
 from imaging.errors import Damaged
-from imaging.storage.locations import Folder, read_location
+from imaging.storage.locations import Folder, GcsPrefix, read_location
 
 
 def settings_of(folder: Path, toml: str = "", **environment: str) -> Settings:
@@ -268,7 +268,22 @@ def test_with_a_container_the_repository_is_there(tmp_path: Path) -> None:
         home.location_of(settings_of(tmp_path, AZURE + S3))
 
 
-@pytest.mark.parametrize("toml", [S3, AZURE])
+GCS = "[gcs]\nbucket = 'backups'\nprefix = 'home/'\n"
+
+
+def test_with_a_bucket_of_google_the_repository_is_there(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, GCS)
+    location = home.chosen_location(settings, None)
+    assert str(location) == "gs://backups/home/"
+    assert location == GcsPrefix("backups", "home/", str(tmp_path / "keys" / "google.json"))
+    with pytest.raises(home.RepositoryPathConflict, match=r"gs://backups/.*/srv/b"):
+        home.chosen_location(settings, Path("/srv/b"))
+    for other, named in ((S3, r"s3\.bucket and gcs\.bucket"), (AZURE, r"azure\.container and gcs\.bucket")):
+        with pytest.raises(home.TwoPlaces, match=named):
+            home.location_of(settings_of(tmp_path, GCS + other))
+
+
+@pytest.mark.parametrize("toml", [S3, AZURE, GCS])
 def test_where_the_repository_is_can_be_read_by_its_owner_alone(tmp_path: Path, toml: str) -> None:
     settings = settings_of(tmp_path, toml)
     (tmp_path / "keys").mkdir()

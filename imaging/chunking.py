@@ -7,13 +7,14 @@ The result is a pure function of the region's bytes and the keys, so that two wa
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from imaging.extents import PAGE_BYTES
+from imaging.extents import PAGE_BYTES, ByteRange
 
 CHUNK_PAGES_MIN = 4
 CHUNK_PAGES_MAX = 64
@@ -97,6 +98,14 @@ def page_flags(page_hash: PageHash, pages: Words) -> tuple[Bools, Bools]:
     for a, b in runs(~zero):
         cut[a:b] = page_hash.cut_pages(pages[a:b])
     return zero, cut
+
+
+def covered_pages(ranges: Iterable[ByteRange], start: int, pages: int) -> Bools:
+    """Flags of the pages that page-aligned byte ranges cover; `start` is the region's first byte."""
+    flags = np.zeros(pages, np.bool_)
+    for item in ranges:
+        flags[(item.start - start) // PAGE_BYTES : -(-(item.stop - start) // PAGE_BYTES)] = True
+    return flags
 
 
 def holes(zero: Bools) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ whether trying again may help is declared on the class, never guessed at by the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class ImagingError(Exception):
@@ -276,6 +276,10 @@ class ChunkMissing(ImagingError):
             hint="run 'strongroom repository verify' to see which restore points need it",
         )
         self.id = id
+
+
+UNREADABLE: Final = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
+"""As which of these it is told that a chunk or a map node cannot be read now."""
 
 
 class BitmapLied(ImagingError):

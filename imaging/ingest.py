@@ -17,7 +17,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imaging.chunking import HOLE_PAGES_MIN, Bools, PageHash, Record, Words, cut_region, page_flags, zero_pages
+from imaging.chunking import (
+    HOLE_PAGES_MIN,
+    Bools,
+    PageHash,
+    Record,
+    Words,
+    covered_pages,
+    cut_region,
+    page_flags,
+    zero_pages,
+)
 from imaging.diskmap import (
     FetchNode,
     Leaf,
@@ -28,26 +38,18 @@ from imaging.diskmap import (
     region_count,
     region_pages,
 )
-from imaging.errors import (
-    BitmapLied,
-    ChunkMissing,
-    Damaged,
-    ImagingError,
-    ObjectMissing,
-    ParentMapLost,
-    StoreUnavailable,
-)
+from imaging.errors import UNREADABLE, BitmapLied, ImagingError, ParentMapLost
 from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange, align_in, align_out, clip, subtract
 from imaging.ids import CHUNK, blob_id
 from imaging.keys import Keys
 from imaging.packing import PackWriter
 from imaging.recutting import RegionPages, recut
+from imaging.sampling import Sampler
 from imaging.source import Source
 
 _WINDOW_REGIONS = 64
 _ZEROS = memoryview(bytes(REGION_BYTES))  # never written, so the kernel's one zero page behind all of it
 _SHORT_ZERO_BYTES = HOLE_PAGES_MIN * PAGE_BYTES
-_LOST = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
 _LIKENESS_CHUNKS = 16  # after so many, more than half of them changed: that region is another one now
 _FLYING = 16  # regions for each worker, so that a slow one leaves the others with work; what waits holds no data
 WORKERS = 3  # two cores: one more than that, so that waiting for the source or a put idles none
@@ -128,7 +130,7 @@ class _Ingest:
         tree = MapWriter(self.size, self.writer.store_node)
         flying: deque[tuple[int, Future[_Done]]] = deque()
         read = chunks = 0
-        sampler = _Sampler(sample, rng)
+        sampler = Sampler(sample, self.size, rng)
 
         def collect() -> None:
             nonlocal read, chunks
@@ -149,13 +151,16 @@ class _Ingest:
                     collect()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-        sampled, sampled_bytes = self.check_sample(sampler)
+        sampled = sampled_bytes = 0
+        if self.parent is not None:
+            sampled, sampled_bytes = sampler.check(self.source, self.keys, self.parent.fetch)
+            self.lost = sampler.lost or self.lost  # where `known` is given, the region has been read again for that
         if self.lost is not None and self.parent is not None and self.parent.known is None:
             # Regions that nothing was known to be wrong with were passed over; their leaves may be lost as well.
             raise ParentMapLost(self.lost) from self.lost
         return Ingested(tree.finish(), read + sampled_bytes, chunks, sampled)
 
-    def jobs(self, sampler: _Sampler) -> Iterator[_Job]:
+    def jobs(self, sampler: Sampler) -> Iterator[_Job]:
         """The regions that need work, in order. Holes, and clean regions of a parent, need little or none."""
         old = self.old_leaves()
         pending = next(old, None)
@@ -190,7 +195,7 @@ class _Ingest:
             return
         try:
             yield from leaf_ids(old.root, old.size_bytes, old.fetch)
-        except _LOST as err:
+        except UNREADABLE as err:
             if self.parent is not None:
                 raise ParentMapLost(err) from err
             # What is read in full does not need it.
@@ -252,7 +257,7 @@ class _Ingest:
     def still_holes(self, job: _Job, old: Leaf) -> list[Record]:
         """The holes of the old content that are holes now, as the source says without reading."""
         start = job.region * REGION_BYTES
-        zero = _page_flags(align_in(job.zero, PAGE_BYTES, self.size), start, region_pages(self.size, job.region))
+        zero = covered_pages(align_in(job.zero, PAGE_BYTES, self.size), start, region_pages(self.size, job.region))
         return [record for record in old.records if not record.data and zero[record.start : record.stop].all()]
 
     def flags(self, words: Words) -> tuple[Bools, Bools]:
@@ -268,7 +273,7 @@ class _Ingest:
             return None
         try:
             return read_leaf(job.old_leaf, self.former.size_bytes, job.region, self.former.fetch)
-        except _LOST:
+        except UNREADABLE:
             return None
 
     def unchanged(self, old: Leaf, content: memoryview) -> dict[tuple[int, int], bytes] | None:
@@ -291,7 +296,7 @@ class _Ingest:
             return _Done(job.old_leaf, 0, 0)
         start, stop, buffer = self.buffer(job.region)
         pages = RegionPages.unknown(region_pages(self.size, job.region))
-        dirty = _page_flags(dirty_ranges, start, len(pages.loaded))
+        dirty = covered_pages(dirty_ranges, start, len(pages.loaded))
         for item in align_in(job.zero, PAGE_BYTES, self.size):
             for piece in clip(dirty_ranges, item.start, item.stop):
                 a, b = (piece.start - start) // PAGE_BYTES, -(-(piece.stop - start) // PAGE_BYTES)
@@ -323,7 +328,7 @@ class _Ingest:
             return Leaf((Record(0, region_pages(self.size, job.region), data=False),), (None,))
         try:
             leaf = read_leaf(job.old_leaf, self.size, job.region, self.parent.fetch)
-        except _LOST as err:
+        except UNREADABLE as err:
             self.lost = err
             return None
         known = self.parent.known
@@ -394,77 +399,6 @@ class _Ingest:
         leaf = encode_leaf(Leaf(tuple(records), tuple(ids)))
         return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, len(fresh))
 
-    def check_sample(self, sampler: _Sampler) -> tuple[int, int]:
-        """Read chunks that the bitmap calls clean. Raises BitmapLied where one has changed. (chunks, bytes) read."""
-        if self.parent is None:
-            return 0, 0
-        total = 0
-        picked = self.picked(sampler, self.parent.fetch)
-        for first, length, identity in picked:
-            buffer = memoryview(bytearray(length))
-            self.source.read([(first, buffer)])
-            if blob_id(self.keys, CHUNK, buffer) != identity:
-                raise BitmapLied(first, length, "a sample that it calls clean has changed")
-            total += length
-        return len(picked), total
-
-    def picked(self, sampler: _Sampler, fetch: FetchNode) -> list[tuple[int, int, bytes]]:
-        """(first byte, length, id) of clean chunks: one of each chosen region or, where all regions together are fewer
-        than the samples, as many as asked for, each chunk with the same chance."""
-        few = len(sampler.chosen) < sampler.size
-        found: list[tuple[int, int, bytes]] = []
-        seen = 0
-        for region, leaf_id, dirty in sampler.chosen:
-            try:
-                leaf = read_leaf(leaf_id, self.size, region, fetch)
-            except _LOST as err:
-                self.lost = err  # where `known` is given, the region has been read again for that
-                continue
-            start = region * REGION_BYTES
-            flags = _page_flags(align_out(dirty, PAGE_BYTES, self.size), start, region_pages(self.size, region))
-            clean: list[tuple[int, int, bytes]] = []
-            for record, identity in zip(leaf.records, leaf.ids, strict=True):
-                if identity is not None and not flags[record.start : record.stop].any():
-                    first = start + record.start * PAGE_BYTES
-                    clean.append((first, min(start + record.stop * PAGE_BYTES, self.size) - first, identity))
-            if clean and not few:
-                clean = [sampler.rng.choice(clean)]
-            for item in clean:
-                seen += 1
-                if len(found) < sampler.size:
-                    found.append(item)
-                elif (slot := sampler.rng.randrange(seen)) < sampler.size:
-                    found[slot] = item
-        return found
-
-
-class _Sampler:
-    """Chooses regions with old data, each with the same chance, in one pass (reservoir sampling)."""
-
-    def __init__(self, size: int, rng: random.Random) -> None:
-        self.size = size
-        self.rng = rng
-        self.seen = 0
-        self.chosen: list[tuple[int, bytes, list[ByteRange]]] = []
-
-    def offer(self, region: int, leaf_id: bytes | None, dirty: list[ByteRange]) -> None:
-        """A region of the walk; those without old data have nothing to sample."""
-        if leaf_id is None or self.size == 0:
-            return
-        self.seen += 1
-        if len(self.chosen) < self.size:
-            self.chosen.append((region, leaf_id, dirty))
-        elif (slot := self.rng.randrange(self.seen)) < self.size:
-            self.chosen[slot] = (region, leaf_id, dirty)
-
 
 def _as_pages(buffer: memoryview) -> Words:
     return np.frombuffer(buffer, np.uint64).reshape(-1, PAGE_BYTES // 8)
-
-
-def _page_flags(ranges: Sequence[ByteRange], start: int, pages: int) -> Bools:
-    """Flags of the pages that page-aligned byte ranges cover; `start` is the region's first byte."""
-    flags = np.zeros(pages, np.bool_)
-    for item in ranges:
-        flags[(item.start - start) // PAGE_BYTES : -(-(item.stop - start) // PAGE_BYTES)] = True
-    return flags

@@ -11,37 +11,34 @@ import contextlib
 import logging
 import secrets
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from imaging import configuration, running
+from imaging import running
 from imaging.blobs import BlobReader
 from imaging.clock import Clock, SystemClock
 from imaging.configuration import RepositoryConfig, Unlocked, unlock
-from imaging.envelope import CLEAR_BYTES_MAX
-from imaging.errors import Damaged, ImagingError, StoreUnavailable
+from imaging.errors import Damaged, ImagingError
 from imaging.founding import found
 from imaging.guard.acts import RemoveKey, deletion_of
 from imaging.index import ChunkIndex
 from imaging.indexing import IndexKeeper
+from imaging.key_slots import KeySlots
 from imaging.keys import KeyBundle, Keys
 from imaging.leases import DEAD_AFTER_S, Leases, LeaseWatcher
 from imaging.object_cache import ObjectCache
 from imaging.objects import SealedObjects
-from imaging.packs import digest_of_name
 from imaging.pending import PendingIndex
 from imaging.points import DamagedHold, DamagedPoint, Hold, Point, Points, Survey, doomed
 from imaging.reconciling import Reconciled
+from imaging.repository_blobs import RepositoryBlobs
 from imaging.running import BEAT_S, Appliance, Run, RunContext
 from imaging.series_locks import SeriesLocks
-from imaging.slots import Argon2Cost, RecoveryKey, Secret, Slot, make_slot
-from imaging.storage.block_cache import BlockCache
-from imaging.storage.caching import CachedReads
+from imaging.slots import Argon2Cost, RecoveryKey, Secret, Slot
 from imaging.storage.contract import Store
 from imaging.storage.pace import NEAR, Pace
 from imaging.verdicts import DAMAGED, Verdict, Verdicts
@@ -71,7 +68,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_SLOT_ATTEMPTS: Final = 3
 
 
 class Repository:
@@ -99,10 +95,10 @@ class Repository:
         self._bundle = unlocked.bundle
         self._clock = clock or SystemClock()
         usable = _usable(cache)
-        self._chunk_folder = usable and usable / "chunks"
         self._cache = usable or Path(self._closing.enter_context(_temporary_folder()))
         objects = SealedObjects(store, self.keys, ObjectCache(self._cache / "objects"))
         self._objects = objects
+        self._key_slots = KeySlots(store, self.id, self._bundle, self._clock)
         self._leases = Leases(objects)
         self._points = Points(objects, self._leases, self._clock)
         self._context = RunContext(
@@ -113,14 +109,12 @@ class Repository:
             locks=SeriesLocks(usable and usable / "locks"),
             clock=self._clock,
             appliance=appliance or Appliance(secrets.token_bytes(16), "a machine without a name"),
-            recovery_slot=self._recovery_slot,
+            recovery_slot=self._key_slots.carried,
             committed=self._take_in,
             beat_s=beat_s,
         )
         self._keeper = IndexKeeper(objects, self._leases, self._clock, self._cache / "index")
-        self._lock = threading.Lock()
-        self._blobs: BlobReader | None = None
-        self._carried_slot: bytes | None = None
+        self._blobs = RepositoryBlobs(store, self.keys, self._keeper, pace, usable and usable / "chunks")
 
     # Making, opening, closing
 
@@ -180,10 +174,7 @@ class Repository:
         )
 
     def close(self) -> None:
-        with self._lock:
-            blobs, self._blobs = self._blobs, None
-        if blobs is not None:
-            blobs.close()
+        self._blobs.close()
         self._keeper.close()
         self._closing.close()
 
@@ -242,36 +233,11 @@ class Repository:
 
     @property
     def blobs(self) -> BlobReader:
-        with self._lock:
-            if self._blobs is None:
-                keeper = self._keeper
-                self._blobs = BlobReader(
-                    self.store, self.keys, keeper.locate_many, keeper.look_again, keeper.lost, keeper.back,
-                    pace=self.pace, cache=self._chunk_cache(),
-                )  # fmt: skip
-            return self._blobs
-
-    def _chunk_cache(self) -> CachedReads | None:
-        if self._chunk_folder is None:
-            return None
-        blocks = BlockCache.open(self._chunk_folder, self.id, self.pace.cache_bytes)
-        if blocks is None:
-            return None
-        self._closing.callback(blocks.close)
-
-        def size_of(name: str) -> int | None:
-            pack = digest_of_name(name)
-            return None if pack is None else self._keeper.size_of(pack)
-
-        return CachedReads(self.store, blocks, size_of)
+        return self._blobs.reader
 
     def blobs_met_by(self, ledger: Ledger) -> BlobReader:
         """For map nodes: those that the ledger has just met are found without the index."""
-        from imaging.node_places import NodePlaces
-
-        keeper = self._keeper
-        places = NodePlaces(ledger, keeper.locate_many, keeper.look_again)
-        return BlobReader(self.store, self.keys, places.locate_many, places.refresh, keeper.lost, keeper.back)
+        return self._blobs.met_by(ledger)
 
     def pending(self) -> PendingIndex:
         """For what one run stores, until it commits. Owned by the caller."""
@@ -341,44 +307,15 @@ class Repository:
 
     def slots(self) -> list[Slot]:
         """The slots that can be read, oldest first."""
-        return configuration.own_slots(self.store, self.id)
+        return self._key_slots.list()
 
     def add_slot(self, secret: Secret, label: str, cost: Argon2Cost | None = None) -> Slot:
-        slot = make_slot(secret, self._bundle, self.id, self._clock.now_utc(), label, cost)
-        configuration.add_slot(self.store, slot)
-        self._carried_slot = None
-        return slot
+        return self._key_slots.add(secret, label, cost)
 
     def remove_slot(self, slot_id: str, request: str | None = None) -> None:
         """SlotNotFound, LastSlot; as delete_point: Guarded. Revokes nothing for whoever has an older copy of the
         slot."""
-        permit = self.guard.permit(RemoveKey(slot_id), request)
-        configuration.remove_slot(self.store, slot_id, self.id, permit)
-        self._carried_slot = None
-
-    def _recovery_slot(self) -> bytes:
-        """What index objects carry in the clear, should every copy of the slots be lost: the newest recovery slot. One
-        that cannot be read just now is asked for again, and never taken for one that is not there."""
-        if self._carried_slot is not None:
-            return self._carried_slot
-        found = b""
-        for _ in range(_SLOT_ATTEMPTS):
-            losses: list[ImagingError] = []
-            slots = configuration.own_slots(self.store, self.id, losses)
-            kept = [slot.data for slot in slots if slot.kind == RecoveryKey.kind and len(slot.data) <= CLEAR_BYTES_MAX]
-            found = kept[-1] if kept else found
-            read = {slot.id for slot in slots}  # from its copy, where one of both fails
-            passing = [
-                loss
-                for loss in losses
-                if isinstance(loss, StoreUnavailable) and loss.name.rpartition("/")[2] not in read
-            ]
-            if not passing:
-                self._carried_slot = found or None
-                return found
-        if not found:
-            _log.warning("this index object carries no recovery slot, as none can be read: %s", passing[0])
-        return found
+        self._key_slots.remove(slot_id, self.guard.permit(RemoveKey(slot_id), request))
 
     # Collecting
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from imaging.damage import Collector, Damage
 from imaging.diskmap import children, node_span, read_leaf, root_level
-from imaging.errors import ChunkMissing, Damaged, ObjectMissing, StoreUnavailable
+from imaging.errors import UNREADABLE
 from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange
 from imaging.manifest import DiskEntry, FileEntry
 
 FetchNode = Callable[[bytes], bytes]
 ReadableMany = Callable[[Sequence[bytes]], list[bool]]
-_LOST = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
 
 
 class MapWalk:
@@ -53,7 +52,7 @@ class MapWalk:
             self.nodes += 1
             try:
                 known = self._look(identity, level, first, size_bytes)
-            except _LOST:
+            except UNREADABLE:
                 known = False
             self._whole[identity] = known
         return known
@@ -75,7 +74,7 @@ class MapWalk:
                 yield from self._hits_of_leaf(identity, first, size_bytes)
                 return
             below = children(identity, level, first, size_bytes, self._fetch)
-        except _LOST:
+        except UNREADABLE:
             yield ByteRange(start, min(start + node_span(level) * REGION_BYTES, size_bytes))
             return
         for slot, child in below:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from imaging.damage import Damage
-from imaging.errors import ChunkMissing, Damaged, ObjectMissing, StoreUnavailable
+from imaging.errors import UNREADABLE, ChunkMissing, Damaged, StoreUnavailable
 from imaging.packs import pack_name
 from imaging.places import Location, PackState
 from imaging.scrub_maps import MapWalk
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from imaging.manifest import DiskEntry, FileEntry
     from imaging.repository import Repository
 
-UNREADABLE: Final = (Damaged, ChunkMissing, ObjectMissing, StoreUnavailable)
 _DOUBTED: Final = frozenset([PackState.DAMAGED, PackState.GONE])
 NOT_TO_RELY_ON: Final = _DOUBTED | {PackState.UNLISTED, PackState.CONDEMNED}
 """What is in these may be read now, and be collected at any time."""

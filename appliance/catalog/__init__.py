@@ -21,6 +21,7 @@ from sqlalchemy import delete, select
 from appliance.catalog import rows, tables
 from appliance.catalog.appliances import Appliances
 from appliance.catalog.audit import Audit
+from appliance.catalog.browsing import Browsing
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogOfAnotherRepository
 from appliance.catalog.exports import Exports
@@ -28,6 +29,7 @@ from appliance.catalog.hosts import Hosts
 from appliance.catalog.inventory import Inventory
 from appliance.catalog.points import Points
 from appliance.catalog.policies import Policies
+from appliance.catalog.proofs import Proofs
 from appliance.catalog.queue import Queue
 from appliance.catalog.recoveries import Recoveries
 from appliance.catalog.runs import Cleanups, OwedThaws, Runs
@@ -45,7 +47,9 @@ class Catalog:
         self.hosts = Hosts(database, me)
         self.inventory = Inventory(database, me)
         self.points = Points(database)
+        self.proofs = Proofs(database)
         self.runs = Runs(database, me)
+        self.browsing = Browsing(database)
         self.queue = Queue(database, me)
         self.cleanups = Cleanups(database, me)
         self.thaws = OwedThaws(database, me)

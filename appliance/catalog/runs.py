@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
@@ -24,12 +24,18 @@ def row_of(run: RunRecord) -> dict[str, Any]:
     return rows.encode(run) | {"machine": run.machine}
 
 
-def last_of(machine: ColumnElement[str]) -> ScalarSelect[str]:
-    """The id of the newest run of a machine that tells how it fares."""
-    runs = tables.runs.alias()
+def newest_of_each(*columns: Any) -> Select[Any]:
+    """Of each machine the newest run that tells how it fares. From one machine to the next, by the index: 1,000 looks
+    into it for 1,000 machines, however many runs there are."""
+    first = select(func.min(_runs.c.machine).label("machine"))
+    machines = first.cte("machines", recursive=True)
+    following = select(func.min(_runs.c.machine)).where(_runs.c.machine > machines.c.machine).scalar_subquery()
+    machines = machines.union_all(select(following).where(machines.c.machine.is_not(None)))
+    runs = _runs.alias()
     telling = runs.c.state.in_(sorted(state.value for state in TELLING))
-    newest = select(runs.c.id).where(runs.c.machine == machine, telling)
-    return newest.order_by(runs.c.started_utc.desc(), runs.c.id.desc()).limit(1).scalar_subquery()
+    newest = select(runs.c.id).where(runs.c.machine == machines.c.machine, telling)
+    newest = newest.order_by(runs.c.started_utc.desc(), runs.c.id.desc()).limit(1)
+    return select(*columns).select_from(machines).join(_runs, _runs.c.id == newest.scalar_subquery())
 
 
 class Runs:
@@ -75,12 +81,7 @@ class Runs:
 
     def last(self) -> tuple[RunRecord, ...]:
         """The newest of each machine or image, newest first; what waits or was cancelled tells nothing of it."""
-        # From one machine to the next, by the index: 1,000 looks into it, however many runs there are.
-        first = select(func.min(_runs.c.machine).label("machine"))
-        machines = first.cte("machines", recursive=True)
-        following = select(func.min(_runs.c.machine)).where(_runs.c.machine > machines.c.machine).scalar_subquery()
-        machines = machines.union_all(select(following).where(machines.c.machine.is_not(None)))
-        query = select(_runs).select_from(machines).join(_runs, _runs.c.id == last_of(machines.c.machine))
+        query = newest_of_each(_runs)
         with self._database.read() as connection:
             found = [rows.decode(RunRecord, row) for row in connection.execute(query)]
         return tuple(sorted(found, key=lambda run: (run.started_utc, run.id), reverse=True))

@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -212,6 +213,41 @@ request_keys = Table(
     Column("asked", String(64), nullable=False),
     Column("run", String(ID_CHARACTERS), nullable=False),
     Column("created_utc", Moment, nullable=False, index=True),
+)
+
+repository_sizes = Table(
+    "repository_sizes",
+    metadata,
+    Column("repository", String(ID_CHARACTERS), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("taken_utc", Moment, nullable=False),
+    Column("used_bytes", BigInteger, nullable=False),
+    Column("free_bytes", BigInteger, nullable=True),
+)
+
+verifications = Table(
+    "verifications",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("began_utc", Moment, nullable=False),
+    Column("ended_utc", Moment, nullable=False, index=True),
+    Column("reading", String(16), nullable=False),
+    Column("every_days", Integer, nullable=False),
+    Column("read_bytes", BigInteger, nullable=False),
+    Column("problems", Integer, nullable=False),
+    Column("affected", JSON, nullable=False),
+)
+
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("series", String(ID_CHARACTERS), nullable=False),
+    Column("point", String(ID_CHARACTERS), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("proven_utc", Moment, nullable=False),
+    Column("took_ms", BigInteger, nullable=False),
+    Index("ix_proofs_series", "series", "proven_utc"),
 )
 
 recoveries = Table(

@@ -105,6 +105,7 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
     supervising = begin("supervisor", lambda: supervisor.run(over))
     if for_ever:
         begin("inventory", lambda: _look(session, over))
+        begin("sizes", lambda: _measure(session, over))
     taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
     showing = begin("console", lambda: console.keep(stop, warn)) if web and console.wanted else None
     if showing is not None:
@@ -127,6 +128,12 @@ def _look(session: Session, stop: threading.Event) -> None:
     from appliance.services.sightings import SightingService
 
     SightingService(session.appliance).keep_looking(stop)
+
+
+def _measure(session: Session, stop: threading.Event) -> None:
+    from appliance.services.sizes import SizeService
+
+    SizeService(session.appliance).keep_looking(stop)
 
 
 def _take_runs(session: Session, stop: threading.Event, at_once: threading.Event) -> None:

@@ -7,18 +7,18 @@ what makes the home "in use". The recovery key is handed over the moment it exis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance import home
+from appliance import home, proofs
 from appliance.bootstrap import Appliance
-from appliance.catalog.errors import CatalogOfAnotherRepository
+from appliance.catalog.errors import CatalogError, CatalogOfAnotherRepository
 from appliance.clock import parse_utc
 from appliance.errors import StrongroomError
-from appliance.models import MachineRecord, PointRecord, RepositoryRecord
+from appliance.models import MachineRecord, PointRecord, RepositoryRecord, new_id
 from appliance.ownership import own
 from appliance.progress import SILENT, Progress
 from appliance.services.points import PointService
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from imaging.scrub import Reading, VerifyReport
     from imaging.slots import Slot
 
+_AFFECTED_MOST = 10_000
 _KEY_STILL_OPENS = (
     "Removing a recovery key does not lock out whoever has it and reads the repository's storage: index objects carry"
     " its slot as well, so that it still opens this repository, as it is now and with all that is added to it. If the"
@@ -207,8 +208,26 @@ class RepositoryService:
         )
 
     def verify(self, reading: Reading | None = None, *, progress: Progress = SILENT) -> VerifyReport:
-        """Every object's bytes, and with `reading` chunks, decrypted and compared with their ids."""
-        return self._appliance.repository.verify(progress=progress, reading=reading)
+        """Every object's bytes, and with `reading` chunks, decrypted and compared with their ids. What it found is kept
+        in the catalog, unless that is away."""
+        began = self._appliance.clock.now_utc()
+        report = self._appliance.repository.verify(progress=progress, reading=reading)
+        how = proofs.Reading.TABLES
+        if reading is not None:
+            how = proofs.Reading.HASHES if reading.hashes_only else proofs.Reading.DATA
+        record = proofs.Verification(
+            id=new_id(),
+            began_utc=began,
+            ended_utc=self._appliance.clock.now_utc(),
+            reading=how,
+            every_days=1 if reading is None else reading.every_days,
+            read_bytes=report.read_bytes,
+            problems=len(report.problems),
+            affected=tuple(hit.id for hit in report.affected[:_AFFECTED_MOST]),
+        )
+        with suppress(CatalogError):  # the repository needs none, and the report says it all
+            self._appliance.catalog.proofs.verified(record)
+        return report
 
     def holds(self) -> tuple[Hold, ...]:
         return tuple(self._appliance.repository.holds())

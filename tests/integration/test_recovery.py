@@ -63,6 +63,8 @@ def test_a_lost_machine_runs_is_backed_up_and_moves_while_it_runs(site: Site) ->
     record = record_of(site.rig, id)
     assert record.state is RecoveryState.RUNNING
     assert record.start_ms is not None
+    (proof,) = [proof for proof in site.rig.appliance.catalog.proofs.last() if proof.id == id]
+    assert (proof.point, proof.took_ms) == (record.point, record.start_ms)
     report = guest.wait_ready()
     assert report.disks["vda"].filesystem == "ext4"
     assert guest.content() == site.content, "the guest reads every file as it was backed up"

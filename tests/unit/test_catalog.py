@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import appliance.catalog
-from appliance import inventory, models
+from appliance import inventory, models, proofs
 from appliance.catalog import Catalog, schema, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogError
@@ -87,6 +87,9 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (models.CleanupRecord, tables.cleanups, set()),
         (stored.StoredPolicy, tables.policies, set()),
         (stored.MachinePause, tables.machine_pauses, set()),
+        (proofs.RepositorySize, tables.repository_sizes, set()),
+        (proofs.Verification, tables.verifications, set()),
+        (proofs.Proof, tables.proofs, set()),
     ]
     for kind, table, beyond in pairs:
         assert set(kind.__dataclass_fields__) | beyond == set(table.columns.keys()), table.name

@@ -19,6 +19,7 @@ from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.ownership import InUse
 from appliance.progress import SILENT, Progress
+from appliance.proofs import Proof, ProofKind
 from appliance.services.fleet import FleetService
 from appliance.services.points import PointService
 from appliance.services.recovery import locking
@@ -99,6 +100,9 @@ class RecoveryService:
                     raise
                 took_ms = round((self._appliance.clock.monotonic_s() - begun_s) * 1000)
                 record = recovery.update(start_ms=took_ms)
+                now = self._appliance.clock.now_utc()
+                proof = Proof(record.id, found.series, found.id, ProofKind.RECOVERY, now, took_ms)
+                self._appliance.catalog.proofs.proven(proof)
         ensure_supervisor(self._appliance)
         return record
 

@@ -1,0 +1,277 @@
+"""Reading for lists, pages and the overview of a console.
+
+The rule: it changes nothing, asks no host and no repository, and answers in under 100 ms with 1,000 machines, 200,000
+points and 1,000,000 runs (`python -m tests.bench browsing` measures it). What somebody may see is decided before
+anything is told: each method takes `may_see`, and what it gives has no trace of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Final
+
+from appliance.catalog.browsing import PointFilter, RunFilter
+from appliance.catalog.errors import RecordMissing
+from appliance.inventory import KnownMachine
+from appliance.models import PointRecord, RunRecord, RunState
+from appliance.paging import LIMIT, LIMIT_MAX, Page
+from appliance.policy.selectors import Kind, Machine
+from appliance.services.backup.watching import how_far
+from appliance.services.browsing import overview as views
+from appliance.services.browsing import searching, timeline
+from appliance.services.browsing.fleet import Assigned, Fleet, MachineFilter, MachineRow, Sort, assemble
+from appliance.services.browsing.growth import DAYS, Growth, growth
+from appliance.services.browsing.overview import Debts, LastDay, Overview, Under
+from appliance.services.browsing.searching import Found
+from appliance.services.browsing.timeline import Day, TimePoint
+from appliance.services.policies.service import PolicyService
+from appliance.services.spawning import WORKERS
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+    from appliance.proofs import Proof
+
+MaySee = Callable[[Machine], bool]
+_ANY_MACHINE: Final = MachineFilter()
+_ANY_POINT: Final = PointFilter()
+_ANY_RUN: Final = RunFilter()
+_DAY: Final = timedelta(days=1)
+_RUNNING_MOST: Final = 100
+_PROOFS: Final = 20
+_TIME_LINE_MOST: Final = 5000  # hourly points of half a year
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePage:
+    """A machine with what its page shows besides lists. `seen`: where it is, with its disks; `hosts`: every host that
+    has one of its UUID. `points` and `stored_bytes`: of all its restore points, the latter when they were made."""
+
+    row: MachineRow
+    seen: KnownMachine | None
+    hosts: tuple[str, ...]
+    points: int
+    stored_bytes: int
+    proofs: tuple[Proof, ...]
+
+
+class BrowsingService:
+    """Borrows the appliance. Worth keeping: it remembers which policies select what."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+        self._assigned = Assigned()
+
+    def fleet(self, may_see: MaySee | None = None) -> Fleet:
+        catalog = self._appliance.catalog
+        policies = PolicyService(self._appliance).list().readable
+        found = assemble(
+            catalog.browsing.whole(),
+            [each.state for each in policies],
+            self._assigned.among(each.policy for each in policies),
+            frozenset(pause.machine for pause in catalog.policies.pauses()),
+            {proof.series: proof for proof in catalog.proofs.last()},
+            self._appliance.clock.now_utc(),
+        )
+        return found if may_see is None else found.seen_by(may_see)
+
+    def machines(
+        self,
+        wanted: MachineFilter = _ANY_MACHINE,
+        sort: Sort = Sort.NAME,
+        *,
+        falling: bool = False,
+        after: str | None = None,
+        limit: int = LIMIT,
+        may_see: MaySee | None = None,
+    ) -> Page[MachineRow]:
+        """PageRefused."""
+        return self.fleet(may_see).page(wanted, sort, falling=falling, after=after, limit=limit)
+
+    def machine(self, key: str, *, may_see: MaySee | None = None) -> MachinePage:
+        """By what tells it from all others: "vm:UUID" or "image:NAME". RecordMissing, also of one that must not be
+        seen."""
+        row = self._row(key, may_see)
+        catalog, machine = self._appliance.catalog, row.machine
+        of_host = machine.kind is Kind.VM
+        points, stored = (0, 0) if row.series is None else catalog.browsing.series_totals(row.series)
+        return MachinePage(
+            row=row,
+            seen=catalog.inventory.machine(machine.id) if of_host else None,
+            hosts=catalog.inventory.hosts_of(machine.id) if of_host else (),
+            points=points,
+            stored_bytes=stored,
+            proofs=() if row.series is None else catalog.proofs.of_series(row.series, _PROOFS),
+        )
+
+    def time_line(
+        self, key: str, since_utc: datetime, until_utc: datetime, *, zone: tzinfo = UTC, may_see: MaySee | None = None
+    ) -> tuple[Day, ...]:
+        """The points of a machine that were made in this time (its end is not in it), by the days of `zone`; the newest
+        5,000, if there are more. RecordMissing."""
+        row = self._row(key, may_see)
+        if row.series is None:
+            return ()
+        catalog, wanted = self._appliance.catalog, PointFilter(row.series, since_utc=since_utc, until_utc=until_utc)
+        points: list[PointRecord] = []
+        after = None
+        while len(points) < _TIME_LINE_MOST:
+            page = catalog.browsing.points(wanted, after=after, limit=LIMIT_MAX)
+            points += page.items
+            after = page.next
+            if after is None:
+                break
+        return timeline.by_day(timeline.with_checks(points, catalog.proofs.verifications()), zone)
+
+    def points(
+        self,
+        wanted: PointFilter = _ANY_POINT,
+        *,
+        after: str | None = None,
+        limit: int = LIMIT,
+        oldest_first: bool = False,
+        may_see: MaySee | None = None,
+    ) -> Page[TimePoint]:
+        """PageRefused."""
+        catalog = self._appliance.catalog
+        if may_see is not None:
+            visible = self.fleet(may_see).serieses
+            wanted = replace(wanted, serieses=visible if wanted.serieses is None else visible & wanted.serieses)
+        page = catalog.browsing.points(wanted, after=after, limit=limit, oldest_first=oldest_first)
+        checks = timeline.with_checks(page.items, catalog.proofs.verifications())
+        return Page(checks, page.next, page.total)
+
+    def runs(
+        self,
+        wanted: RunFilter = _ANY_RUN,
+        *,
+        after: str | None = None,
+        limit: int = LIMIT,
+        oldest_first: bool = False,
+        may_see: MaySee | None = None,
+    ) -> Page[RunRecord]:
+        """PageRefused."""
+        if may_see is not None:
+            visible = self.fleet(may_see).keys
+            wanted = replace(wanted, machines=visible if wanted.machines is None else visible & wanted.machines)
+        return self._appliance.catalog.browsing.runs(wanted, after=after, limit=limit, oldest_first=oldest_first)
+
+    def search(self, text: str, *, may_see: MaySee | None = None) -> Found:
+        """Machines, hosts and policies by a part of their names; points and runs by the beginning of their ids, from
+        four digits on. Policies are told to those alone who may see all."""
+        text = searching.wanted(text)
+        if not text:
+            return Found()
+        fleet = self.fleet(may_see)
+        hosts = {host.name: host for host in fleet.hosts}
+        machines = searching.machines(fleet.rows, text)
+        host_names = searching.named(hosts, text)
+        policies: list[str] = []
+        if may_see is None:
+            policies += searching.named((each.name for each in self._appliance.catalog.policies.list()), text)
+        points, runs = self._by_id(text, None if may_see is None else fleet)
+        shown = searching.SHOWN
+        return Found(
+            tuple(machines[:shown]),
+            tuple(hosts[name] for name in host_names[:shown]),
+            tuple(policies[:shown]),
+            tuple(points[:shown]),
+            tuple(runs[:shown]),
+            more=any(len(some) > shown for some in (machines, host_names, policies, points, runs)),
+        )
+
+    def growth(self) -> Growth:
+        """Of the repository."""
+        catalog, now = self._appliance.catalog, self._appliance.clock.now_utc()
+        record = catalog.repository()
+        since = (now - timedelta(days=DAYS)).date()
+        sizes = () if record is None else catalog.proofs.sizes(record.id, since)
+        return growth(sizes, catalog.browsing.stored_by_day(now, DAYS))
+
+    def overview(self, *, may_see: MaySee | None = None) -> Overview:
+        catalog, now = self._appliance.catalog, self._appliance.clock.now_utc()
+        fleet = self.fleet(may_see)
+        machines = None if may_see is None else fleet.keys
+        since = now - _DAY
+        failed = RunFilter(frozenset({RunState.FAILED, RunState.INTERRUPTED}), machines=machines, since_utc=since)
+        running = RunFilter(frozenset({RunState.RUNNING}), machines=machines)
+        return Overview(
+            now_utc=now,
+            standings=views.standings(fleet),
+            unprotected=views.unprotected(fleet),
+            missed=views.missed(fleet),
+            failing=views.failing(fleet),
+            hosts=fleet.hosts,
+            last_day=LastDay(
+                since,
+                catalog.browsing.run_states(since, machines),
+                catalog.browsing.runs(failed, after=None, limit=views.SHOWN).items,
+            ),
+            running=tuple(
+                self._under_way(run) for run in catalog.browsing.runs(running, after=None, limit=_RUNNING_MOST).items
+            ),
+            queued=sum(row.busy is RunState.QUEUED for row in fleet.rows),
+            workers=self._appliance.alive(WORKERS),
+            recoveries=tuple(
+                record
+                for record in catalog.recoveries.list(ended=False, everyones=True)
+                if _told(may_see, record.machine_uuid, record.source_name, record.host)
+            ),
+            growth=self.growth(),
+            proven=views.proven(fleet, now),
+            debts=self._debts(may_see),
+        )
+
+    def _row(self, key: str, may_see: MaySee | None) -> MachineRow:
+        row = self.fleet(may_see).row(key)
+        if row is None:
+            raise RecordMissing("machine", key, hint="'strongroom vm list --known' shows those that were seen.")
+        return row
+
+    def _by_id(self, text: str, visible: Fleet | None) -> tuple[list[PointRecord], list[RunRecord]]:
+        prefix, most = searching.as_id(text), searching.SHOWN + 1
+        if prefix is None:
+            return [], []
+        browsing = self._appliance.catalog.browsing
+        points, runs = browsing.points_beginning(prefix, most), browsing.runs_beginning(prefix, most)
+        if visible is None:
+            return list(points), list(runs)
+        return (
+            [point for point in points if point.series in visible.serieses],
+            [run for run in runs if run.machine in visible.keys],
+        )
+
+    def _under_way(self, run: RunRecord) -> Under:
+        if run.appliance != self._appliance.catalog.me:
+            return Under(run, None, None)
+        alive = self._appliance.alive(f"run-{run.id}")
+        return Under(run, alive, how_far(self._appliance.settings, run.id) if alive else None)
+
+    def _debts(self, may_see: MaySee | None) -> Debts:
+        catalog = self._appliance.catalog
+        cleanups = [
+            record
+            for record in catalog.cleanups.list(everyones=True)
+            if _told(may_see, record.machine_uuid, record.machine_name, record.host)
+        ]
+        dead = {record.owner for record in cleanups if not self._appliance.alive(record.owner)}
+        return Debts(
+            tuple(
+                debt
+                for debt in catalog.thaws.list(everyones=True)
+                if _told(may_see, debt.machine_uuid, debt.name, debt.host)
+            ),
+            tuple(
+                record
+                for record in cleanups
+                if (record.attempts if record.appliance != catalog.me else record.owner in dead)
+            ),
+        )
+
+
+def _told(may_see: MaySee | None, uuid: str | None, name: str | None, host: str | None) -> bool:
+    """Whether what is about this machine is told; what is about none is for those who may see all."""
+    if may_see is None:
+        return True
+    return uuid is not None and may_see(Machine(Kind.VM, uuid, name or "", host))

@@ -75,7 +75,7 @@ def test_what_is_put_into_the_file_by_others_is_not_run(appliance: Appliance, tm
                 "INSERT INTO task (queue, data, priority) VALUES (?, ?, 1)",
                 (f"runs-{'a' * 32}", pickle.dumps(Evil(mark))),
             )
-        wakes.put(id)
+        assert wakes.put(id)
         assert wakes.pending() == {id}
         with pytest.raises(ValueError):
             wakes.huey.dequeue()
@@ -87,7 +87,7 @@ def test_what_is_put_into_the_file_by_others_is_not_run(appliance: Appliance, tm
 def test_the_file_holds_ids_and_is_the_owner_s_alone(appliance: Appliance) -> None:
     id = new_id()
     with Wakes(appliance, "a" * 32) as wakes, Wakes(appliance, "b" * 32) as other:
-        wakes.put(id)
+        assert wakes.put(id)
         assert other.pending() == frozenset(), "each appliance has its own"
     with closing(sqlite3.connect(appliance.settings.queue_file)) as file:
         assert file.execute("SELECT data FROM task").fetchall() == [(b'{"run": "%s"}' % id.encode(),)]
@@ -98,12 +98,13 @@ def test_a_damaged_file_is_made_anew_and_an_unusable_place_is_told(appliance: Ap
     file = appliance.settings.queue_file
     file.write_bytes(b"no database" * 1000)
     with Wakes(appliance, "a" * 32) as wakes:
-        wakes.put(new_id())
+        assert wakes.put(new_id())
         for left in file.parent.glob(f"{file.name}*"):
             left.unlink()
         file.mkdir()
         with pytest.raises(QueueUnusable, match=r"queue\.sqlite"):
-            wakes.put(new_id())
+            wakes.leave(new_id())
+        assert not wakes.put(new_id()), "who asks is not troubled with it"
     with pytest.raises(QueueUnusable, match=r"queue\.sqlite"):
         Wakes(appliance, "a" * 32)
 
@@ -112,20 +113,20 @@ def test_a_file_that_is_damaged_in_use_is_made_anew(appliance: Appliance, caplog
     file = appliance.settings.queue_file
     taken: list[str] = []
     with Wakes(appliance, "a" * 32, taken.append) as wakes, Wakes(appliance, "a" * 32) as asker:
-        wakes.put(new_id())
+        assert wakes.put(new_id())
         wakes.huey.storage.sql("PRAGMA wal_checkpoint(TRUNCATE)")
         assert len(asker.pending()) == 1
         with file.open("r+b") as damaged:
             damaged.write(b"no database" * 9)
         # Each reads what it has read already from its own memory, until it sees that another has written.
-        asker.put(new_id())
+        assert asker.put(new_id())
         with pytest.raises(QueueUnusable, match="not a database"):
             wakes.pending()
         assert "it is made anew" in caplog.text
         assert wakes.pending() == frozenset(), "what it held, the catalog has"
         assert file.stat().st_mode & 0o777 == 0o600
         later = new_id()
-        asker.put(later)
+        assert asker.put(later)
         assert wakes.pending() == {later}
         wakes.huey.execute(wakes.huey.dequeue())
     assert taken == [later]
@@ -135,11 +136,11 @@ def test_one_that_others_have_removed_or_made_anew_is_noticed(appliance: Applian
     file = appliance.settings.queue_file
     with Wakes(appliance, "a" * 32) as wakes:
         for change in (lambda: file.unlink(), lambda: file.write_bytes(b"no database" * 1000)):
-            wakes.put(new_id())
+            assert wakes.put(new_id())
             change()
             id = new_id()
             with Wakes(appliance, "a" * 32) as asker:
-                asker.put(id)
+                assert asker.put(id)
             assert wakes.pending() == {id}
 
 
@@ -150,6 +151,6 @@ def test_one_that_was_emptied_has_its_tables_again(appliance: Appliance) -> None
             for table in ("kv", "schedule", "task", "counter"):
                 other.execute(f"DROP TABLE {table}")
         with pytest.raises(QueueUnusable, match="no such table"):
-            wakes.put(id)
-        wakes.put(id)
+            wakes.leave(id)
+        assert wakes.put(id)
         assert wakes.pending() == {id}

@@ -89,8 +89,17 @@ class Wakes:
 
         self._task = self.huey.task(name="run")(run)
 
-    def put(self, id: str) -> None:
-        """Wake a worker for this run. QueueUnusable: then the next sweep of the catalog does it."""
+    def put(self, id: str) -> bool:
+        """Wake a worker for this run. False: that cannot be done now; the workers' next sweep of the catalog finds the
+        run, and says what it meets."""
+        try:
+            self.leave(id)
+        except QueueUnusable:
+            return False
+        return True
+
+    def leave(self, id: str) -> None:
+        """As put. QueueUnusable."""
         try:
             self.huey.enqueue(self._task.s(id))
         except engine_errors() as err:

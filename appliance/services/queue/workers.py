@@ -108,7 +108,7 @@ class Workers:
             waits = wakes.pending() if due else frozenset()
             for run in due:
                 if run.id not in waits and self._is_free(run.id):
-                    wakes.put(run.id)
+                    wakes.leave(run.id)
         except (CatalogError, QueueUnusable) as err:
             problems.add(str(err))
         self._tell(problems)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -162,6 +163,14 @@ class Appliance:
         from appliance.hypervisor.libvirt_driver import connect
 
         return connect(config, runtime=self.settings.run_directory)
+
+    def of_home(self, folder: Path) -> Appliance:
+        """The appliance of another home, as its own settings say: what the environment sets is of this home alone. What
+        moves to and from its repository shares this one's limit. The caller closes it (`with`). NoHome."""
+        if not folder.is_dir():
+            raise home.NoHome(folder)
+        settings = load({"STRONGROOM_HOME": str(folder.absolute())})
+        return Appliance(settings, clock=self.clock, throttle=self.throttle, wait=self._wait)
 
     @contextmanager
     def own(self, owner: str, what: str) -> Iterator[None]:

@@ -60,6 +60,13 @@ class MachineKeyRejected(StrongroomError):
         )
 
 
+class NoHome(StrongroomError):
+    exit_code = 2
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is no home of Strongroom", hint="Give the folder that holds its strongroom.toml.")
+
+
 class HomeInUse(StrongroomError):
     def __init__(self, home: Path) -> None:
         super().__init__(

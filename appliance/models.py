@@ -35,7 +35,9 @@ __all__ = [
     "RecoveryRecord",
     "RecoveryState",
     "RepositoryRecord",
+    "RunArguments",
     "RunDisk",
+    "RunKind",
     "RunRecord",
     "RunState",
     "machine_key",
@@ -166,11 +168,21 @@ class PointTime:
     created_utc: datetime
 
 
+class RunKind(StrEnum):
+    """What a run does. What of these may run at the same time, `catalog.queue` knows."""
+
+    BACKUP = "backup"
+    RESTORE = "restore"
+    VERIFY = "verify"
+    COLLECT = "collect"
+    COPY = "copy"
+
+
 class RunState(StrEnum):
     QUEUED = "queued"  # waits for a worker of its appliance, for the first time or to be tried again
     RUNNING = "running"
     SUCCEEDED = "succeeded"
-    PARTIAL = "partial"  # a point was made, but some disk is not in it or something needs an admin's eyes
+    PARTIAL = "partial"  # it was done (a point was made), but some disk is not in it or something needs an admin's eyes
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # its process died; the next start cleaned up after it
     CANCELLED = "cancelled"  # by an admin, before it began or while it ran
@@ -190,13 +202,31 @@ class RunDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class RunArguments:
+    """What a run that is no backup was asked to do: of its kind's fields, those that were given."""
+
+    point: str | None = None  # restore
+    disk: str | None = None
+    target: str | None = None  # the file that this disk goes to; None: the whole machine, to the run's host
+    image_format: str | None = None
+    new_name: str | None = None
+    storage: str | None = None
+    force: bool = False
+    read_data: bool = False  # verify
+    every_days: int | None = None
+    hashes_only: bool = False
+    home: str | None = None  # copy: whose repository it goes to
+    names: tuple[str, ...] = ()  # of the machines; none: all
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A backup: one that was begun at once, or one from the queue, with what was asked and every attempt at it. Its
-    process holds the lock `run/run-ID.lock` of the home while it lives."""
+    """A backup: one that was begun at once, or one from the queue, with what was asked and every attempt at it; or
+    another kind of work, from the queue. Its process holds the lock `run/run-ID.lock` of the home while it lives."""
 
     id: str
-    name: str
-    machine_kind: str
+    name: str  # of the machine or image; of the repository, if all of it is meant
+    machine_kind: str  # "vm", "image", "repository"
     uuid: str | None
     host: str | None
     state: RunState
@@ -216,6 +246,9 @@ class RunRecord:
     attempts: int = 0  # that were begun, of one from the queue; not those that found another run at work, or made way
     not_before_utc: datetime | None = None  # of one that is queued again
     cancel_requested_utc: datetime | None = None  # its process looks at this
+    kind: RunKind = RunKind.BACKUP
+    arguments: RunArguments | None = None
+    result: str | None = None  # a sentence, of one that is no backup
 
     @property
     def from_queue(self) -> bool:
@@ -223,7 +256,9 @@ class RunRecord:
 
     @property
     def machine(self) -> str:
-        return machine_key(self.machine_kind, self.uuid, self.name)
+        """What tells its history from others'."""
+        key = machine_key(self.machine_kind, self.uuid, self.name)
+        return key if self.kind is RunKind.BACKUP else f"{self.kind}:{key}"
 
 
 # What says how a machine fares: not what only waits, or was called off.

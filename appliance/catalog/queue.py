@@ -4,6 +4,10 @@ The rule: the catalog is the truth about the queue, and every step is one transa
 message that comes twice, or late, finds the row in another state and does nothing. A run is of the appliance that can
 reach its host or image, and no other claims it. A request to cancel is never lost: it is looked at in the transaction
 that would put the run back.
+
+What may run at the same time: one backup of a machine; one run that reads the whole repository (verify, collect,
+copy), as two of them would only be in each other's way; restores always. A person waits for a restore, so restores come
+first, and what nobody waits for comes last.
 """
 
 from __future__ import annotations
@@ -11,14 +15,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, false, or_, select, update
 
 from appliance.catalog import once, rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordMissing, RunEnded
 from appliance.catalog.once import Once
 from appliance.catalog.runs import row_of
-from appliance.models import RunRecord, RunState
+from appliance.models import RunKind, RunRecord, RunState
 
 _runs = tables.runs
 _FAR = timedelta(days=2)  # no run is put off for so long: the clock was wrong when it was
@@ -36,10 +40,11 @@ class Queue:
             return _of_key(connection, key)
 
     def put(self, run: RunRecord, key: Once | None = None) -> RunRecord:
-        """Add it, unless one of the same machine or image waits already: returns the one that waits now. That one then
-        goes by what was asked last: it waits no longer to be tried again, the limit is this one, and if everything is
-        to be read, that holds for it as well. With a `key`, it is the run that was queued under it, if there is one
-        already. RecordMissing: the run is for an appliance that is not there, or not any more. KeyUsedOtherwise."""
+        """Add it, unless one of the same kind and machine or image waits already (restores apart): returns the one that
+        waits now. That one then goes by what was asked last: it waits no longer to be tried again, limit and arguments
+        are these, and if everything is to be read, that holds for it as well. With a `key`, it is the run that was
+        queued under it, if there is one already. RecordMissing: the run is for an appliance that is not there, or not
+        any more. KeyUsedOtherwise."""
         run = rows.owned(run, self._me)
         with self._database.write() as connection:
             if key is not None and (before := _of_key(connection, key)) is not None:
@@ -58,7 +63,7 @@ class Queue:
             waiting = rows.decode(RunRecord, row)
             asked = replace(
                 waiting, full_read=waiting.full_read or run.full_read, limit_bytes_s=run.limit_bytes_s,
-                not_before_utc=None,
+                arguments=run.arguments, not_before_utc=None,
             )  # fmt: skip
             if asked != waiting:
                 _save(connection, asked)
@@ -73,17 +78,18 @@ class Queue:
             return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
 
     def due(self, now_utc: datetime, *, id: str | None = None) -> tuple[RunRecord, ...]:
-        """Own ones that could be claimed now, oldest first: some, if there are many. With `id`, that one alone."""
+        """Own ones that could be claimed now, in the order to begin them in: some, if there are many. With `id`, that
+        one alone."""
         running = select(_runs).where(_runs.c.state == RunState.RUNNING.value, _runs.c.appliance == self._me)
         moment = _runs.c.not_before_utc
         due = or_(moment.is_(None), moment <= now_utc, moment > now_utc + _FAR)
-        query = select(_runs).where(self._waits(), due).order_by(_runs.c.asked_utc, _runs.c.id).limit(_SOME)
+        query = select(_runs).where(self._waits(), due).order_by(_turn(), _runs.c.asked_utc, _runs.c.id).limit(_SOME)
         if id is not None:
             query = query.where(_runs.c.id == id)
         with self._database.read() as connection:
-            busy = {_key(rows.decode(RunRecord, row)) for row in connection.execute(running)}
+            busy = {_place(rows.decode(RunRecord, row)) for row in connection.execute(running)} - {None}
             found = [rows.decode(RunRecord, row) for row in connection.execute(query)]
-        return tuple(run for run in found if _key(run) not in busy)
+        return tuple(run for run in found if _place(run) not in busy)
 
     def next_due(self, now_utc: datetime) -> datetime | None:
         """When the first of those will be due that are not yet."""
@@ -97,13 +103,13 @@ class Queue:
 
     def claim(self, id: str, now_utc: datetime) -> RunRecord | None:
         """The run, which is running from now on: the caller holds its lock. None: it does not wait, is not due, is of
-        another appliance, or its machine is being backed up by this one."""
+        another appliance, or what it may not run beside is running."""
         with self._database.write() as connection:
             row = connection.execute(select(_runs).where(_runs.c.id == id, _runs.c.appliance == self._me)).first()
             run = None if row is None else rows.decode(RunRecord, row)
             if run is None or run.state is not RunState.QUEUED or not _is_due(run, now_utc):
                 return None
-            busy = and_(_runs.c.state == RunState.RUNNING.value, _runs.c.appliance == self._me, _same(run))
+            busy = and_(_runs.c.state == RunState.RUNNING.value, _runs.c.appliance == self._me, _not_beside(run))
             if connection.execute(select(_runs.c.id).where(busy)).first() is not None:
                 return None
             claimed = replace(run, state=RunState.RUNNING, started_utc=now_utc, ended_utc=None, not_before_utc=None,
@@ -126,7 +132,7 @@ class Queue:
                 return run
             asked = rows.decode(RunRecord, row).cancel_requested_utc
             run = replace(run, cancel_requested_utc=asked)
-            if asked is not None and run.point is None:
+            if asked is not None and run.state not in (RunState.SUCCEEDED, RunState.PARTIAL):
                 run = _cancelled(run, now_utc)
             _save(connection, run)
             return run
@@ -174,17 +180,36 @@ def _is_due(run: RunRecord, now_utc: datetime) -> bool:
     return run.not_before_utc is None or not now_utc < run.not_before_utc <= now_utc + _FAR
 
 
-def _key(run: RunRecord) -> tuple[str, str]:
-    return run.machine_kind, run.uuid or run.name
+def _turn() -> ColumnElement[int]:
+    return case((_runs.c.kind == RunKind.RESTORE.value, 0), (_runs.c.kind == RunKind.BACKUP.value, 1), else_=2)
+
+
+def _place(run: RunRecord) -> str | None:
+    """Which one runs at the same place at most; None: any number."""
+    if run.kind is RunKind.RESTORE:
+        return None
+    return run.machine if run.kind is RunKind.BACKUP else "repository"
+
+
+def _not_beside(run: RunRecord) -> ColumnElement[bool]:
+    if run.kind is RunKind.RESTORE:
+        return false()
+    if run.kind is RunKind.BACKUP:
+        return _same(run)
+    return _runs.c.kind.not_in([RunKind.RESTORE.value, RunKind.BACKUP.value])
 
 
 def _same(run: RunRecord) -> ColumnElement[bool]:
-    """Of the same machine, as far as is known of either: one that was queued by its name is looked up when it runs."""
-    same = _runs.c.name == run.name
+    """What one that waits does as well. Of the same machine, as far as is known of either: one that was queued by its
+    name is looked up when it runs."""
+    if run.kind is RunKind.RESTORE:
+        return _runs.c.id == run.id
+    same = and_(_runs.c.name == run.name, _runs.c.kind == run.kind.value)
     if run.machine_kind == "vm":
         same = and_(same, _runs.c.host == run.host)
         if run.uuid is not None:
-            same = or_(_runs.c.uuid == run.uuid, and_(_runs.c.uuid.is_(None), same))
+            known = and_(_runs.c.uuid == run.uuid, _runs.c.kind == run.kind.value)
+            same = or_(known, and_(_runs.c.uuid.is_(None), same))
     return and_(_runs.c.machine_kind == run.machine_kind, same)
 
 

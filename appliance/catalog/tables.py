@@ -197,6 +197,9 @@ runs = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("not_before_utc", Moment, nullable=True),
     Column("cancel_requested_utc", Moment, nullable=True),
+    Column("kind", String(16), nullable=False, server_default="backup"),
+    Column("arguments", JSON(none_as_null=True), nullable=True),
+    Column("result", Text, nullable=True),
     # Each in the order of a list, so that a page of it, and the last run of a machine, is a look into an index.
     Column("machine", Text, nullable=False, server_default=text("''")),
     Index("ix_runs_started_utc", "started_utc", "id"),

@@ -10,7 +10,7 @@ import click
 
 from appliance.cli.output import duration, emit_json, say, size, warn
 from appliance.cli.points import point_json
-from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session, queue_option
 from appliance.cli.signals import end_this_process
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _image_name(_context: click.Context, _option: click.Parameter, name: str | N
 @click.option("--image", "path", metavar="PATH", type=click.Path(path_type=Path), help="An image file or block device.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Its format; it is never guessed.")
 @click.option("--name", metavar="NAME", callback=_image_name, help="The name under which the image is protected.")
-@click.option("--queue", "queued", is_flag=True, help="Only ask for it: a worker of 'strongroom serve' does it.")
+@queue_option
 @limit_option
 @json_option
 @pass_session

@@ -8,23 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.output import emit_json, moment, say, size, table
-from appliance.cli.session import Session, json_option, limit_option, pass_session
+from appliance.cli.session import Session, json_option, limit_option, pass_session, queue_option
 
 if TYPE_CHECKING:
-    from appliance.bootstrap import Appliance
     from appliance.services.copying import MachineToCopy
-
-
-def other_home(session: Session, home: Path) -> Appliance:
-    """The appliance of another home, as its own settings say: what the environment sets is of this home alone. What
-    moves to and from its repository shares the limit of the session's, if there is one."""
-    from appliance.bootstrap import Appliance
-    from appliance.settings import load
-
-    if not home.is_dir():
-        raise click.BadParameter(f"{home} is no home of Strongroom", param_hint="HOME")
-    settings = load({"STRONGROOM_HOME": str(home.absolute())})
-    return Appliance(settings, throttle=session.appliance.throttle, wait=session.wait)
 
 
 @click.command()
@@ -33,11 +20,12 @@ def other_home(session: Session, home: Path) -> Appliance:
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N points of each machine.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be copied.")
 @click.option("--verify/--no-verify", default=True, help="Read back what was stored (the default), or do not.")
+@queue_option
 @limit_option
 @json_option
 @pass_session
 def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None, dry_run: bool, verify: bool,
-         as_json: bool) -> None:  # fmt: skip
+         queued: bool, as_json: bool) -> None:  # fmt: skip
     """Copy restore points into the repository of another home: the second copy, on another disk or in a bucket.
 
     HOME is a folder as STRONGROOM_HOME names one, with its own settings, keys and repository; make it once with
@@ -54,7 +42,19 @@ def copy(session: Session, home: Path, names: tuple[str, ...], last: int | None,
     """
     from appliance.services.copying import CopyService
 
-    with other_home(session, home) as target:
+    if queued:
+        from appliance.cli.runs import show_asked
+        from appliance.services.queue.service import QueueService
+
+        if last is not None or dry_run or not verify:
+            raise click.UsageError("--last, --dry-run and --no-verify do not go with --queue.")
+        show_asked(
+            session,
+            QueueService(session.appliance).ask_copy(home, names, limit_bytes_s=session.limit_bytes_s),
+            as_json,
+        )
+        return
+    with session.appliance.of_home(home) as target:
         service = CopyService(session.appliance, target, verify=verify)
         plan = service.plan(names, last=last)
         if dry_run:

@@ -11,7 +11,7 @@ import click
 
 from appliance.cli.output import confirm, emit_json, facts, moment, say, size, table, tell, warn
 from appliance.cli.requests import ask_for, ask_options
-from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, queue_option, yes_option
 
 if TYPE_CHECKING:
     from appliance.services.maintenance import MachinePruned, PrunePlan
@@ -180,9 +180,10 @@ def _plan_json(plan: PrunePlan, dry_run: bool) -> dict[str, object]:
     "--wait", "wait_s", type=click.FloatRange(min=0), default=600.0, show_default=True, metavar="SECONDS",
     help="How long to wait for backups that began before; what must wait longer, the next collection frees.",
 )  # fmt: skip
+@queue_option
 @json_option
 @pass_session
-def collect(session: Session, dry_run: bool, wait_s: float, as_json: bool) -> None:
+def collect(session: Session, dry_run: bool, wait_s: float, queued: bool, as_json: bool) -> None:
     """Give back the space of what no restore point needs. Backups go on meanwhile.
 
     Nothing is removed when anything in the repository is not understood. A collection that was interrupted is gone on
@@ -195,6 +196,14 @@ def collect(session: Session, dry_run: bool, wait_s: float, as_json: bool) -> No
     """
     from appliance.services.maintenance import MaintenanceService
 
+    if queued:
+        from appliance.cli.runs import show_asked
+        from appliance.services.queue.service import QueueService
+
+        if dry_run:
+            raise click.UsageError("--dry-run does not go with --queue.")
+        show_asked(session, QueueService(session.appliance).ask_collect(), as_json)
+        return
     service = MaintenanceService(session.appliance)
     if dry_run:
         plan = service.plan_collection(progress=session.progress)

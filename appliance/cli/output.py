@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import click
 
+from appliance.amounts import duration as duration
+from appliance.amounts import size as size
 from appliance.clock import format_utc
 
 _NEVER = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # controls, format (bidi), surrogates, separators
@@ -64,34 +66,8 @@ def _json_value(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no form in JSON output")
 
 
-def size(count_bytes: int | None) -> str:
-    """1536 → "1.5 KiB"."""
-    if count_bytes is None:
-        return "-"
-    number, unit = float(count_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        if abs(number) < 1023.95:  # what would be shown as 1024.0
-            break
-        number, unit = number / 1024, larger
-    return f"{count_bytes} B" if unit == "B" else f"{number:.1f} {unit}"
-
-
 def moment(value: datetime | None) -> str:
     return "-" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def duration(seconds: float) -> str:
-    """75 → "1 min 15 s"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
 
 
 def table(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.cli.copies import other_home
 from appliance.cli.output import emit_json, say, size, tell, warn
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session
 
@@ -46,7 +45,7 @@ def repair(session: Session, home: Path | None, dry_run: bool, as_json: bool) ->
     from appliance.services.maintenance import MaintenanceService
 
     with ExitStack() as stack:
-        other = None if home is None else stack.enter_context(other_home(session, home))
+        other = None if home is None else stack.enter_context(session.appliance.of_home(home))
         service = MaintenanceService(session.appliance)
         if other is not None:
             service.check_other(other)

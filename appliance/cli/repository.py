@@ -20,6 +20,7 @@ from appliance.cli.session import (
     json_option,
     limit_option,
     pass_session,
+    queue_option,
     yes_option,
 )
 
@@ -103,10 +104,13 @@ def info(session: Session, as_json: bool) -> None:
     "--every", "every_days", type=click.IntRange(2, 3650), metavar="DAYS",
     help="Read such a share of the data that daily runs read everything in so many days (with --read-data).",
 )  # fmt: skip
+@queue_option
 @limit_option
 @json_option
 @pass_session
-def verify(session: Session, read_data: bool, hashes_only: bool, every_days: int | None, as_json: bool) -> None:
+def verify(
+    session: Session, read_data: bool, hashes_only: bool, every_days: int | None, queued: bool, as_json: bool
+) -> None:
     """Check every object of the repository. Ends with exit code 1 when anything is damaged.
 
     Names what is damaged and the restore points that it touches, with the byte ranges of each disk that cannot be read
@@ -123,14 +127,26 @@ def verify(session: Session, read_data: bool, hashes_only: bool, every_days: int
       strongroom repository verify --read-data --hashes-only
     """
     from appliance.services.repositories import RepositoryService
-    from imaging.scrub import Reading
 
     if not read_data and (every_days is not None or hashes_only):
         raise click.UsageError("--every and --hashes-only say how data is read: add --read-data")
     if hashes_only and every_days is not None:
         raise click.UsageError("--hashes-only reads everything, and --every a share of it: choose one")
-    reading = Reading(every_days or 1, hashes_only) if read_data else None
-    report = RepositoryService(session.appliance).verify(reading, progress=session.progress)
+    if queued:
+        from appliance.cli.runs import show_asked
+        from appliance.services.queue.service import QueueService
+
+        show_asked(
+            session,
+            QueueService(session.appliance).ask_verify(
+                read_data=read_data, every_days=every_days, hashes_only=hashes_only, limit_bytes_s=session.limit_bytes_s
+            ),
+            as_json,
+        )
+        return
+    report = RepositoryService(session.appliance).verify_as(
+        read_data=read_data, every_days=every_days, hashes_only=hashes_only, progress=session.progress
+    )
     session.progress.finish()
     if as_json:
         emit_json(_report_json(report))

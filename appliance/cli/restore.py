@@ -15,6 +15,7 @@ from appliance.cli.session import (
     limit_option,
     pass_session,
     point_option,
+    queue_option,
     yes_option,
 )
 
@@ -32,6 +33,7 @@ FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
 @click.option("--storage", metavar="POOL|DIR", help="Where new disks of a machine go: a pool of the host, or a folder.")
 @click.option("--force", is_flag=True, help="Overwrite what is there: in place, or an existing file.")
 @yes_option
+@queue_option
 @limit_option
 @json_option
 @pass_session
@@ -47,6 +49,7 @@ def restore(
     storage: str | None,
     force: bool,
     yes: bool,
+    queued: bool,
     as_json: bool,
 ) -> None:
     """Restore a disk to a file, or a whole machine to a host.
@@ -67,6 +70,15 @@ def restore(
             raise click.UsageError("--disk and --format go with --to.")
         if force:
             confirm(f"Overwrite the disks of {new_name or name} on {host} with restore point {point}?", yes)
+        if queued:
+            from appliance.cli.runs import show_asked
+            from appliance.services.queue.service import QueueService
+
+            asked = QueueService(session.appliance).ask_restore(
+                name, point, host, new_name=new_name, force=force, storage=storage, limit_bytes_s=session.limit_bytes_s
+            )
+            show_asked(session, asked, as_json)
+            return
         _machine(session, name, point, host, new_name, storage, force, as_json)
         return
     if new_name is not None or storage is not None:
@@ -74,6 +86,15 @@ def restore(
     assert target is not None
     if force and target.exists():
         confirm(f"Overwrite {target}?", yes)
+    if queued:
+        from appliance.cli.runs import show_asked
+        from appliance.services.queue.service import QueueService
+
+        asked = QueueService(session.appliance).ask_restore_disk(
+            name, point, disk, target, image_format or "qcow2", force=force, limit_bytes_s=session.limit_bytes_s
+        )
+        show_asked(session, asked, as_json)
+        return
     _disk(session, name, point, disk, target, image_format or "qcow2", force, as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, 
 from appliance.cli.signals import end_this_process
 
 if TYPE_CHECKING:
-    from appliance.models import RunRecord
+    from appliance.models import RunArguments, RunRecord
     from appliance.services.queue.service import Asked, Seen
 
 _STATES = ("queued", "running", "succeeded", "partial", "failed", "interrupted", "cancelled")
@@ -21,7 +22,7 @@ _SHOWN = 50
 
 @click.group()
 def run() -> None:
-    """Runs: backups that wait in the queue, that are under way, and that are over."""
+    """Runs: backups, restores and other work that wait in the queue, that are under way, and that are over."""
 
 
 @run.command("list")
@@ -48,10 +49,11 @@ def list_runs(session: Session, state: str | None, last: int, as_json: bool) -> 
         return
     me, names = session.appliance.catalog.me, FleetService(session.appliance).names()
     table(
-        ["id", "name", "state", "attempts", "started", "ended", "error"],
+        ["id", "kind", "name", "state", "attempts", "started", "ended", "error"],
         [
             (
                 each.id[:12],
+                each.kind,
                 each.name,
                 each.state + ("" if each.appliance == me else f" on {names.get(each.appliance, each.appliance[:12])}"),
                 each.attempts or None,
@@ -87,6 +89,7 @@ def show(session: Session, id: str, as_json: bool) -> None:
     facts(
         [
             ("run", found.id),
+            ("kind", found.kind),
             (found.machine_kind, found.name + (f" on {found.host}" if found.host else "")),
             *([("image", f"{found.image_path} ({found.image_format})")] if found.image_path else []),
             ("state", found.state.value + ("; its process is dead" if seen.alive is False else "")),
@@ -97,7 +100,9 @@ def show(session: Session, id: str, as_json: bool) -> None:
             *([("cancelling since", moment(found.cancel_requested_utc))] if found.cancel_requested_utc else []),
             ("started", moment(found.started_utc) if found.attempts or not found.from_queue else None),
             ("ended", moment(found.ended_utc)),
-            ("point", found.point),
+            *([(name, value) for name, value in _given(found.arguments).items()] if found.arguments else []),
+            *([("result", found.result)] if found.result else []),
+            *([("point", found.point)] if found.kind == "backup" else []),
             ("error", found.error),
         ]
     )
@@ -164,18 +169,19 @@ def execute(session: Session, id: str) -> None:
     Example:
       strongroom run execute 5c1d…
     """
-    from appliance.services.backup import BackupService
+    from appliance.models import RunState
+    from appliance.services.queue.executing import Executor
     from appliance.services.recovery.supervisor import LoggedProgress
     from imaging.errors import SeriesBusy
 
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {id[:12]} %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        result = BackupService(session.appliance, end_this_process).run_queued(id, progress=LoggedProgress())
+        state = Executor(session.appliance, end_this_process).execute(id, LoggedProgress())
     except SeriesBusy as err:
         logging.getLogger(__name__).info("it waits: another run is at work on the same machine, by %s", err.holder)
         return
-    exit_with(EXIT_PARTLY if result is not None and result.partial else 0)
+    exit_with(EXIT_PARTLY if state is RunState.PARTIAL else 0)
 
 
 def show_asked(session: Session, asked: Asked, as_json: bool) -> None:
@@ -196,7 +202,8 @@ def run_json(found: RunRecord) -> dict[str, object]:
     return {
         "id": found.id,
         "name": found.name,
-        "kind": found.machine_kind,
+        "kind": found.kind.value,
+        "machine_kind": found.machine_kind,
         "uuid": found.uuid,
         "host": found.host,
         "image": found.image_path,
@@ -210,11 +217,17 @@ def run_json(found: RunRecord) -> dict[str, object]:
         "attempts": found.attempts,
         "not_before_utc": found.not_before_utc,
         "cancel_requested_utc": found.cancel_requested_utc,
+        "arguments": None if found.arguments is None else _given(found.arguments),
+        "result": found.result,
         "point": found.point,
         "error": found.error,
         "notes": list(found.notes),
         "appliance": found.appliance,
     }
+
+
+def _given(arguments: RunArguments) -> dict[str, object]:
+    return {name: value for name, value in asdict(arguments).items() if value not in (None, False, ())}
 
 
 def _progress(seen: Seen) -> str | None:

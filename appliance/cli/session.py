@@ -88,6 +88,11 @@ def yes_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
 
 
+def queue_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    text = "Only ask for it: a worker of 'strongroom serve' does it."
+    return click.option("--queue", "queued", is_flag=True, help=text)(command)
+
+
 def limit_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """For commands that move much data; the session's appliance then keeps to it."""
     return click.option(

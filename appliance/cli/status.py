@@ -104,7 +104,7 @@ def _concerns(found: Status) -> list[str]:
         if item.alive is False and item.export.kind == "export"
     ]
     concerns += [
-        f"the last run of {run.name}{_by(found, run.appliance)}"
+        f"the last {run.kind} of {run.name}{_by(found, run.appliance)}"
         f" {'failed' if run.state is RunState.FAILED else 'was interrupted'}: {run.error}"
         for run in found.failed_runs
     ]

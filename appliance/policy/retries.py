@@ -2,7 +2,8 @@
 
 The rule: only what was queued is tried again, and only if the error says that trying again can help, or if nobody
 failed: another run was at work on the machine, or this one was told to make way. Those are no attempts; a process that
-died is one, so that a run that kills its process is not begun for ever.
+died is one, so that a run that kills its process is not begun for ever. A restore that failed is not tried again by
+itself: whoever asked for it decides what to do next.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from appliance.models import RunRecord, RunState
+from appliance.models import RunKind, RunRecord, RunState
 from appliance.settings import QueueSettings
 
 _LONGEST_S = 3600.0
@@ -31,7 +32,8 @@ def after(run: RunRecord, ending: Ending, words: str, now_utc: datetime, rules: 
     if run.from_queue and ending in (Ending.BUSY, Ending.MADE_WAY):
         run = replace(run, attempts=run.attempts - 1)
         return _again(run, now_utc, rules.retry_s if ending is Ending.BUSY else 0.0)
-    if run.from_queue and ending in (Ending.FAILED_FOR_NOW, Ending.DIED) and run.attempts < rules.attempts:
+    may_pass = ending in (Ending.FAILED_FOR_NOW, Ending.DIED) and run.kind is not RunKind.RESTORE
+    if run.from_queue and may_pass and run.attempts < rules.attempts:
         return _again(run, now_utc, delay_s(run.attempts, rules.retry_s))
     state = RunState.INTERRUPTED if ending is Ending.DIED else RunState.FAILED
     return replace(run, state=state, ended_utc=now_utc)

@@ -22,7 +22,7 @@ from appliance.errors import StrongroomError
 from appliance.hypervisor import ssh_folder
 from appliance.hypervisor.errors import MachineNotFound
 from appliance.hypervisor.protocol import Hypervisor
-from appliance.models import CleanupAction, CleanupRecord, OwedThaw, RunRecord, RunState
+from appliance.models import CleanupAction, CleanupRecord, OwedThaw, RunKind, RunRecord, RunState
 from appliance.ownership import InUse, own, remove_unowned
 from appliance.policy.retries import Ending, after
 from appliance.services.points import PointService
@@ -157,7 +157,7 @@ class CleaningService:
 
     def settle_made(self, run: RunRecord) -> bool:
         """If the run has committed a point, whatever came after that, it has succeeded. ImagingError, CatalogError."""
-        point = self._made_by(run)
+        point = self._made_by(run) if run.kind is RunKind.BACKUP else None
         if point is None:
             return False
         now = self._appliance.clock.now_utc()

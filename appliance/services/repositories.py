@@ -229,6 +229,14 @@ class RepositoryService:
             self._appliance.catalog.proofs.verified(record)
         return report
 
+    def verify_as(
+        self, *, read_data: bool, every_days: int | None = None, hashes_only: bool = False, progress: Progress = SILENT
+    ) -> VerifyReport:
+        """As `verify`, in a person's words: data is read if asked, everything in so many daily runs."""
+        from imaging.scrub import Reading
+
+        return self.verify(Reading(every_days or 1, hashes_only) if read_data else None, progress=progress)
+
     def holds(self) -> tuple[Hold, ...]:
         return tuple(self._appliance.repository.holds())
 

@@ -11,7 +11,7 @@ import pytest
 from appliance.catalog import Catalog
 from appliance.catalog.errors import KeyUsedOtherwise, RecordMissing, RunEnded
 from appliance.catalog.once import KEPT, Once
-from appliance.models import ApplianceRecord, RunRecord, RunState, new_id
+from appliance.models import ApplianceRecord, RunArguments, RunKind, RunRecord, RunState, new_id
 from tests.contract.catalogs import ME, OTHER, Place
 from tests.unit.records import NOW
 
@@ -256,3 +256,61 @@ def test_runs_are_found_by_the_beginning_of_their_id(catalog: Catalog) -> None:
     for wanted in ("a", "", "%", "ff"):
         with pytest.raises(RecordMissing):
             catalog.runs.find(wanted)
+
+
+def whole(kind: RunKind, name: str = "repository", **arguments: bool | str) -> RunRecord:
+    given = replace(RunArguments(), **arguments)  # type: ignore[arg-type]
+    return replace(machine(name, None), machine_kind="repository", host=None, kind=kind, arguments=given)
+
+
+def restore() -> RunRecord:
+    return replace(machine(), kind=RunKind.RESTORE, arguments=RunArguments("p", new_name="copy", names=("a", "b")))
+
+
+def test_what_a_run_is_to_do_is_kept(catalog: Catalog) -> None:
+    asked = catalog.queue.put(restore())
+    assert catalog.runs.get(asked.id) == asked
+    assert catalog.runs.get(asked.id).arguments == RunArguments("p", new_name="copy", names=("a", "b"))
+    assert catalog.runs.get(catalog.queue.put(machine()).id).arguments is None
+
+
+def test_only_the_same_work_waits_once_and_goes_by_what_was_asked_last(catalog: Catalog) -> None:
+    backup = catalog.queue.put(machine())
+    restores = {catalog.queue.put(restore()).id for _ in range(2)}
+    assert len(restores | {backup.id}) == 3, "each restore is one of its own"
+    verify = catalog.queue.put(whole(RunKind.VERIFY))
+    assert catalog.queue.put(whole(RunKind.VERIFY, read_data=True)) == replace(
+        verify, arguments=RunArguments(read_data=True)
+    )
+    copies = {catalog.queue.put(whole(RunKind.COPY, home, home=home)).id for home in ("/a", "/b", "/a")}
+    assert len(copies | {verify.id, catalog.queue.put(whole(RunKind.COLLECT)).id}) == 4
+
+
+def test_restores_come_first_and_what_reads_everything_last_and_one_at_a_time(catalog: Catalog) -> None:
+    later = replace(machine("db", "u2"), asked_utc=LATER)
+    asked = [whole(RunKind.VERIFY), whole(RunKind.COLLECT), machine(), later, replace(restore(), asked_utc=LATER)]
+    verify, collect, backup, second, first = (catalog.queue.put(run).id for run in asked)
+    assert [run.id for run in catalog.queue.due(NOW)] == [first, backup, second, *sorted([verify, collect])]
+    assert catalog.queue.claim(verify, NOW) is not None
+    assert catalog.queue.claim(collect, NOW) is None, "two would only be in each other's way"
+    assert [run.id for run in catalog.queue.due(NOW)] == [first, backup, second]
+    for id in (backup, second, first, catalog.queue.put(restore()).id):
+        assert catalog.queue.claim(id, NOW) is not None, "these run beside each other, and beside that"
+
+
+def test_work_that_was_done_when_it_was_cancelled_is_done(catalog: Catalog) -> None:
+    attempt = catalog.queue.claim(catalog.queue.put(whole(RunKind.COLLECT)).id, NOW)
+    assert attempt is not None
+    catalog.queue.cancel(attempt.id, NOW)
+    done = catalog.queue.settle(attempt, replace(attempt, state=RunState.SUCCEEDED, result="freed"), NOW)
+    assert (done.state, done.result) == (RunState.SUCCEEDED, "freed")
+
+
+def test_each_kind_of_work_has_a_history_of_its_own(catalog: Catalog) -> None:
+    backup = replace(machine(), state=RunState.SUCCEEDED)
+    failed = replace(restore(), state=RunState.FAILED, started_utc=LATER)
+    for run in (backup, failed, replace(whole(RunKind.VERIFY), state=RunState.FAILED)):
+        catalog.runs.save(run)
+    assert {(run.kind, run.state) for run in catalog.runs.last()} == {
+        (RunKind.BACKUP, RunState.SUCCEEDED), (RunKind.RESTORE, RunState.FAILED), (RunKind.VERIFY, RunState.FAILED),
+    }  # fmt: skip

@@ -204,7 +204,7 @@ def test_what_another_has_under_way_is_shown_and_left_alone(fleet: tuple[Command
     done = second("status")
     assert done.code == 3
     assert done.err.count("warning:") == 1
-    assert "the last run of web-1 was interrupted" in done.err
+    assert "the last backup of web-1 was interrupted" in done.err
 
 
 def test_one_that_was_suspended_wakes_after_its_lease_was_taken_and_is_refused(

@@ -162,7 +162,7 @@ def test_a_last_run_that_made_no_point_is_told_until_the_next_one_does(
         assert len(runs.list()) == 1002
         done = strongroom("status")
         assert done.code == 3
-        assert "the last run of web-1" in done.err
+        assert "the last backup of web-1" in done.err
         assert "it went wrong" in done.err
         assert "--dismiss NAME" in done.err
         runs.save(replace(RUN, id=new_id(), state=RunState.SUCCEEDED, started_utc=NOW + timedelta(hours=1)))

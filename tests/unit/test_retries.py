@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from appliance.models import RunRecord, RunState, new_id
+from appliance.models import RunKind, RunRecord, RunState, new_id
 from appliance.policy.retries import Ending, after, delay_s
 from appliance.settings import QueueSettings
 from tests.unit.records import NOW
@@ -36,6 +36,14 @@ def test_what_was_queued(ending: Ending, attempts: int, state: RunState, kept: i
     assert (run.state, run.attempts, run.error) == (state, kept, "words")
     assert run.not_before_utc == (None if waits_s is None else NOW + timedelta(seconds=waits_s))
     assert run.ended_utc == (NOW if state.ended else None)
+
+
+@pytest.mark.parametrize("ending", [Ending.FAILED_FOR_NOW, Ending.DIED, Ending.FAILED])
+def test_a_restore_is_tried_again_by_whoever_asked_for_it(ending: Ending) -> None:
+    run = after(replace(QUEUED, kind=RunKind.RESTORE), ending, "words", NOW, RULES)
+    assert run.state is (RunState.INTERRUPTED if ending is Ending.DIED else RunState.FAILED)
+    made_way = after(replace(QUEUED, kind=RunKind.RESTORE), Ending.MADE_WAY, "words", NOW, RULES)
+    assert made_way.state is RunState.QUEUED
 
 
 @pytest.mark.parametrize("ending", [each for each in Ending if each is not Ending.BUSY])

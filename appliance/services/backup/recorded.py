@@ -77,6 +77,14 @@ class Recorded:
         self._ended = True
         PointService(self._appliance).record(point)
 
+    def did(self, result: str, notes: Sequence[str] = ()) -> None:
+        """What was no backup is done; `notes` need an admin's eyes."""
+        state = RunState.PARTIAL if notes else RunState.SUCCEEDED
+        now = self._appliance.clock.now_utc()
+        ended = replace(self._attempt, state=state, ended_utc=now, error=None, result=result, notes=tuple(notes))
+        self.run = self._appliance.catalog.queue.settle(self._attempt, ended, now)
+        self._ended = True
+
     def _has_made(self) -> bool:
         """Whether the run has a point after all, or nobody can tell now: then the next start does."""
         try:

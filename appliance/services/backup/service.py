@@ -23,14 +23,14 @@ from appliance.hypervisor.protocol import (
     SourceKind,
 )
 from appliance.models import CleanupAction, ReadKind, RunRecord, RunState, new_id
-from appliance.ownership import InUse, remove_unowned
+from appliance.ownership import InUse
 from appliance.progress import SILENT, Progress
 from appliance.services import spawning
 from appliance.services.backup.captured import CONSISTENCY_OFFLINE, Capture, CapturedDisk
 from appliance.services.backup.planning import DiskPlan, plan_disks
 from appliance.services.backup.recorded import Recorded
 from appliance.services.backup.storing import Storer, entry_kind, machine_files
-from appliance.services.backup.watching import watched
+from appliance.services.backup.watching import living, watched
 from appliance.services.cleaning import CleaningService, attempted
 from appliance.services.upkeep import UpkeepService
 from imaging import images
@@ -119,7 +119,7 @@ class BackupService:
             progress.note(f"left from an earlier run: {problem}")
         with self._pursued(asked), ExitStack() as stack:
             try:
-                stack.enter_context(self._living(id))
+                stack.enter_context(living(self._appliance, id))
             except InUse:
                 return None  # another process has got it
             run = catalog.queue.claim(id, self._appliance.clock.now_utc())
@@ -275,19 +275,10 @@ class BackupService:
         """A new run in the catalog from its first moment to its end."""
         appliance = self._appliance
         appliance.attach()
-        with self._living(run.id):
+        with living(appliance, run.id):
             appliance.catalog.runs.save(run)
             with Recorded(appliance, run).told() as record, self._watched(run, progress) as watched:
                 yield record, watched
-
-    @contextmanager
-    def _living(self, id: str) -> Iterator[None]:
-        """The lock that tells others that the run lives. InUse."""
-        try:
-            with self._appliance.own(f"run-{id}", f"run {id}"):
-                yield
-        finally:
-            remove_unowned(self._appliance.settings.run_directory / f"run-{id}.lock")
 
     @contextmanager
     def _watched(self, run: RunRecord, progress: Progress) -> Iterator[Progress]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import CatalogError
+from appliance.ownership import remove_unowned
 from appliance.progress import Progress
 from appliance.settings import Settings
 
@@ -41,6 +42,16 @@ def how_far(settings: Settings, id: str) -> HowFar | None:
         return HowFar(str(told["label"]), int(told["done_bytes"]), told["total_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@contextmanager
+def living(appliance: Appliance, id: str) -> Iterator[None]:
+    """The lock that tells others that the run lives. InUse."""
+    try:
+        with appliance.own(f"run-{id}", f"run {id}"):
+            yield
+    finally:
+        remove_unowned(appliance.settings.run_directory / f"run-{id}.lock")
 
 
 @contextmanager

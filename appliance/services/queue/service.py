@@ -1,4 +1,4 @@
-"""What people ask of the queue: back this up, what waits, stop that, try again.
+"""What people ask of the queue: back this up, restore that, look after the repository, what waits, stop, try again.
 
 The rule: a run is written into the catalog, and only then a worker is woken. Who takes it is decided here: the
 appliance that has the host, or that has the image. A machine or image waits once.
@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
-from appliance.models import RunRecord, RunState, new_id
+from appliance.home import NoHome
+from appliance.models import RunArguments, RunKind, RunRecord, RunState, new_id
 from appliance.services.backup.watching import HowFar, how_far
 from appliance.services.cleaning import CleaningService
+from appliance.services.points import PointService, choose_disk
 from appliance.services.queue.messages import QueueUnusable, Wakes
+from appliance.services.restore.errors import NotAMachine
+from appliance.services.restore.planning import check_name
 from appliance.services.spawning import WORKERS
 from imaging import images
 from imaging.errors import ImagingError
@@ -25,6 +29,9 @@ from imaging.errors import ImagingError
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from appliance.catalog.once import Once
+    from imaging.points import Point
+
+_WHOLE = "repository"
 
 
 class QueuedOtherwise(StrongroomError):
@@ -109,6 +116,97 @@ class QueueService:
         )  # fmt: skip
         return self._put(run, key)
 
+    def ask_restore(
+        self,
+        name: str,
+        point: str,
+        host: str,
+        *,
+        new_name: str | None = None,
+        force: bool = False,
+        storage: str | None = None,
+        limit_bytes_s: int | None = None,
+        key: Once | None = None,
+    ) -> Asked:
+        """Queue the restore of a whole machine, as `RestoreService.machine` does it; which point is meant is decided
+        now. StrongroomError, ImagingError."""
+        if (before := self._before(key)) is not None:
+            return before
+        found = PointService(self._appliance).resolve(point, name)
+        if found.manifest.machine.kind != "vm":
+            raise NotAMachine(found.manifest.machine.name)
+        if new_name is not None:
+            check_name(new_name)
+        arguments = RunArguments(found.id, new_name=new_name, storage=storage, force=force)
+        run = self._restoring(found, self._appliance.catalog.hosts.get(host).name, arguments, limit_bytes_s)
+        return self._put(run, key)
+
+    def ask_restore_disk(
+        self,
+        name: str,
+        point: str,
+        disk: str | None,
+        target: Path,
+        image_format: str,
+        *,
+        force: bool = False,
+        limit_bytes_s: int | None = None,
+        key: Once | None = None,
+    ) -> Asked:
+        """Queue the restore of one disk to a file of this machine, as `RestoreService.disk` does it. StrongroomError,
+        ImagingError."""
+        if (before := self._before(key)) is not None:
+            return before
+        found = PointService(self._appliance).resolve(point, name)
+        disk = choose_disk(found.manifest, disk).name
+        arguments = RunArguments(
+            found.id, disk=disk, target=str(target.absolute()), image_format=image_format, force=force
+        )
+        return self._put(self._restoring(found, None, arguments, limit_bytes_s), key)
+
+    def ask_verify(
+        self,
+        *,
+        read_data: bool = False,
+        every_days: int | None = None,
+        hashes_only: bool = False,
+        limit_bytes_s: int | None = None,
+        key: Once | None = None,
+    ) -> Asked:
+        """Queue a verification of the repository, as `RepositoryService.verify_as` does it."""
+        arguments = RunArguments(read_data=read_data, every_days=every_days, hashes_only=hashes_only)
+        return self._ask_all(RunKind.VERIFY, arguments, limit_bytes_s, key)
+
+    def ask_collect(self, *, key: Once | None = None) -> Asked:
+        """Queue a collection of the repository."""
+        return self._ask_all(RunKind.COLLECT, RunArguments(), None, key)
+
+    def ask_copy(
+        self, home: Path, names: Sequence[str] = (), *, limit_bytes_s: int | None = None, key: Once | None = None
+    ) -> Asked:
+        """Queue copying what is new of these machines, or of all, into the repository of another home. NoHome."""
+        if not home.is_dir():
+            raise NoHome(home)
+        arguments = RunArguments(home=str(home.absolute()), names=tuple(names))
+        return self._ask_all(RunKind.COPY, arguments, limit_bytes_s, key)
+
+    def _ask_all(self, kind: RunKind, arguments: RunArguments, limit_bytes_s: int | None, key: Once | None) -> Asked:
+        """Of the whole repository."""
+        if (before := self._before(key)) is not None:
+            return before
+        name = arguments.home or _WHOLE
+        run = replace(
+            self._run(name, _WHOLE, None, None), kind=kind, arguments=arguments, limit_bytes_s=limit_bytes_s
+        )  # fmt: skip
+        return self._put(run, key)
+
+    def _restoring(
+        self, point: Point, host: str | None, arguments: RunArguments, limit_bytes_s: int | None
+    ) -> RunRecord:
+        machine = point.manifest.machine
+        run = self._run(machine.name, machine.kind, machine.uuid, host)
+        return replace(run, kind=RunKind.RESTORE, arguments=arguments, limit_bytes_s=limit_bytes_s)
+
     def again(self, wanted: str, *, key: Once | None = None) -> Asked:
         """Queue what an ended run was about once more, with what was asked then; one that waits to be tried again waits
         no longer. `key` as for a machine. RecordMissing, NotRepeatable."""
@@ -121,12 +219,13 @@ class QueueService:
             return Asked(run, False, self._wake(run))
         if former.state is RunState.RUNNING:
             raise NotRepeatable(former, "it is running")
-        if former.machine_kind == "image" and former.image_path is None:
+        backup = former.kind is RunKind.BACKUP
+        if backup and former.machine_kind == "image" and former.image_path is None:
             raise NotRepeatable(former, "it was begun at once, and where its image was is not known")
         run = replace(
             self._run(former.name, former.machine_kind, former.uuid, former.host), image_path=former.image_path,
             image_format=former.image_format, full_read=former.full_read, limit_bytes_s=former.limit_bytes_s,
-            appliance=self._whose(former),
+            appliance=self._whose(former), kind=former.kind, arguments=former.arguments,
         )  # fmt: skip
         return self._put(run, key)
 

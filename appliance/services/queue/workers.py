@@ -18,7 +18,7 @@ from huey.consumer import Consumer, Scheduler, Worker
 
 from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
-from appliance.models import RunRecord
+from appliance.models import RunKind, RunRecord
 from appliance.services import spawning
 from appliance.services.cleaning import CleaningService
 from appliance.services.queue.messages import QueueUnusable, Wakes, engine_errors
@@ -107,7 +107,11 @@ class Workers:
             due = self._appliance.catalog.queue.due(self._appliance.clock.now_utc())
             waits = wakes.pending() if due else frozenset()
             for run in due:
-                if run.id not in waits and self._is_free(run.id):
+                if not self._is_free(run.id):
+                    continue
+                if run.kind is RunKind.RESTORE:  # a person waits for it: not until a worker has time
+                    threading.Thread(target=self._take, args=(run.id,), name=f"run-{run.id}", daemon=True).start()
+                elif run.id not in waits:
                     wakes.leave(run.id)
         except (CatalogError, QueueUnusable) as err:
             problems.add(str(err))

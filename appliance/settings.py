@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from appliance.errors import StrongroomError
+from appliance.notices.targets import NoticeTarget, read_clock_time, read_names, read_targets, read_zone
 
 DEFAULT_HOME = Path("/var/lib/strongroom")
 SETTINGS_FILE = "strongroom.toml"
@@ -260,6 +261,31 @@ class QueueSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NoticeSettings:
+    """Who is told what by `strongroom serve`; without targets, nobody is told anything."""
+
+    targets: Annotated[tuple[NoticeTarget, ...], read_targets] = field(default=(), repr=False)
+    alerts_to: Annotated[tuple[str, ...], read_names] = ()  # those that are told what is wrong; none named: all
+    digest_to: Annotated[tuple[str, ...], read_names] = ()  # those that get the daily digest; none named: all
+    digest_at: Annotated[str, read_clock_time] = "07:00"  # "": there is none
+    zone: Annotated[str, read_zone] = "UTC"
+    look_s: Annotated[float, _seconds(1, 3600)] = 15.0
+    wait_s: Annotated[float, _seconds(0, 3600)] = 30.0  # for more of the same, before the first of a kind is told
+    interval_s: Annotated[float, _seconds(0, 86_400)] = 300.0  # between two messages of one kind
+    free_percent: Annotated[int, _count(0, 99)] = 10  # of the repository's file system: less is told
+    full_days: Annotated[int, _count(0, 3650)] = 14  # a repository that will be full sooner is told
+    thaw_s: Annotated[float, _seconds(10, 86_400)] = 300.0  # an owed thaw that stays for longer is told
+    host_s: Annotated[float, _seconds(60, 604_800)] = 900.0  # so is a host that does not answer
+    larger_times: Annotated[int, _count(2, 1_000_000)] = 5  # than the median of a machine's last incremental backups
+    larger_bytes: Annotated[int, parse_size] = 1024**3  # and no less than this
+    deleted_points: Annotated[int, _count(1, 1_000_000)] = 20  # within a day,
+    deleted_percent: Annotated[int, _count(1, 100)] = 20  # if it is also so much of all
+
+    def of(self, names: tuple[str, ...]) -> tuple[NoticeTarget, ...]:
+        return tuple(target for target in self.targets if not names or target.name in names)
+
+
+@dataclass(frozen=True, slots=True)
 class InventorySettings:
     refresh_s: Annotated[float, _seconds(5, 86_400)] = 60.0  # between two looks of `strongroom serve` at the hosts
 
@@ -323,6 +349,7 @@ class Settings:
     queue: QueueSettings = QueueSettings()
     inventory: InventorySettings = InventorySettings()
     web: WebSettings = WebSettings()
+    notices: NoticeSettings = NoticeSettings()
 
     @property
     def location_file(self) -> Path:
@@ -394,8 +421,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "queue": QueueSettings,
     "inventory": InventorySettings,
     "web": WebSettings,
+    "notices": NoticeSettings,
 }
-_SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url")
+_SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url", "targets")
 
 
 def home_from(environment: Mapping[str, str]) -> Path:
@@ -430,7 +458,16 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
             values[option.name] = home / value if isinstance(value, Path) else value
         sections[name] = kind(**values)
     _check_private(home / SETTINGS_FILE, given)
+    _check_targets(sections["notices"], given)
     return Settings(home=home, **sections)
+
+
+def _check_targets(notices: NoticeSettings, given: Mapping[tuple[str, str], tuple[str, object]]) -> None:
+    known = {target.name for target in notices.targets}
+    for key, names in (("alerts_to", notices.alerts_to), ("digest_to", notices.digest_to)):
+        if unknown := sorted(set(names) - known):
+            where = given["notices", key][0]
+            raise SettingsError(where, f"{_label(where, 'notices', key)}: notices.targets has no {unknown[0]!r}")
 
 
 def _check_private(path: Path, given: Mapping[tuple[str, str], tuple[str, object]]) -> None:

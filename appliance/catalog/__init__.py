@@ -25,8 +25,10 @@ from appliance.catalog.browsing import Browsing
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogOfAnotherRepository
 from appliance.catalog.exports import Exports
+from appliance.catalog.history import History
 from appliance.catalog.hosts import Hosts
 from appliance.catalog.inventory import Inventory
+from appliance.catalog.notices import Notices
 from appliance.catalog.points import Points
 from appliance.catalog.policies import Policies
 from appliance.catalog.proofs import Proofs
@@ -57,6 +59,8 @@ class Catalog:
         self.exports = Exports(database, me)
         self.policies = Policies(database)
         self.audit = Audit(database, me)
+        self.notices = Notices(database)
+        self.history = History(database)
 
     @classmethod
     def open(cls, database: Database, lock_file: Path, me: str) -> Catalog:

@@ -71,10 +71,11 @@ class Inventory:
         with self._database.read() as connection:
             return tuple(sorted(connection.execute(query).scalars()))
 
-    def looks(self) -> tuple[HostLook, ...]:
+    def looks(self, *, everyones: bool = False) -> tuple[HostLook, ...]:
         """How the last look of this appliance at each of its hosts went, by host."""
+        query = select(_looks) if everyones else select(_looks).where(self._mine())
         with self._database.read() as connection:
-            found = [rows.decode(HostLook, row) for row in connection.execute(select(_looks).where(self._mine()))]
+            found = [rows.decode(HostLook, row) for row in connection.execute(query)]
         return tuple(sorted(found, key=lambda look: look.host))
 
     def look(self, host: str) -> HostLook:

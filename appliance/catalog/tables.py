@@ -206,6 +206,8 @@ runs = Table(
     Index("ix_runs_state", "state", "started_utc", "id"),
     Index("ix_runs_machine", "machine", "started_utc", "id"),
     Index("ix_runs_host", "host", "started_utc", "id"),
+    Column("noticed_utc", Moment, nullable=True),  # no part of the record: kept by `notices`
+    Index("ix_runs_noticed_utc", "noticed_utc", "ended_utc"),
 )
 
 request_keys = Table(
@@ -239,6 +241,7 @@ verifications = Table(
     Column("read_bytes", BigInteger, nullable=False),
     Column("problems", Integer, nullable=False),
     Column("affected", JSON, nullable=False),
+    Column("noticed_utc", Moment, nullable=True),  # no part of the record: kept by `notices`
 )
 
 proofs = Table(
@@ -371,4 +374,47 @@ audit = Table(
     Index("ix_audit_actor_name", "actor_name", "number"),
     Index("ix_audit_machine", "machine", "number"),
     Index("ix_audit_subject_id", "subject_id", "number"),
+)
+
+notice_concerns = Table(
+    "notice_concerns",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("lasting", Boolean(create_constraint=False), nullable=False),
+    Column("seen_utc", Moment, nullable=False),
+    Column("told_utc", Moment, nullable=True),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("urgency", String(16), nullable=False),
+    Column("created_utc", Moment, nullable=False, index=True),
+    Column("title", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("concerns", Integer, nullable=False),
+)
+
+notice_deliveries = Table(
+    "notice_deliveries",
+    metadata,
+    Column("notice", String(ID_CHARACTERS), ForeignKey("notices.id", ondelete="CASCADE"), primary_key=True),
+    Column("target", String(32), primary_key=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("attempts", Integer, nullable=False),
+    Column("next_utc", Moment, nullable=False),
+    Column("error", Text, nullable=True),
+)
+
+notice_state = Table(
+    "notice_state",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", JSON, nullable=False),
 )

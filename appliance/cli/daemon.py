@@ -104,8 +104,7 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
 
     supervising = begin("supervisor", lambda: supervisor.run(over))
     if for_ever:
-        begin("inventory", lambda: _look(session, over))
-        begin("sizes", lambda: _measure(session, over))
+        _begin_beside(session, begin, over)
     taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
     showing = begin("console", lambda: console.keep(stop, warn)) if web and console.wanted else None
     if showing is not None:
@@ -124,6 +123,14 @@ def _workers(session: Session) -> int:
     return session.appliance.settings.queue.workers
 
 
+def _begin_beside(session: Session, begin: Callable[[str, Callable[[], None]], object], over: threading.Event) -> None:
+    """What goes on until the end, whatever comes of runs."""
+    begin("inventory", lambda: _look(session, over))
+    begin("sizes", lambda: _measure(session, over))
+    if session.appliance.settings.notices.targets:
+        begin("notices", lambda: _tell_people(session, over))
+
+
 def _look(session: Session, stop: threading.Event) -> None:
     from appliance.services.sightings import SightingService
 
@@ -134,6 +141,12 @@ def _measure(session: Session, stop: threading.Event) -> None:
     from appliance.services.sizes import SizeService
 
     SizeService(session.appliance).keep_looking(stop)
+
+
+def _tell_people(session: Session, stop: threading.Event) -> None:
+    from appliance.services.notices.telling import TellingService
+
+    TellingService(session.appliance).keep_telling(stop)
 
 
 def _take_runs(session: Session, stop: threading.Event, at_once: threading.Event) -> None:

@@ -42,6 +42,7 @@ _COMMANDS = {
     "repository": "repository:repository",
     "request": "requests:request",
     "status": "status:status",
+    "notice": "notices:notice",
     "appliance": "appliances:appliance",
     "serve": "daemon:serve",
     "supervise": "daemon:supervise",

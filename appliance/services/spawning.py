@@ -29,6 +29,7 @@ _SECRETS = (
     "STRONGROOM_NEW_PASSPHRASE",
     "STRONGROOM_PERSON_PASSPHRASE",
     "STRONGROOM_RECOVERY_KEY_FILE",
+    "STRONGROOM_NOTICES_TARGETS",
 )
 _LOG_BYTES_MAX = 1 << 20
 _UNLESS_DONE = 'read -r answer; [ "$answer" = done ] || exec "$@"'

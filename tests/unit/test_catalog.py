@@ -19,6 +19,7 @@ from appliance.catalog import Catalog, schema, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogError
 from appliance.models import RecoveryState
+from appliance.notices import records
 from appliance.policy import stored
 from tests.unit.records import NOW
 
@@ -78,7 +79,7 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (models.HostConfig, tables.hosts, {"added_utc", "appliance"}),
         (models.MachineRecord, tables.machines, set()),
         (models.PointRecord, tables.points, set()),
-        (models.RunRecord, tables.runs, {"machine"}),
+        (models.RunRecord, tables.runs, {"machine", "noticed_utc"}),
         (models.RecoveryRecord, tables.recoveries, set()),
         (models.ExportRecord, tables.exports, set()),
         (models.OwedThaw, tables.owed_thaws, set()),
@@ -88,12 +89,15 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (stored.StoredPolicy, tables.policies, set()),
         (stored.MachinePause, tables.machine_pauses, set()),
         (proofs.RepositorySize, tables.repository_sizes, set()),
-        (proofs.Verification, tables.verifications, set()),
+        (proofs.Verification, tables.verifications, {"noticed_utc"}),
         (proofs.Proof, tables.proofs, set()),
+        (records.Concern, tables.notice_concerns, set()),
+        (records.Notice, tables.notices, set()),
+        (records.Delivery, tables.notice_deliveries, set()),
     ]
     for kind, table, beyond in pairs:
         assert set(kind.__dataclass_fields__) | beyond == set(table.columns.keys()), table.name
-    without = {tables.request_keys, tables.audit}
+    without = {tables.request_keys, tables.audit, tables.notice_state}
     assert {table for _, table, _ in pairs} | without == set(tables.metadata.sorted_tables)
 
 

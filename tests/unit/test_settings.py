@@ -28,6 +28,7 @@ def settings_of(folder: Path, toml: str = "", **environment: str) -> Settings:
         ('[s3]\naccess_key = "a"\nsecret_key = "hush"\n', "s3.secret_key"),
         ('[azure]\naccount_key = "aHVzaA=="\n', "azure.account_key"),
         ('[catalog]\nurl = "postgresql+psycopg://me:hush@db/strongroom"\n', "catalog.url"),
+        ('[notices.targets]\nops = "mailtos://me:hush@mail.example.org"\n', "notices.targets"),
     ],
 )
 def test_a_file_with_credentials_is_its_owners_alone(tmp_path: Path, toml: str, named: str) -> None:
@@ -308,3 +309,36 @@ def test_a_secret_that_cannot_be_used_is_not_shown(tmp_path: Path, name: str) ->
         settings_of(tmp_path, f'[s3]\n{name} = "hu\\u0000sh"\n')
     assert "hu" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+def test_targets_of_notices_come_from_a_table_or_the_environment(tmp_path: Path) -> None:
+    toml = '[notices]\ndigest_at = "06:30"\nzone = "Europe/Berlin"\ndigest_to = ["ops"]\n'
+    toml += '[notices.targets]\nops = "mailtos://me:hush@mail"\nchat = "slack://hush/hush"\n'
+    notices = settings_of(tmp_path, toml).notices
+    assert [(each.name, each.kind) for each in notices.targets] == [("ops", "mailtos"), ("chat", "slack")]
+    assert [each.name for each in notices.of(notices.digest_to)] == ["ops"]
+    assert [each.name for each in notices.of(notices.alerts_to)] == ["ops", "chat"]
+    assert "hush" not in repr(settings_of(tmp_path))
+    given = settings_of(tmp_path, STRONGROOM_NOTICES_TARGETS=" ops=json://hush/x\n b=xml://y ")
+    assert [(each.name, each.url) for each in given.notices.targets] == [("ops", "json://hush/x"), ("b", "xml://y")]
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ('[notices.targets]\n"a b" = "json://hush"\n', "the name of target 1 must be"),
+        ('[notices.targets]\nops = "hush"\n', "the URL of ops must be KIND://"),
+        ('[notices.targets]\nops = "json://hush\\u0007"\n', "the URL of ops must be KIND://"),
+        ("[notices.targets]\nops = 5\n", "the URL of ops must be KIND://"),
+        ("[notices]\ntargets = 5\n", "a table with a URL for each name"),
+        ('[notices]\ndigest_to = ["ops"]\n', "notices.targets has no 'ops'"),
+        ('[notices]\ndigest_at = "7"\n', "a time of the day such as 07:00"),
+        ('[notices]\nzone = "localtime"\n', "the name of a time zone"),
+        ('[notices]\nzone = "../../etc/passwd"\n', "the name of a time zone"),
+        ('[notices]\nalerts_to = "a b,c d"\n', "notices.targets has no 'a'"),
+    ],
+)
+def test_wrong_notice_settings_are_told_without_their_secrets(tmp_path: Path, toml: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told) as caught:
+        settings_of(tmp_path, toml)
+    assert "hush" not in str(caught.value)

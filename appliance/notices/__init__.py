@@ -1,0 +1,1 @@
+"""What people are told without having asked: values, and decisions without a clock, a catalog or a network."""

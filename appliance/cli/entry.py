@@ -44,6 +44,7 @@ _COMMANDS = {
     "status": "status:status",
     "notice": "notices:notice",
     "appliance": "appliances:appliance",
+    "audit": "audit:audit",
     "serve": "daemon:serve",
     "supervise": "daemon:supervise",
 }

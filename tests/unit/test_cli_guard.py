@@ -365,6 +365,10 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "request apply": [(), (request,)],
         "request refuse": [(request,)],
         "appliance list": [()],
+        "audit list": [()],
+        "audit verify": [()],
+        "audit export": [()],
+        "audit accept": [("--yes",)],
         "status": [("--json",)],
     }
 

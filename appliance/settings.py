@@ -333,6 +333,12 @@ class WebSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountSettings:
+    session_idle_s: Annotated[float, _seconds(60, 86_400)] = 1800.0  # without a request, a session ends
+    session_s: Annotated[float, _seconds(60, 30 * 86_400)] = 43_200.0  # after this it ends in any case
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     home: Path
     repository: RepositorySettings = RepositorySettings()
@@ -350,6 +356,7 @@ class Settings:
     inventory: InventorySettings = InventorySettings()
     web: WebSettings = WebSettings()
     notices: NoticeSettings = NoticeSettings()
+    accounts: AccountSettings = AccountSettings()
 
     @property
     def location_file(self) -> Path:
@@ -422,6 +429,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "inventory": InventorySettings,
     "web": WebSettings,
     "notices": NoticeSettings,
+    "accounts": AccountSettings,
 }
 _SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url", "targets")
 

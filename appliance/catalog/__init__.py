@@ -36,6 +36,8 @@ from appliance.catalog.queue import Queue
 from appliance.catalog.recoveries import Recoveries
 from appliance.catalog.runs import Cleanups, OwedThaws, Runs
 from appliance.catalog.schema import upgrade
+from appliance.catalog.sessions import Attempts, Sessions, Tokens
+from appliance.catalog.users import Users
 from appliance.models import RepositoryRecord
 
 
@@ -61,6 +63,10 @@ class Catalog:
         self.audit = Audit(database, me)
         self.notices = Notices(database)
         self.history = History(database)
+        self.users = Users(database)
+        self.sessions = Sessions(database)
+        self.tokens = Tokens(database)
+        self.attempts = Attempts(database)
 
     @classmethod
     def open(cls, database: Database, lock_file: Path, me: str) -> Catalog:

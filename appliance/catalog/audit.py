@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, false, insert, select
 
-from appliance.audit import AuditEntry, Draft, Head, chained, head_of
+from appliance.audit import AuditEntry, Draft, Head, chained, clean, head_of
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 
@@ -90,7 +90,8 @@ def _head(connection: Connection) -> Head | None:
 def _fits(wanted: Filter) -> Iterator[ColumnElement[bool]]:
     if wanted.act is not None:
         act = _entries.c.act
-        yield act.startswith(wanted.act, autoescape=True) if wanted.act.endswith(".") else act == wanted.act
+        fits = act.startswith(wanted.act, autoescape=True) if wanted.act.endswith(".") else act == wanted.act
+        yield fits if _is_plain(wanted.act) else false()
     for column, value in (
         (_entries.c.actor_name, wanted.actor),
         (_entries.c.machine, wanted.machine),
@@ -98,4 +99,9 @@ def _fits(wanted: Filter) -> Iterator[ColumnElement[bool]]:
         (_entries.c.result, wanted.result),
     ):
         if value is not None:
-            yield column == value
+            yield column == value if _is_plain(value) else false()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether an entry can have it at all: engines differ in what they say to other texts."""
+    return clean(text) == text

@@ -417,4 +417,80 @@ notice_state = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", JSON, nullable=False),
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("grants", JSON, nullable=False),
+    Column("created_utc", Moment, nullable=False),
+    Column("disabled_utc", Moment, nullable=True),
+    Column("password_hash", Text, nullable=True),
+    Column("totp_secret", String(64), nullable=True),
+    Column("totp_step", BigInteger, nullable=True),
+    Column("signed_in_utc", Moment, nullable=True),
+)
+
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("user", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
+setup_links = Table(
+    "setup_links",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("user", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), nullable=True),
+    Column("created_utc", Moment, nullable=False),
+    Column("expires_utc", Moment, nullable=False),
+    Column("totp_secret", String(64), nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("user", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_utc", Moment, nullable=False),
+    Column("seen_utc", Moment, nullable=False),
+    Column("authenticated_utc", Moment, nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("agent", Text, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(ID_CHARACTERS), primary_key=True),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("name", String(64), nullable=False),
+    Column("owner", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), nullable=True),
+    Column("role", String(16), nullable=False),
+    Column("acts", JSON, nullable=True),
+    Column("grants", JSON, nullable=False),
+    Column("created_utc", Moment, nullable=False),
+    Column("expires_utc", Moment, nullable=False),
+    Column("revoked_utc", Moment, nullable=True),
+    Column("used_utc", Moment, nullable=True),
+    Column("used_from", String(64), nullable=False),
+)
+
+sign_in_failures = Table(
+    "sign_in_failures",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_utc", Moment, nullable=False, index=True),
+)
+
+known_addresses = Table(
+    "known_addresses",
+    metadata,
+    Column("user", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("address", String(64), primary_key=True),
+    Column("last_utc", Moment, nullable=False),
 )

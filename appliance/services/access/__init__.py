@@ -6,6 +6,7 @@ with access.performing(actor, Act.RUN_START, Subject.of_machine(machine), detail
     doing.note(run=run.id)
 """
 
+from appliance.acts import TRAITS, Act, Role, Scope, role_may
 from appliance.audit import Result
 from appliance.services.access.access import Access, Doing
 from appliance.services.access.actors import (
@@ -19,7 +20,6 @@ from appliance.services.access.actors import (
     local_actor,
     nobody,
 )
-from appliance.services.access.acts import TRAITS, Act, Role, Scope, role_may
 from appliance.services.access.errors import AccessError, NotAllowed, ReauthenticationNeeded
 
 __all__ = [

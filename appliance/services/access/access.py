@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from appliance.acts import TRAITS, Act
 from appliance.audit import Draft, Result, head_of
 from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
@@ -19,7 +20,6 @@ from appliance.home import HomeUnusable
 from appliance.models import new_id
 from appliance.policy.selectors import Machine
 from appliance.services.access.actors import NOTHING, Actor, Subject
-from appliance.services.access.acts import TRAITS, Act
 from appliance.services.access.decisions import refusal
 from appliance.services.access.heads import HeadFile
 from appliance.services.access.spool import Spool

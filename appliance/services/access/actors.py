@@ -15,8 +15,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from appliance.acts import Act, Role
 from appliance.policy.selectors import Machine, Selector
-from appliance.services.access.acts import Act, Role
 
 
 class ActorKind(StrEnum):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+from appliance.acts import TRAITS, Act, Scope
 from appliance.services.access.actors import Actor, ActorKind, Subject
-from appliance.services.access.acts import TRAITS, Act, Scope
 from appliance.services.access.errors import AccessError, NotAllowed, ReauthenticationNeeded
 
 PROVEN_FOR: Final = timedelta(minutes=5)

@@ -417,6 +417,8 @@ notice_state = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", JSON, nullable=False),
+)
+
 users = Table(
     "users",
     metadata,

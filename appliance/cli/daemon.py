@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from appliance.cli.output import tell, warn
+from appliance.cli.output import moment, tell, warn
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, pass_session
 
 _END_S = 1.5
@@ -24,7 +24,8 @@ def serve(session: Session, no_web: bool) -> None:
     console, until interrupted.
 
     The console answers at https://127.0.0.1:8443/ (web.listen, web.port), to browsers on this machine only unless
-    web.listen says otherwise; the fingerprint of its certificate is printed.
+    web.listen says otherwise; the fingerprint of its certificate is printed. While nobody has an account, so is a link
+    by which the first admin sets theirs up.
 
     Every minute (inventory.refresh_s) the hosts are asked which machines they have: 'vm list --known' shows it.
 
@@ -109,6 +110,7 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
     showing = begin("console", lambda: console.keep(stop, warn)) if web and console.wanted else None
     if showing is not None:
         console.wait_until_tried(stop)
+        _invite(session, stop)
     readiness.keep_telling(f"serving {session.appliance.settings.home}", stop)
     for thread in filter(None, (taking, showing)):
         thread.join()
@@ -117,6 +119,25 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
     supervising.join(_END_S)
     if failure:
         raise failure[0]
+
+
+def _invite(session: Session, stop: threading.Event) -> None:
+    """Print the link by which the first admin gets an account, while nobody has one."""
+    from appliance.catalog.errors import CatalogError
+    from appliance.services.accounts.errors import UsersExist
+    from appliance.services.accounts.setting_up import SetUpService
+
+    if stop.is_set():
+        return
+    try:
+        link = SetUpService(session.appliance).first_link()
+    except UsersExist:
+        return
+    except CatalogError as err:
+        warn(str(err))
+        return
+    url = session.appliance.settings.web.url.rstrip("/") + link.path
+    tell(f"nobody has an account yet: the first admin sets theirs up at {url} (once, until {moment(link.expires_utc)})")
 
 
 def _workers(session: Session) -> int:

@@ -45,6 +45,8 @@ _COMMANDS = {
     "notice": "notices:notice",
     "appliance": "appliances:appliance",
     "audit": "audit:audit",
+    "user": "users:user",
+    "token": "tokens:token",
     "serve": "daemon:serve",
     "supervise": "daemon:supervise",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -504,11 +504,13 @@ def test_sessions_are_ended_by_who_may(accounts: Accounts) -> None:
 def test_the_last_admin_stays(accounts: Accounts) -> None:
     accounts.add("alice")
     accounts.users.add(accounts.local, "bob", Role.ADMIN)  # who has not set up anything yet
-    for attempt in (
-        lambda: accounts.users.disable(accounts.local, "alice"),
-        lambda: accounts.users.remove(accounts.local, "alice"),
-        lambda: accounts.users.edit(accounts.local, "alice", role=Role.OPERATOR),
-    ):
+    users, local = accounts.users, accounts.local
+    attempts: list[Callable[[], object]] = [
+        lambda: users.disable(local, "alice"),
+        lambda: users.remove(local, "alice"),
+        lambda: users.edit(local, "alice", role=Role.OPERATOR),
+    ]
+    for attempt in attempts:
         with pytest.raises(LastAdmin):
             attempt()
     accounts.use(accounts.users.reset(accounts.local, "bob").link.secret, "bob")

@@ -19,8 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyotp
 import pytest
 
+from appliance.bootstrap import Appliance
+from appliance.services.accounts.errors import LinkUnusable
+from appliance.services.accounts.setting_up import SetUpService
+from appliance.services.accounts.signing_in import Origin
+from appliance.settings import load
+from tests.unit.accounts import CHEAP
 from tests.unit.cli_runner import PASSPHRASE, PROJECT
 
 _LONG_S = 60.0
@@ -127,6 +134,24 @@ def test_ready_by_tls_and_ended_in_order(home: Path) -> None:
         assert served.process.wait(_LONG_S) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in children)
         assert not served.alive()
+
+
+def test_the_first_admin_is_invited_until_there_is_one(home: Path) -> None:
+    links = []
+    with Appliance(load({"STRONGROOM_HOME": str(home)})) as appliance:
+        service = SetUpService(appliance, passwords=CHEAP)
+        for invited in (True, True, False):
+            port = free_port()
+            with serving(home, port) as served:
+                assert served.told().startswith("READY=1\n")
+                found = re.search(rf"https://127.0.0.1:{port}/set-up/(\S{{43}}) \(once", served.log.read_text())
+                assert bool(found) == invited
+                links += [found[1]] if found else []
+            if len(links) == 2 and not appliance.catalog.users.exist():
+                with pytest.raises(LinkUnusable):
+                    service.offer(links[0])
+                code = pyotp.TOTP(service.offer(links[1]).secret).now()
+                service.complete(links[1], "alice", "correct horse battery staple", code, Origin("127.0.0.1"))
 
 
 def test_the_console_is_started_again_and_dies_with_its_parent(home: Path) -> None:

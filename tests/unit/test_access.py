@@ -269,7 +269,11 @@ def test_looking_leaves_no_entry(access: Access, appliance: Appliance) -> None:
 
 
 def test_no_audit_is_lost_while_the_catalog_is_away(
-    access: Access, appliance: Appliance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    access: Access,
+    appliance: Appliance,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def away(*_: object) -> None:
         raise CatalogUnreachable("db", "connection refused")
@@ -278,6 +282,7 @@ def test_no_audit_is_lost_while_the_catalog_is_away(
         patch.setattr(appliance.catalog.audit, "append", away)
         with caplog.at_level(logging.WARNING), access.performing(SYSTEM, Act.RESTORE_START, NOTHING, {"to": "/x"}):
             pass
+        clock.now += timedelta(seconds=1)
         with pytest.raises(NotAllowed):
             access.check(user(Role.VIEWER), Act.RUN_START, Subject.of_machine(WEB))
     assert "connection refused" in caplog.text

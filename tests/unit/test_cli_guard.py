@@ -369,6 +369,16 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "audit verify": [()],
         "audit export": [()],
         "audit accept": [("--yes",)],
+        "user list": [()],
+        "user setup-link": [()],
+        "user add": [("mallory", "--role", "admin")],
+        "user edit": [("mallory", "--role", "viewer")],
+        "user disable": [("mallory",)],
+        "user reset": [("mallory",)],
+        "user remove": [("mallory", "--yes")],
+        "token list": [()],
+        "token add": [("mine", "--role", "admin", "--act", "point.delete")],
+        "token revoke": [("0",)],
         "status": [("--json",)],
     }
 

@@ -9,22 +9,45 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from flask import Flask
+from flask import Flask, request
+from flask_wtf import CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from appliance.home import write_private
-from web import assets
+from web import assets, rendering, sessions
 from web.acts import refuse_unstated
+from web.current import Parts
 from web.errors import show_errors
+from web.guarding import guard
 from web.security import protect
 from web.server import Streams
-from web.views import public as public_views
+from web.views import (
+    account,
+    audit,
+    hosts,
+    machines,
+    overview,
+    policies,
+    public,
+    recoveries,
+    repository,
+    runs,
+    screens,
+    search,
+    settings,
+    sign_in,
+    users,
+)
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from appliance.settings import Settings
 
 _SECRET_BYTES = 32
+_VIEWS = (
+    public, sign_in, account, overview, machines, runs, recoveries, screens, policies, hosts, repository, search, audit,
+    users, settings,
+)  # fmt: skip
 
 
 def create_app(appliance: Appliance, *, streams: Streams | None = None) -> Flask:
@@ -32,17 +55,27 @@ def create_app(appliance: Appliance, *, streams: Streams | None = None) -> Flask
     web = appliance.settings.web
     app = Flask("web", static_folder=None)
     app.config["SECRET_KEY"] = form_secret(appliance.settings)
-    app.extensions["strongroom"] = appliance
-    app.extensions["strongroom_streams"] = streams or Streams()
+    app.extensions["strongroom"] = Parts(appliance, streams or Streams())
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     if web.behind_proxy:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
     protect(app, web)
     show_errors(app)
+    CSRFProtect(app)
+    guard(app, sessions.authenticate)
+    sessions.set_up(app)
     assets.serve(app)
-    app.register_blueprint(public_views.blueprint)
+    rendering.set_up(app, appliance.clock)
+    app.context_processor(lambda: {"theme": _theme()})
+    for views in _VIEWS:
+        app.register_blueprint(views.blueprint)
     refuse_unstated(app)
     return app
+
+
+def _theme() -> str:
+    chosen = request.cookies.get("theme", "")
+    return chosen if chosen in ("light", "dark") else ""
 
 
 def form_secret(settings: Settings) -> bytes:

@@ -13,11 +13,19 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from appliance.catalog.errors import RecordMissing
 from appliance.errors import StrongroomError
+from appliance.services.access import AccessError
+from appliance.services.accounts.errors import LinkUnusable
 from appliance.services.points import NotProtected
 
 _log = logging.getLogger("strongroom.web")
 
-_STATUS: tuple[tuple[type[StrongroomError], int], ...] = ((RecordMissing, 404), (NotProtected, 404))
+_STATUS: tuple[tuple[type[StrongroomError], int], ...] = (
+    (RecordMissing, 404),
+    (NotProtected, 404),
+    (LinkUnusable, 404),
+    (AccessError, 403),
+)
+_USAGE = 2  # the exit code of errors that whoever asked can mend by asking otherwise
 
 Renderer = Callable[[int, str, str, str], Response]
 """Makes an answer of a status, a title, a sentence and a hint."""
@@ -52,7 +60,7 @@ def status_of(error: StrongroomError) -> int:
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status
-    return 503 if error.retryable else 409
+    return 503 if error.retryable else 400 if error.exit_code == _USAGE else 409
 
 
 def answer(status: int, sentence: str = "", hint: str = "", title: str = "") -> Response:

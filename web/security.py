@@ -60,6 +60,8 @@ def protect(app: Flask, settings: WebSettings) -> None:
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_PATH="/",
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session of forms, which sign-in and sign-out make anew
+        WTF_CSRF_SSL_STRICT=True,
     )
     names = names_of(settings)
 

@@ -12,7 +12,7 @@ import ssl
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,13 +123,6 @@ class Server(BaseApplication):  # type: ignore[misc]
             self._context = default()
             self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         return self._context
-
-
-def streams_of(extensions: Mapping[str, Any]) -> Streams:
-    """Those of the application whose extensions these are."""
-    streams = extensions["strongroom_streams"]
-    assert isinstance(streams, Streams)
-    return streams
 
 
 def say(text: str) -> None:

@@ -1,0 +1,42 @@
+"""What the views need of the application that answers: the appliance, and services worth keeping."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from flask import current_app
+
+from appliance.bootstrap import Appliance
+from appliance.services.browsing import BrowsingService
+from web.jobs import Jobs
+
+if TYPE_CHECKING:
+    from web.server import Streams
+
+
+class Parts:
+    """Of one application, for all its threads."""
+
+    def __init__(self, appliance: Appliance, streams: Streams) -> None:
+        self.appliance = appliance
+        self.streams = streams
+        self.jobs = Jobs(appliance.settings)
+
+    @cached_property
+    def browsing(self) -> BrowsingService:
+        return BrowsingService(self.appliance)
+
+
+def parts() -> Parts:
+    found = current_app.extensions["strongroom"]
+    assert isinstance(found, Parts)
+    return found
+
+
+def appliance() -> Appliance:
+    return parts().appliance
+
+
+def browsing() -> BrowsingService:
+    return parts().browsing

@@ -1,0 +1,80 @@
+"""Who asks, and whether they may: before any view runs.
+
+The rule: a route is public, or an act. Of an act it is asked here whether this person's role, grants and session allow
+it at all, and a refusal is audited; about which machine or what else it is, the view says, through `performing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from flask import Flask, Response, current_app, g, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from appliance.policy.selectors import Machine
+from appliance.services.access import FILTERED, NOTHING, Access, Act, Actor, ActorKind, Doing, Subject, Via, nobody
+from web.acts import PUBLIC, stated
+from web.current import appliance
+
+Authenticate = Callable[[], Actor | None]
+"""Of the request that is under way: who asks; None: nobody who can be told from others."""
+
+
+def guard(app: Flask, authenticate: Authenticate) -> None:
+    @app.before_request
+    def decide() -> AnyResponse | None:
+        g.actor = authenticate() or nobody(Via.CONSOLE, request.remote_addr or "")
+        if request.endpoint is None:
+            return None  # no such page: whoever asks
+        which = stated(current_app.view_functions[request.endpoint])
+        if which == PUBLIC:
+            return None
+        if which is None:  # the application does not start with one; added later, it is nobody's
+            raise LookupError(f"{request.endpoint} states no act")
+        if g.actor.kind is ActorKind.NOBODY:
+            return _to_sign_in()
+        wanted = Act(which)
+        if not access().may(g.actor, wanted):
+            access().check(g.actor, wanted, FILTERED)  # raises, and writes it down
+        return None
+
+    app.jinja_env.globals["may"] = may
+    app.context_processor(lambda: {"actor": actor(), "Act": Act})
+
+
+def _to_sign_in() -> AnyResponse:
+    """Back here afterwards, if this is a page that can be shown again."""
+    again = request.full_path.rstrip("?") if request.method == "GET" and not request.headers.get("HX-Request") else None
+    address = url_for("sign_in.form", next=again)
+    if request.headers.get("HX-Request"):
+        return Response(status=401, headers={"HX-Redirect": address})
+    return redirect(address)
+
+
+def access() -> Access:
+    return Access(appliance())
+
+
+def actor() -> Actor:
+    """Who asks. In an error before anybody was looked at, nobody."""
+    found = g.get("actor")
+    return found if isinstance(found, Actor) else nobody(Via.CONSOLE, request.remote_addr or "")
+
+
+def may(act: Act, machine: Machine | None = None) -> bool:
+    """For what is shown."""
+    return access().may(actor(), act, None if machine is None else Subject.of_machine(machine))
+
+
+def sees() -> Callable[[Machine], bool] | None:
+    """What lists leave out; None: nothing."""
+    who = actor()
+    return who.granted if who.limited else None
+
+
+@contextmanager
+def performing(act: Act, subject: Subject = NOTHING, details: Mapping[str, object] | None = None) -> Iterator[Doing]:
+    """As `Access.performing`, for who asks."""
+    with access().performing(actor(), act, subject, details) as doing:
+        yield doing

@@ -1,0 +1,102 @@
+"""Machines and images, and what is done with one: protect, back up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response
+
+from appliance.models import RunRecord
+from appliance.services.access import Act, Subject
+from appliance.services.browsing import MachineFilter, MachineRow, RunFilter, Sort, Standing
+from appliance.services.queue.service import QueueService
+from web.acts import act
+from web.current import appliance, browsing
+from web.forms import choice, flag
+from web.guarding import performing, sees
+from web.months import months
+
+blueprint = Blueprint("machines", __name__)
+_LIMIT: Final = 50
+_RUNS: Final = 8
+_TIME_LINE: Final = timedelta(days=92)
+
+
+@blueprint.get("/vms")
+@act(Act.MACHINE_SEE)
+def listing() -> str:
+    standing = choice(request.args, "standing", Standing)
+    only = request.args.get("only", "")
+    sort = choice(request.args, "sort", Sort) or Sort.NAME
+    wanted = MachineFilter(
+        text=request.args.get("text", ""),
+        host=request.args.get("host") or None,
+        tag=request.args.get("tag") or None,
+        policy=request.args.get("policy") or None,
+        standings=frozenset({standing}) if standing else frozenset(),
+        missed=only == "missed",
+        failed=only == "failed",
+    )
+    fleet = browsing().fleet(sees())
+    falling = flag(request.args, "falling")
+    page = fleet.page(wanted, sort, falling=falling, after=request.args.get("after"), limit=_LIMIT)
+    arguments = {name: value for name, value in request.args.items() if name != "after" and value}
+    template = "machines/rows.html" if request.headers.get("HX-Target") == "rows" else "machines/listing.html"
+    return render_template(
+        template, page=page, hosts=fleet.hosts, arguments=arguments, standings=Standing, standing=standing, only=only,
+        sort=sort, falling=falling, any=bool(fleet.rows), title="VMs",
+    )  # fmt: skip
+
+
+@blueprint.get("/vms/<path:key>")
+@act(Act.MACHINE_SEE)
+def page(key: str) -> str:
+    found = browsing().machine(key, may_see=sees())
+    now = appliance().clock.now_utc()
+    days = browsing().time_line(key, now - _TIME_LINE, now + timedelta(days=1), may_see=sees())
+    runs = browsing().runs(RunFilter(machine=key), limit=_RUNS, may_see=sees())
+    points = [each for day in reversed(days) for each in reversed(day.points)]
+    return render_template(
+        "machines/page.html", found=found, row=found.row, months=months(days, now.date()), points=points,
+        runs=runs.items, title=found.row.machine.name,
+    )  # fmt: skip
+
+
+@blueprint.post("/vms/<path:key>/back-up")
+@act(Act.RUN_START)
+def back_up(key: str) -> Response:
+    row = browsing().machine(key, may_see=sees()).row
+    full = flag(request.form, "full")
+    with performing(Act.RUN_START, subject_of(row), {"full": full}) as doing:
+        run = asked(row, full=full)
+        doing.note(run=run.id)
+    flash("It is in the queue.", "good")
+    return redirect(url_for("runs.page", id=run.id))
+
+
+def asked(row: MachineRow, *, full: bool) -> RunRecord:
+    """A run of it in the queue; of an image, what its last run read."""
+    queue = QueueService(appliance())
+    if row.machine.host is not None:
+        return queue.ask_machine(row.machine.id, row.machine.host, full=full).run
+    last = row.last_run
+    return queue.again(last.id if last is not None else row.machine.name).run
+
+
+def subject_of(row: MachineRow) -> Subject:
+    return Subject.of_machine(row.machine)
+
+
+@blueprint.get("/points/<id>")
+@act(Act.POINT_SEE)
+def by_point(id: str) -> Response:
+    """The page of its machine, where the point is."""
+    found = browsing().search(id, may_see=sees()).points
+    point = next((each for each in found if each.id == id), None)
+    row = None if point is None else next((r for r in browsing().fleet(sees()).rows if r.series == point.series), None)
+    if point is None or row is None:
+        raise NotFound
+    return redirect(url_for("machines.page", key=row.key, _anchor=f"point-{point.id[:12]}"))

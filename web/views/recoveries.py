@@ -1,0 +1,180 @@
+"""Instant recovery: the wizard, what runs out of the repository, its console, and its two ends."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response
+
+from appliance.bootstrap import Appliance
+from appliance.models import RecoveryRecord
+from appliance.policy.selectors import Kind, Machine
+from appliance.services.access import Access, Act, Subject
+from appliance.services.browsing import MachineRow, TimePoint
+from appliance.services.inventory import InventoryService
+from appliance.services.recovery import RecoveryService
+from web.acts import act
+from web.current import appliance, browsing, parts
+from web.forms import required, text, whole
+from web.guarding import access, actor, performing, sees
+from web.jobs import Job
+
+blueprint = Blueprint("recoveries", __name__)
+_SHOWN: Final = 60
+_BACK: Final = timedelta(days=3660)
+_MIB: Final = 1 << 20
+
+
+@blueprint.get("/recoveries")
+@act(Act.RECOVERY_SEE)
+def listing() -> str:
+    may_see = sees()
+    records = RecoveryService(appliance()).list(ended=True, everyones=True)
+    shown = [each for each in reversed(records) if may_see is None or may_see(machine_of(each))]
+    live = [each for each in shown if not each.state.ended]
+    ended = [each for each in shown if each.state.ended][:_SHOWN]
+    return render_template("recoveries/listing.html", live=live, ended=ended, title="Recovery")
+
+
+# --- the wizard -------------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/recover")
+@act(Act.RECOVERY_START)
+def form() -> str:
+    """What, when, where, review: each step has the answers of those before it in its address."""
+    rows = [row for row in browsing().fleet(sees()).rows if row.last_point and row.machine.kind is Kind.VM]
+    row = next((each for each in rows if each.key == request.args.get("machine")), None)
+    if row is None:
+        wanted = request.args.get("text", "").casefold()
+        fitting = [each for each in rows if wanted in each.machine.name.casefold()]
+        template = (
+            "recoveries/choices.html" if request.headers.get("HX-Target") == "choices" else "recoveries/what.html"
+        )
+        return render_template(template, rows=fitting[:_SHOWN], more=len(fitting) > _SHOWN, step=1, title="Recover")
+    access().check(actor(), Act.RECOVERY_START, Subject.of_machine(row.machine))
+    points = _points(row)
+    wanted = request.args.get("point", "")
+    chosen = next((each for each in points if wanted and each.point.id == wanted), None)
+    if chosen is None:
+        return render_template("recoveries/when.html", row=row, points=points[:_SHOWN], step=2, title="Recover")
+    answers = {
+        name: request.args[name] for name in ("host", "network", "name", "memory", "cpus") if request.args.get(name)
+    }
+    step = 4 if request.args.get("step") == "review" and "host" in answers and "name" in answers else 3
+    return render_template(
+        "recoveries/review.html" if step == 4 else "recoveries/where.html", row=row, chosen=chosen, answers=answers,
+        hosts=[host.name for host in InventoryService(appliance()).hosts()], step=step,
+        network=appliance().settings.recovery.network, title="Recover",
+    )  # fmt: skip
+
+
+def _points(row: MachineRow) -> list[TimePoint]:
+    now = appliance().clock.now_utc()
+    days = browsing().time_line(row.key, now - _BACK, now + timedelta(days=1), may_see=sees())
+    return [each for day in reversed(days) for each in reversed(day.points)]
+
+
+@blueprint.post("/recoveries")
+@act(Act.RECOVERY_START)
+def start() -> Response:
+    row = browsing().machine(required(request.form, "machine"), may_see=sees()).row
+    point = required(request.form, "point")
+    host, name = required(request.form, "host"), required(request.form, "name", most=200)
+    network = text(request.form, "network") or None
+    memory, cpus = whole(request.form, "memory", 16, 1 << 24), whole(request.form, "cpus", 1, 1024)
+    subject, who = Subject.of_machine(row.machine), actor()
+    access().check(who, Act.RECOVERY_START, subject)
+    details = {"point": point, "host": host, "name": name, "network": network}
+
+    def work(own: Appliance, job: Job) -> RecoveryRecord:
+        with Access(own).performing(who, Act.RECOVERY_START, subject, details) as doing:
+            record = RecoveryService(own).start(
+                row.machine.id, point, host=host, new_name=name, network=network,
+                memory_bytes=None if memory is None else memory * _MIB, vcpus=cpus, progress=job,
+            )  # fmt: skip
+            doing.note(recovery=record.id)
+            return record
+
+    job = parts().jobs.begin(name, who.id, work)
+    return redirect(url_for("recoveries.starting", id=job.id))
+
+
+@blueprint.get("/recoveries/starting/<id>")
+@act(Act.RECOVERY_START)
+def starting(id: str) -> Response | str:
+    """Live, until it runs; then its own page."""
+    job = parts().jobs.find(id, actor().id)
+    if job is None:
+        raise NotFound
+    if isinstance(job.result, RecoveryRecord):
+        address = url_for("recoveries.page", id=job.result.id)
+        if request.headers.get("HX-Request"):
+            return Response(status=204, headers={"HX-Redirect": address})
+        return redirect(address)
+    record = next((each for each in RecoveryService(appliance()).list() if each.machine_name == job.about), None)
+    template = "recoveries/starting_now.html" if request.headers.get("HX-Request") else "recoveries/starting.html"
+    return render_template(template, job=job, record=record, now=appliance().clock.now_utc(), title="Recovering")
+
+
+# --- one of them ------------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/recoveries/<id>")
+@act(Act.RECOVERY_SEE)
+def page(id: str) -> str:
+    record = found(id, Act.RECOVERY_SEE)
+    template = "recoveries/now.html" if request.headers.get("HX-Request") else "recoveries/page.html"
+    return render_template(template, record=record, machine=machine_of(record), title=record.machine_name)
+
+
+@blueprint.get("/recoveries/<id>/console")
+@act(Act.CONSOLE_OPEN)
+def console(id: str) -> str:
+    record = found(id, Act.CONSOLE_OPEN)
+    return render_template("recoveries/console.html", record=record, title=f"Console of {record.machine_name}")
+
+
+@blueprint.post("/recoveries/<id>/migrate")
+@act(Act.RECOVERY_MIGRATE)
+def migrate(id: str) -> Response:
+    record = found(id, Act.RECOVERY_MIGRATE)
+    to = text(request.form, "to") or None
+    with performing(Act.RECOVERY_MIGRATE, subject_of(record), {"recovery": record.id, "to": to}):
+        RecoveryService(appliance()).begin_migration(record.id, to=to)
+    flash("It moves to its own storage now, while it runs.", "good")
+    return redirect(url_for("recoveries.page", id=record.id))
+
+
+@blueprint.post("/recoveries/<id>/discard")
+@act(Act.RECOVERY_DISCARD)
+def discard(id: str) -> Response:
+    record = found(id, Act.RECOVERY_DISCARD)
+    with performing(Act.RECOVERY_DISCARD, subject_of(record), {"recovery": record.id}):
+        RecoveryService(appliance()).discard(record.id)
+    flash("The machine and all that it wrote is gone.", "good")
+    return redirect(url_for("recoveries.listing"))
+
+
+def found(id: str, wanted: Act) -> RecoveryRecord:
+    """Of a machine with which whoever asks may do this. RecordMissing, NotAllowed."""
+    record = RecoveryService(appliance()).show(id)
+    if not access().may(actor(), wanted, subject_of(record)):
+        access().check(actor(), wanted, subject_of(record))
+    return record
+
+
+def machine_of(record: RecoveryRecord) -> Machine:
+    """The machine that was protected, as grants go by it."""
+    rows = browsing().fleet().rows
+    known = next((row.machine for row in rows if row.last_point == record.point), None) or next(
+        (row.machine for row in rows if row.machine.name == record.source_name and row.last_point), None
+    )
+    return known or Machine(Kind.VM, record.machine_uuid, record.source_name, record.host)
+
+
+def subject_of(record: RecoveryRecord) -> Subject:
+    return Subject.of_machine(machine_of(record))

@@ -1,0 +1,145 @@
+"""Runs: what waits, goes on and is over; one of them live."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Final
+
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    flash,
+    redirect,
+    render_template,
+    request,
+    stream_with_context,
+    url_for,
+)
+from werkzeug.wrappers import Response as AnyResponse
+
+from appliance.models import RunRecord, RunState
+from appliance.policy.selectors import Kind, Machine
+from appliance.services.access import Act, Subject
+from appliance.services.browsing import RunFilter
+from appliance.services.queue.service import QueueService, Seen
+from appliance.services.status import StatusService
+from web.acts import act
+from web.current import appliance, browsing, parts
+from web.forms import choice
+from web.guarding import access, actor, performing, sees
+from web.server import TooManyStreams
+
+blueprint = Blueprint("runs", __name__)
+_LIMIT: Final = 50
+_LOOK_S: Final = 1.0
+_LONGEST_S: Final = 3600
+
+
+@blueprint.get("/runs")
+@act(Act.RUN_SEE)
+def listing() -> str:
+    state = choice(request.args, "state", RunState)
+    wanted = RunFilter(frozenset({state}) if state is not None else frozenset(), host=request.args.get("host") or None)
+    page = browsing().runs(wanted, after=request.args.get("after"), limit=_LIMIT, may_see=sees())
+    arguments = {name: value for name, value in request.args.items() if name != "after" and value}
+    template = "runs/rows.html" if request.headers.get("HX-Target") == "rows" else "runs/listing.html"
+    return render_template(template, page=page, state=state, states=RunState, arguments=arguments, title="Runs")
+
+
+@blueprint.get("/runs/<id>")
+@act(Act.RUN_SEE)
+def page(id: str) -> str:
+    seen = found(id)
+    template = "runs/now.html" if request.headers.get("HX-Request") else "runs/page.html"
+    return render_template(
+        template, seen=seen, run=seen.run, machine=machine_of(seen.run), title=f"Run of {seen.run.name}"
+    )
+
+
+@blueprint.get("/runs/<id>/events")
+@act(Act.RUN_SEE)
+def events(id: str) -> Response:
+    """Server-sent: "far" with how far it is as JSON, each second while it changes; "over" once it has ended."""
+    run = found(id).run
+    service, streams = QueueService(appliance()), parts().streams
+
+    def told() -> Iterator[str]:
+        try:
+            with streams.one() as ending:
+                last = ""
+                for _ in range(int(_LONGEST_S / _LOOK_S)):
+                    seen = service.run(run.id)
+                    if seen.run.state.ended:
+                        yield "event: over\ndata: {}\n\n"
+                        return
+                    now = _far(seen)
+                    yield f"event: far\ndata: {now}\n\n" if now != last else ": alive\n\n"
+                    last = now
+                    if ending.wait(_LOOK_S):
+                        return
+        except TooManyStreams:
+            yield "event: busy\ndata: {}\n\n"
+
+    response = current_app.response_class(stream_with_context(told()), mimetype="text/event-stream")
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def _far(seen: Seen) -> str:
+    far = seen.far
+    told = {"state": seen.run.state.value, "attempts": seen.run.attempts}
+    if far is not None:
+        told |= {"label": far.label, "done": far.done_bytes, "total": far.total_bytes or 0}
+    return json.dumps(told)
+
+
+@blueprint.post("/runs/<id>/cancel")
+@act(Act.RUN_CANCEL)
+def cancel(id: str) -> AnyResponse:
+    run = found(id).run
+    with performing(Act.RUN_CANCEL, subject_of(run), {"run": run.id}):
+        QueueService(appliance()).cancel(run.id)
+    flash("It is told to end.", "good")
+    return redirect(url_for("runs.page", id=run.id))
+
+
+@blueprint.post("/runs/<id>/retry")
+@act(Act.RUN_RETRY)
+def retry(id: str) -> AnyResponse:
+    run = found(id).run
+    with performing(Act.RUN_RETRY, subject_of(run), {"run": run.id}) as doing:
+        again = QueueService(appliance()).again(run.id).run
+        doing.note(again=again.id)
+    flash("It is in the queue.", "good")
+    return redirect(url_for("runs.page", id=again.id))
+
+
+@blueprint.post("/runs/<id>/dismiss")
+@act(Act.RUN_DISMISS)
+def dismiss(id: str) -> AnyResponse:
+    run = found(id).run
+    with performing(Act.RUN_DISMISS, subject_of(run), {"run": run.id}):
+        StatusService(appliance()).dismiss(run.uuid or f"{run.machine_kind}:{run.name}")
+    flash("It needs no eye any more.", "good")
+    return redirect(url_for("runs.page", id=run.id))
+
+
+def found(id: str) -> Seen:
+    """Of a machine that whoever asks may see. RecordMissing, NotAllowed."""
+    seen = QueueService(appliance()).run(id)
+    access().check(actor(), Act.RUN_SEE, subject_of(seen.run))
+    return seen
+
+
+def machine_of(run: RunRecord) -> Machine:
+    """As policies and grants select it, with the tags that it was last seen with."""
+    row = browsing().fleet().row(run.machine)
+    if row is not None:
+        return row.machine
+    return Machine(Kind(run.machine_kind), run.uuid or run.name, run.name, run.host)
+
+
+def subject_of(run: RunRecord) -> Subject:
+    return Subject.of_machine(machine_of(run))

@@ -12,6 +12,7 @@ from types import FrameType
 from rich.console import Console
 
 from tests.bench import company, images, report
+from tests.bench.browsing import measure_browsing
 from tests.bench.collection import measure_collection
 from tests.bench.disk import measure_disk
 from tests.bench.incremental import measure_incremental
@@ -24,7 +25,7 @@ from tests.bench.sparse import measure_sparse
 from tests.bench.verify import measure_verify
 
 PROJECT = Path(__file__).resolve().parents[2]
-PARTS = ("disk", "incremental", "sparse", "random", "recovery", "object", "verify", "index", "collection")
+PARTS = ("disk", "incremental", "sparse", "random", "recovery", "object", "verify", "index", "collection", "browsing")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,6 +88,8 @@ def _measure(
         return measure_index(work, quick=quick)
     if name == "collection":
         return measure_collection(work, quick=quick)
+    if name == "browsing":
+        return measure_browsing(work, quick=quick)
     if name == "random":
         return measure_random(work, disks, quick=quick)
     if name == "object":

@@ -39,6 +39,8 @@ from appliance.models import (
     RunRecord,
     RunState,
 )
+from appliance.policy.policies import read_policy
+from appliance.policy.stored import StoredPolicy
 
 ME = "a" * 32
 _CHUNK = 10_000
@@ -60,10 +62,13 @@ class Size:
     gone: int = 10
     running: int = 8
     queued: int = 40
+    policies: int = 20
 
 
 FULL = Size()
-SMALL = Size(machines=30, points=600, runs=1500, hosts=3, unprotected=4, images=3, gone=2, running=2, queued=3)
+SMALL = Size(
+    machines=30, points=600, runs=1500, hosts=3, unprotected=4, images=3, gone=2, running=2, queued=3, policies=0
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ def seed(catalog: Catalog, size: Size = FULL, *, now_utc: datetime, number: int 
         there = [_seen(draw, each, now_utc) for each in members if each.host == host and each.seen]
         catalog.inventory.answered(host, there, now_utc, now_utc)
     catalog.inventory.failed(hosts[-1], f"host {hosts[-1]} does not answer: no route to host", "", now_utc)
+    for policy in _policies(size, now_utc):
+        catalog.policies.add(policy)
     protected = [each for each in members if each.protected]
     per_machine = size.points // len(protected)
     points = {each.series: list(_points(draw, each, per_machine, now_utc)) for each in protected}
@@ -102,6 +109,21 @@ def seed(catalog: Catalog, size: Size = FULL, *, now_utc: datetime, number: int 
     newest = {series: some[-1].id for series, some in points.items()}
     _fill(catalog, tables.runs, (row_of(run) for run in _runs(draw, protected, size, newest, now_utc)))
     _analyse(catalog)
+
+
+def _policies(size: Size, now_utc: datetime) -> Iterator[StoredPolicy]:
+    """One for each host."""
+    for number in range(size.policies):
+        document = {
+            "version": 1,
+            "name": f"policy-{number:03}",
+            "select": {"include": [{"host": f"rack{number % size.hosts:02}"}], "exclude": [{"tag": "dev*"}]},
+            "schedule": {"cron": f"{number % 60} 22 * * *", "zone": "Europe/Berlin"},
+            "retention": {"daily": 14, "weekly": 8, "monthly": 12},
+            "rpo_minutes": 26 * 60,
+        }
+        assert read_policy(document).name == document["name"]
+        yield StoredPolicy(str(document["name"]), document, 1, now_utc, now_utc)
 
 
 def _members(draw: random.Random, size: Size) -> Iterator[_Member]:

@@ -29,12 +29,13 @@ FIGURES = {
               "grown.bytes_per_chunk"],
     "collection": ["requests.first.get", "requests.again.list", "plans.first.seconds", "plans.again.anonymous_mib",
                    "forecast_s", "ledger_bytes_per_blob"],
+    "browsing": ["sqlite.overview.median_ms", "postgresql.runs.longest_ms", "postgresql.machines.median_ms"],
 }  # fmt: skip
 
 
 pytestmark = pytest.mark.timeout(600)  # all parts are measured by the first test
 
-OF_SCALE = ("verify", "index", "collection")
+OF_SCALE = ("verify", "index", "collection", "browsing")
 
 
 @pytest.fixture(scope="module")

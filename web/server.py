@@ -6,6 +6,7 @@ both are counted (`Streams`), and end at once when the server is told to end.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import ssl
@@ -115,7 +116,10 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return self._make(self.streams)
+        app = self._make(self.streams)
+        gc.collect()
+        gc.freeze()  # modules stay: else looking through them holds up a page for 60 ms now and then
+        return app
 
     def _tls(self, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """One for all connections: gunicorn would read the files again for each."""

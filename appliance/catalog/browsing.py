@@ -7,10 +7,11 @@ statement is sent for each row, however many there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import product
+from math import prod
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import (
@@ -25,6 +26,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    or_,
     select,
     true,
     tuple_,
@@ -34,23 +36,26 @@ from sqlalchemy import (
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.runs import newest_of_each
-from appliance.models import PointRecord, RecoveryState, RunRecord, RunState
+from appliance.models import PointRecord, RecoveryState, RunKind, RunRecord, RunState
 from appliance.paging import Key, Page, checked_limit, read_key, write_key
 
 Record = TypeVar("Record", RunRecord, PointRecord)
 
 COUNTED_MOST: Final = 10_000
 _FEW: Final = 20
+_PARTS_MOST: Final = 60
 _runs, _points, _seen = tables.runs, tables.points, tables.seen_machines
 _ENDED = [state.value for state in RecoveryState if state.ended]
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """What is not stated fits all. `machines`: keys, of which the run's must be one. Moments are of the last attempt's
-    beginning; `until_utc` is not in it."""
+    """What is not stated fits all. `machine` and `machines`: keys, of backups and restores of a machine or image;
+    `machines` is what may be told, so that no other run is. Moments are of the last attempt's beginning; `until_utc` is
+    not in it."""
 
     states: frozenset[RunState] = frozenset()
+    kinds: frozenset[RunKind] = frozenset()
     machine: str | None = None
     host: str | None = None
     machines: frozenset[str] | None = None
@@ -156,11 +161,15 @@ class Browsing:
         fits = [_between(_runs.c.started_utc, wanted.since_utc, wanted.until_utc)]
         if wanted.host is not None:
             fits.append(_runs.c.host == wanted.host)
-        if wanted.machine is not None:
-            fits.append(_runs.c.machine == wanted.machine)
-        states = [_runs.c.state == state.value for state in sorted(wanted.states)]
-        parts = [and_(*fits, *each) for each in _parts(states, _one_of(_runs.c.machine, wanted.machines))]
-        countable = wanted.machines is None and (wanted.host is None or not wanted.states)
+        several = [
+            [_runs.c.state == state.value for state in sorted(wanted.states)],
+            [_runs.c.kind == kind.value for kind in sorted(wanted.kinds)],
+            _one_of(_runs.c.machine, None if wanted.machine is None else histories([wanted.machine])),
+            _one_of(_runs.c.machine, None if wanted.machines is None else histories(wanted.machines)),
+        ]
+        parts = [and_(*fits, *each) for each in _parts(several)]
+        stated = sum(map(bool, (wanted.states, wanted.kinds, wanted.host is not None, wanted.machine is not None)))
+        countable = wanted.machines is None and (stated <= 1 or wanted.machine is not None)
         return self._page(_RUNS, parts, after, limit, oldest_first, countable=countable)
 
     def points(
@@ -172,7 +181,7 @@ class Browsing:
             fits.append(_points.c.host == wanted.host)
         if wanted.series is not None:
             fits.append(_points.c.series == wanted.series)
-        parts = [and_(*fits, *each) for each in _parts([], _one_of(_points.c.series, wanted.serieses))]
+        parts = [and_(*fits, *each) for each in _parts([_one_of(_points.c.series, wanted.serieses)])]
         return self._page(_POINTS, parts, after, limit, oldest_first, countable=wanted.serieses is None)
 
     def points_beginning(self, prefix: str, limit: int) -> tuple[PointRecord, ...]:
@@ -190,7 +199,7 @@ class Browsing:
         state = func.coalesce(_runs.c.state, "")  # else SQLite goes through the whole index of states: 90 ms, not 2
         query = select(state, func.count()).where(_runs.c.started_utc >= since_utc).group_by(state)
         if machines is not None:
-            query = query.where(func.coalesce(_runs.c.machine, "").in_(sorted(machines)))
+            query = query.where(func.coalesce(_runs.c.machine, "").in_(sorted(histories(machines))))
         with self._database.read() as connection:
             return {RunState(state): count for state, count in connection.execute(query)}
 
@@ -207,15 +216,8 @@ class Browsing:
             found = {number: int(total) for number, total in connection.execute(union_all(*sums))}
         return tuple(found[number] for number in range(days))
 
-    def totals(self) -> tuple[int, int]:
-        """How many points there are, and how much they stored when they were made."""
-        query = select(func.count(), func.coalesce(func.sum(_points.c.stored_bytes), 0)).select_from(_points)
-        with self._database.read() as connection:
-            count, stored = connection.execute(query).one()
-        return int(count), int(stored)
-
     def series_totals(self, series: str) -> tuple[int, int]:
-        """As `totals`, of one series."""
+        """How many points it has, and how much they stored when they were made."""
         query = select(func.count(), func.coalesce(func.sum(_points.c.stored_bytes), 0)).where(
             _points.c.series == series
         )
@@ -292,11 +294,18 @@ _RUNS = _Kind(_runs, _runs.c.started_utc, RunRecord)
 _POINTS = _Kind(_points, _points.c.created_utc, PointRecord)
 
 
-def _parts(
-    one: Sequence[ColumnElement[bool]], other: Sequence[ColumnElement[bool]]
-) -> list[tuple[ColumnElement[bool], ...]]:
-    """Every pair; what is empty leaves everything."""
-    return list(product(*(each for each in (one, other) if each)))
+def _parts(several: Sequence[Sequence[ColumnElement[bool]]]) -> list[tuple[ColumnElement[bool], ...]]:
+    """One for each combination; what is empty leaves everything. Where they are too many, the longest is one."""
+    stated = [each for each in several if each]
+    while prod(map(len, stated)) > _PARTS_MOST:
+        longest = max(range(len(stated)), key=lambda number: len(stated[number]))
+        stated[longest] = [or_(*stated[longest])]
+    return list(product(*stated))
+
+
+def histories(machines: Iterable[str]) -> frozenset[str]:
+    """What runs of these machines have for one: see `RunRecord.machine`."""
+    return frozenset(f"{kind}{key}" for key in machines for kind in ("", f"{RunKind.RESTORE}:"))
 
 
 def _one_of(column: Column[str], values: frozenset[str] | None) -> list[ColumnElement[bool]]:

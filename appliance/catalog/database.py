@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Database:
 
     def __init__(self, engine: Engine, where: str) -> None:
         self.engine = engine
+        self._pinned: ContextVar[Connection | None] = ContextVar("strongroom_reading", default=None)
         self.where = where  # for people: without a password
 
     @classmethod
@@ -56,8 +58,24 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
+        pinned = self._pinned.get()
+        if pinned is not None:
+            with self._translated():
+                yield pinned
+            return
         with self._translated(), self.engine.connect() as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All that this thread reads in the body is one transaction: a page that asks for many things has one
+        connection for them, not one for each. Ends with the first error."""
+        with self.read() as connection:
+            token = self._pinned.set(connection)
+            try:
+                yield
+            finally:
+                self._pinned.reset(token)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

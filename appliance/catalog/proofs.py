@@ -7,6 +7,7 @@ could lose data.
 from __future__ import annotations
 
 from datetime import date
+from typing import ClassVar
 
 from sqlalchemy import and_, delete, func, select
 
@@ -16,10 +17,11 @@ from appliance.proofs import Proof, RepositorySize, Verification
 
 _sizes = tables.repository_sizes
 _proofs = tables.proofs
-_KEPT = 400  # verifications: a year of nights
 
 
 class Proofs:
+    KEPT: ClassVar[int] = 400  # verifications: a year of nights
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -28,7 +30,7 @@ class Proofs:
         with self._database.write() as connection:
             connection.execute(verifications.insert().values(rows.encode(record)))
             newest = select(verifications.c.id).order_by(verifications.c.ended_utc.desc(), verifications.c.id)
-            connection.execute(delete(verifications).where(verifications.c.id.not_in(newest.limit(_KEPT))))
+            connection.execute(delete(verifications).where(verifications.c.id.not_in(newest.limit(self.KEPT))))
 
     def verifications(self) -> tuple[Verification, ...]:
         """Newest first."""

@@ -8,7 +8,7 @@ takes the default.
 from __future__ import annotations
 
 import types
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
@@ -32,13 +32,12 @@ def encode(value: Any) -> dict[str, Any]:
 def decode(kind: type[Value], row: Row[Any] | dict[str, Any]) -> Value:
     """The dataclass of a row (or JSON object); ValueError or KeyError when it does not fit."""
     mapping = row if isinstance(row, dict) else row._mapping
-    hints = _hints(cast(Hashable, kind))
     values = {}
-    for item in fields(kind):  # type: ignore[arg-type]
-        if item.name in mapping:
-            values[item.name] = _typed(hints[item.name], mapping[item.name])
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise KeyError(item.name)
+    for name, typed, required in _fields(cast(Hashable, kind)):
+        if name in mapping:
+            values[name] = mapping[name] if typed is None else typed(mapping[name])
+        elif required:
+            raise KeyError(name)
     return kind(**values)
 
 
@@ -82,22 +81,26 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _hints(kind: Hashable) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _fields(kind: Hashable) -> tuple[tuple[str, Callable[[Any], Any] | None, bool], ...]:
+    """The name of each field, what makes its value of a column's (None: it is the same), whether it has no default."""
+    hints = get_type_hints(kind)
+    return tuple(
+        (item.name, _typed(hints[item.name]), item.default is MISSING and item.default_factory is MISSING)
+        for item in fields(kind)  # type: ignore[arg-type]
+    )
 
 
-def _typed(hint: Any, value: Any) -> Any:
+def _typed(hint: Any) -> Callable[[Any], Any] | None:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(option for option in get_args(hint) if option is not type(None))
-        return _typed(hint, value)
+        (option,) = (option for option in get_args(hint) if option is not type(None))
+        there = _typed(option)
+        return None if there is None else lambda value: None if value is None else there(value)
     if origin is tuple:
-        (item, *_) = get_args(hint)
-        return tuple(_typed(item, one) for one in value)
+        item = _typed(get_args(hint)[0])
+        return tuple if item is None else lambda value: tuple(item(one) for one in value)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
+        return hint
     if is_dataclass(hint) and isinstance(hint, type):
-        return decode(hint, value)
-    return value
+        return lambda value: decode(hint, value)
+    return None

@@ -206,6 +206,7 @@ runs = Table(
     Index("ix_runs_state", "state", "started_utc", "id"),
     Index("ix_runs_machine", "machine", "started_utc", "id"),
     Index("ix_runs_host", "host", "started_utc", "id"),
+    Index("ix_runs_kind", "kind", "started_utc", "id"),
     Column("noticed_utc", Moment, nullable=True),  # no part of the record: kept by `notices`
     Index("ix_runs_noticed_utc", "noticed_utc", "ended_utc"),
 )

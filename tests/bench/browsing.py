@@ -6,6 +6,7 @@ kept, its cache is warm, the database has been read before; each figure is the m
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
@@ -65,7 +66,10 @@ def measure(catalog: Catalog, home: Path, calls: int = _CALLS) -> dict[str, Any]
     appliance = Appliance(load({"STRONGROOM_HOME": str(home)}))
     appliance.__dict__["catalog"] = catalog
     figures = {}
-    for name, call in _calls(BrowsingService(appliance), catalog).items():
+    asked = _calls(BrowsingService(appliance), catalog)
+    gc.collect()
+    gc.freeze()  # as the server does
+    for name, call in asked.items():
         call()
         took = []
         for _ in range(calls):
@@ -73,6 +77,7 @@ def measure(catalog: Catalog, home: Path, calls: int = _CALLS) -> dict[str, Any]
             call()
             took.append((time.perf_counter() - began) * 1e3)
         figures[name] = {"median_ms": statistics.median(took), "longest_ms": max(took)}
+    gc.unfreeze()
     return figures
 
 

@@ -239,8 +239,8 @@ def _fill(catalog: Catalog, table: Table, values: Iterable[dict[str, Any]]) -> N
 def _analyse(catalog: Catalog) -> None:
     """As PostgreSQL does by itself, some time after rows were added."""
     if catalog.database.is_shared:
-        with catalog.database.write() as connection:
-            connection.exec_driver_sql("ANALYZE")
+        with catalog.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,18 @@ from sqlalchemy import event
 from appliance.bootstrap import Appliance
 from appliance.catalog import Catalog
 from appliance.catalog.errors import RecordMissing
-from appliance.models import TELLING, OwedThaw, RecoveryRecord, RecoveryState, RunRecord, RunState, new_id
+from appliance.catalog.proofs import Proofs
+from appliance.models import (
+    TELLING,
+    OwedThaw,
+    RecoveryRecord,
+    RecoveryState,
+    RunArguments,
+    RunKind,
+    RunRecord,
+    RunState,
+    new_id,
+)
 from appliance.paging import LIMIT_MAX, Page, PageRefused
 from appliance.policy.policies import read_policy
 from appliance.policy.selectors import Kind, Machine
@@ -177,6 +188,9 @@ def test_pages_of_runs_join(filled: Site, limit: int, oldest_first: bool) -> Non
         (RunFilter(machines=frozenset()), lambda run: False),
         (RunFilter(host="nowhere"), lambda run: False),
         (RunFilter(frozenset(RunState)), lambda run: True),
+        (RunFilter(kinds=frozenset({RunKind.BACKUP})), lambda run: True),
+        (RunFilter(FAILED, frozenset(RunKind)), lambda run: run.state in FAILED),
+        (RunFilter(kinds=frozenset({RunKind.VERIFY, RunKind.COPY})), lambda run: False),
     ],
 )
 def test_runs_are_chosen(filled: Site, wanted: RunFilter, fits: Callable[[RunRecord], bool]) -> None:
@@ -184,7 +198,8 @@ def test_runs_are_chosen(filled: Site, wanted: RunFilter, fits: Callable[[RunRec
     assert every(lambda after: filled.browsing.runs(wanted, after=after, limit=13)) == runs
     total = filled.browsing.runs(wanted).total
     assert total in (None, len(runs))
-    assert (total is None) == (wanted.machines is not None or bool(wanted.states and wanted.host))
+    stated = [wanted.states, wanted.kinds, wanted.host]
+    assert (total is None) == (wanted.machines is not None or sum(map(bool, stated)) > 1)
 
 
 def listed(site: Site, wanted: RunFilter) -> list[RunRecord]:
@@ -200,6 +215,34 @@ def test_runs_of_some_machines_alone(filled: Site, count: int) -> None:
     assert listed(filled, RunFilter(machines=frozenset(keys))) == runs
     assert listed(filled, RunFilter(FAILED, machines=frozenset(keys))) == failed
     assert listed(filled, RunFilter(machine=keys[0])) == [run for run in runs if run.machine == keys[0]]
+
+
+def test_work_of_other_kinds_is_listed_and_told_to_whom_its_machine_is(site: Site) -> None:
+    row = next(row for row in site.browsing.fleet(some).rows if row.machine.kind is Kind.VM and row.last_run)
+    backup = next(run for run in site.runs() if run.machine == row.key)
+    restore = replace(
+        backup, id=new_id(), kind=RunKind.RESTORE, state=RunState.FAILED, started_utc=NOW + timedelta(hours=1),
+        arguments=RunArguments(point="1" * 32, force=True),
+    )  # fmt: skip
+    verify = RunRecord(
+        new_id(), "repository", "repository", None, None, RunState.FAILED, NOW + timedelta(hours=2), appliance=ME,
+        kind=RunKind.VERIFY,
+    )  # fmt: skip
+    for run in (restore, verify):
+        site.catalog.runs.save(run)
+    assert site.browsing.runs(limit=2).items == (verify, restore)
+    assert site.browsing.runs(RunFilter(kinds=frozenset({RunKind.VERIFY}))).items == (verify,)
+    assert site.browsing.runs(RunFilter(kinds=frozenset({RunKind.VERIFY, RunKind.RESTORE}))).items == (verify, restore)
+    assert site.browsing.runs(limit=1, may_see=some).items == (restore,)
+    assert site.browsing.runs(RunFilter(machine=row.key), limit=1).items == (restore,)
+    assert site.browsing.search(restore.id, may_see=some).runs == (restore,)
+    assert not site.browsing.search(verify.id, may_see=some)
+    whole, part = site.browsing.overview(), site.browsing.overview(may_see=some)
+    assert (whole.jobs[RunKind.VERIFY].id, dict(part.jobs)) == (verify.id, {})
+    assert "the last run of kind verify failed" in whole.concerns
+    found = site.browsing.machine(row.key).row.last_run
+    assert found is not None
+    assert found.id == backup.id, "a restore tells nothing of how a machine is backed up"
 
 
 def test_a_page_goes_on_where_the_last_one_ended_whatever_comes_in_between(site: Site) -> None:
@@ -430,7 +473,7 @@ def test_points_of_a_machine_by_day_with_what_was_proven(site: Site) -> None:
 
 def test_growth_is_told_by_sizes_and_points(site: Site) -> None:
     before = site.browsing.growth()
-    assert (before.used_bytes, before.full, len(before.stored)) == (None, None, 30)
+    assert (before.used_bytes, before.full, len(before.stored)) == (None, None, 14)
     week = [point for point in site.catalog.points.list() if NOW - timedelta(days=7) < point.created_utc <= NOW]
     days = [0] * 7
     for point in week:
@@ -447,12 +490,13 @@ def test_growth_is_told_by_sizes_and_points(site: Site) -> None:
     assert "the repository is full in 4 days" in site.browsing.overview().concerns
 
 
-def test_a_year_of_verifications_is_kept(site: Site) -> None:
+def test_verifications_are_kept_for_a_while(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(1)
-    for number in range(405):
+    monkeypatch.setattr(Proofs, "KEPT", 4)
+    for number in range(9):
         ended = NOW + timedelta(days=number)
         record = Verification(draw.randbytes(16).hex(), ended, ended, Reading.HASHES, 1, 0, 0)
         site.catalog.proofs.verified(record)
     kept = site.catalog.proofs.verifications()
-    assert len(kept) == 400
+    assert len(kept) == 4
     assert kept[0] == record

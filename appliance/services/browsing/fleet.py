@@ -8,14 +8,14 @@ patterns that only `policy.selectors` understands; 1,000 machines are read in 40
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
 from appliance.catalog.browsing import HostRow, LastRun, SeenRow, SeriesRow, Whole
 from appliance.hypervisor.protocol import MachineState
-from appliance.models import RunState, machine_key
+from appliance.models import RunKind, RunState, machine_key
 from appliance.paging import LIMIT, Key, Page, page_of
 from appliance.policy import states
 from appliance.policy.policies import Policy
@@ -108,10 +108,11 @@ class MachineFilter:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """`hosts` and `rows` by name."""
+    """`hosts` and `rows` by name. `jobs`: the newest run of each kind of work that is of no machine."""
 
     hosts: tuple[HostRow, ...]
     rows: tuple[MachineRow, ...]
+    jobs: Mapping[RunKind, LastRun] = field(default_factory=dict)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -158,7 +159,16 @@ def assemble(
         machine = _machine(seen.get(key), series.get(key))
         mine = [named[name] for name in selecting(machine) if name in named]
         rows.append(_row(key, machine, seen.get(key), series.get(key), whole, hosts, mine, paused, proofs, now_utc))
-    return Fleet(whole.hosts, tuple(sorted(rows, key=_by_name)))
+    return Fleet(whole.hosts, tuple(sorted(rows, key=_by_name)), _jobs(whole))
+
+
+def _jobs(whole: Whole) -> Mapping[RunKind, LastRun]:
+    jobs: dict[RunKind, LastRun] = {}
+    for key, run in whole.runs.items():
+        kind = next((kind for kind in _OF_ALL if key.startswith(f"{kind}:")), None)
+        if kind is not None and (kind not in jobs or jobs[kind].started_utc < run.started_utc):
+            jobs[kind] = run
+    return jobs
 
 
 def _row(
@@ -247,6 +257,7 @@ class Assigned:
         return selecting
 
 
+_OF_ALL: Final = (RunKind.VERIFY, RunKind.COLLECT, RunKind.COPY)
 _REMEMBERED: Final = 100_000
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 

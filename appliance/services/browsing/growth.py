@@ -18,6 +18,8 @@ from typing import Final
 from appliance.proofs import RepositorySize
 
 DAYS: Final = 30  # that the forecast looks back
+STORED_DAYS: Final = 14
+_STORED_LEAST: Final = 7  # of these days the newest tell: retention may have taken points of the others already
 _DAYS_LEAST: Final = 7  # between the first and the last size
 _FAR_DAYS: Final = 3650  # beyond, it is no forecast
 
@@ -79,7 +81,8 @@ def _slope(sizes: Sequence[RepositorySize]) -> int | None:
 
 
 def _mean(stored: Sequence[int]) -> int | None:
-    """Of the days since the first point; the first of them, with its full reads, tells nothing of the others."""
+    """Of the newest days since the first point; the first of them, with its full reads, tells nothing of the others."""
+    stored = stored[-_STORED_LEAST - 1 :]
     first = next((number for number, count in enumerate(stored) if count), None)
     if first is None:
         return None

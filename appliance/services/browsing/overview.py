@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from appliance.catalog.browsing import HostRow
-from appliance.models import CleanupRecord, OwedThaw, RecoveryRecord, RunRecord, RunState
+from appliance.catalog.browsing import HostRow, LastRun
+from appliance.models import CleanupRecord, OwedThaw, RecoveryRecord, RunKind, RunRecord, RunState
 from appliance.services.backup.watching import HowFar
 from appliance.services.browsing.fleet import Fleet, MachineRow, Standing
 from appliance.services.browsing.growth import Growth
@@ -78,13 +78,15 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`standings`: how many machines there are of each. `failing`: whose last run failed, and nobody has dismissed."""
+    """`standings`: how many machines there are of each. `failing`: whose last backup failed, and nobody has dismissed;
+    `jobs`: the newest run of each kind of work that is of no machine."""
 
     now_utc: datetime
     standings: Mapping[Standing, int]
     unprotected: Some
     missed: Some
     failing: Some
+    jobs: Mapping[RunKind, LastRun]
     hosts: tuple[HostRow, ...]
     last_day: LastDay
     running: tuple[Under, ...]
@@ -113,7 +115,8 @@ class Overview:
             (sum(rec.error is not None for rec in self.recoveries), "{0} recovery needs an eye",
              "{0} recoveries need an eye"),
             (self.missed.count, "{0} machine has missed its RPO", "{0} machines have missed their RPO"),
-            (self.failing.count, "the last run of {0} machine failed", "the last runs of {0} machines failed"),
+            (self.failing.count, "the last backup of {0} machine failed", "the last backups of {0} machines failed"),
+            *((int(run.failed), f"the last run of kind {kind} failed", "") for kind, run in self.jobs.items()),
             (len(self.away), "{0} host does not answer", "{0} hosts do not answer"),
             (self.standings.get(Standing.UNPROTECTED, 0), "{0} machine is not protected",
              "{0} machines are not protected"),

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Final
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
-from appliance.catalog.browsing import PointFilter, RunFilter
+from appliance.catalog.browsing import PointFilter, RunFilter, histories
 from appliance.catalog.errors import RecordMissing
 from appliance.inventory import KnownMachine
 from appliance.models import PointRecord, RunRecord, RunState
@@ -22,7 +23,7 @@ from appliance.services.backup.watching import how_far
 from appliance.services.browsing import overview as views
 from appliance.services.browsing import searching, timeline
 from appliance.services.browsing.fleet import Assigned, Fleet, MachineFilter, MachineRow, Sort, assemble
-from appliance.services.browsing.growth import DAYS, Growth, growth
+from appliance.services.browsing.growth import DAYS, STORED_DAYS, Growth, growth
 from appliance.services.browsing.overview import Debts, LastDay, Overview, Under
 from appliance.services.browsing.searching import Found
 from appliance.services.browsing.timeline import Day, TimePoint
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from appliance.proofs import Proof
 
 MaySee = Callable[[Machine], bool]
+P = ParamSpec("P")
+R = TypeVar("R")
 _ANY_MACHINE: Final = MachineFilter()
 _ANY_POINT: Final = PointFilter()
 _ANY_RUN: Final = RunFilter()
@@ -56,26 +59,39 @@ class MachinePage:
     proofs: tuple[Proof, ...]
 
 
+def _at_once(method: Callable[Concatenate[BrowsingService, P], R]) -> Callable[Concatenate[BrowsingService, P], R]:
+    """With one connection to the catalog for all that it reads."""
+
+    @wraps(method)
+    def reading(self: BrowsingService, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.appliance.catalog.database.reading():
+            return method(self, *args, **kwargs)
+
+    return reading
+
+
 class BrowsingService:
     """Borrows the appliance. Worth keeping: it remembers which policies select what."""
 
     def __init__(self, appliance: Appliance) -> None:
-        self._appliance = appliance
+        self.appliance = appliance
         self._assigned = Assigned()
 
+    @_at_once
     def fleet(self, may_see: MaySee | None = None) -> Fleet:
-        catalog = self._appliance.catalog
-        policies = PolicyService(self._appliance).list().readable
+        catalog = self.appliance.catalog
+        policies = PolicyService(self.appliance).list().readable
         found = assemble(
             catalog.browsing.whole(),
             [each.state for each in policies],
             self._assigned.among(each.policy for each in policies),
             frozenset(pause.machine for pause in catalog.policies.pauses()),
             {proof.series: proof for proof in catalog.proofs.last()},
-            self._appliance.clock.now_utc(),
+            self.appliance.clock.now_utc(),
         )
         return found if may_see is None else found.seen_by(may_see)
 
+    @_at_once
     def machines(
         self,
         wanted: MachineFilter = _ANY_MACHINE,
@@ -89,11 +105,12 @@ class BrowsingService:
         """PageRefused."""
         return self.fleet(may_see).page(wanted, sort, falling=falling, after=after, limit=limit)
 
+    @_at_once
     def machine(self, key: str, *, may_see: MaySee | None = None) -> MachinePage:
         """By what tells it from all others: "vm:UUID" or "image:NAME". RecordMissing, also of one that must not be
         seen."""
         row = self._row(key, may_see)
-        catalog, machine = self._appliance.catalog, row.machine
+        catalog, machine = self.appliance.catalog, row.machine
         of_host = machine.kind is Kind.VM
         points, stored = (0, 0) if row.series is None else catalog.browsing.series_totals(row.series)
         return MachinePage(
@@ -105,6 +122,7 @@ class BrowsingService:
             proofs=() if row.series is None else catalog.proofs.of_series(row.series, _PROOFS),
         )
 
+    @_at_once
     def time_line(
         self, key: str, since_utc: datetime, until_utc: datetime, *, zone: tzinfo = UTC, may_see: MaySee | None = None
     ) -> tuple[Day, ...]:
@@ -113,7 +131,7 @@ class BrowsingService:
         row = self._row(key, may_see)
         if row.series is None:
             return ()
-        catalog, wanted = self._appliance.catalog, PointFilter(row.series, since_utc=since_utc, until_utc=until_utc)
+        catalog, wanted = self.appliance.catalog, PointFilter(row.series, since_utc=since_utc, until_utc=until_utc)
         points: list[PointRecord] = []
         after = None
         while len(points) < _TIME_LINE_MOST:
@@ -124,6 +142,7 @@ class BrowsingService:
                 break
         return timeline.by_day(timeline.with_checks(points, catalog.proofs.verifications()), zone)
 
+    @_at_once
     def points(
         self,
         wanted: PointFilter = _ANY_POINT,
@@ -134,7 +153,7 @@ class BrowsingService:
         may_see: MaySee | None = None,
     ) -> Page[TimePoint]:
         """PageRefused."""
-        catalog = self._appliance.catalog
+        catalog = self.appliance.catalog
         if may_see is not None:
             visible = self.fleet(may_see).serieses
             wanted = replace(wanted, serieses=visible if wanted.serieses is None else visible & wanted.serieses)
@@ -142,6 +161,7 @@ class BrowsingService:
         checks = timeline.with_checks(page.items, catalog.proofs.verifications())
         return Page(checks, page.next, page.total)
 
+    @_at_once
     def runs(
         self,
         wanted: RunFilter = _ANY_RUN,
@@ -155,8 +175,9 @@ class BrowsingService:
         if may_see is not None:
             visible = self.fleet(may_see).keys
             wanted = replace(wanted, machines=visible if wanted.machines is None else visible & wanted.machines)
-        return self._appliance.catalog.browsing.runs(wanted, after=after, limit=limit, oldest_first=oldest_first)
+        return self.appliance.catalog.browsing.runs(wanted, after=after, limit=limit, oldest_first=oldest_first)
 
+    @_at_once
     def search(self, text: str, *, may_see: MaySee | None = None) -> Found:
         """Machines, hosts and policies by a part of their names; points and runs by the beginning of their ids, from
         four digits on. Policies are told to those alone who may see all."""
@@ -169,7 +190,7 @@ class BrowsingService:
         host_names = searching.named(hosts, text)
         policies: list[str] = []
         if may_see is None:
-            policies += searching.named((each.name for each in self._appliance.catalog.policies.list()), text)
+            policies += searching.named((each.name for each in self.appliance.catalog.policies.list()), text)
         points, runs = self._by_id(text, None if may_see is None else fleet)
         shown = searching.SHOWN
         return Found(
@@ -181,16 +202,18 @@ class BrowsingService:
             more=any(len(some) > shown for some in (machines, host_names, policies, points, runs)),
         )
 
+    @_at_once
     def growth(self) -> Growth:
         """Of the repository."""
-        catalog, now = self._appliance.catalog, self._appliance.clock.now_utc()
+        catalog, now = self.appliance.catalog, self.appliance.clock.now_utc()
         record = catalog.repository()
         since = (now - timedelta(days=DAYS)).date()
         sizes = () if record is None else catalog.proofs.sizes(record.id, since)
-        return growth(sizes, catalog.browsing.stored_by_day(now, DAYS))
+        return growth(sizes, catalog.browsing.stored_by_day(now, STORED_DAYS))
 
+    @_at_once
     def overview(self, *, may_see: MaySee | None = None) -> Overview:
-        catalog, now = self._appliance.catalog, self._appliance.clock.now_utc()
+        catalog, now = self.appliance.catalog, self.appliance.clock.now_utc()
         fleet = self.fleet(may_see)
         machines = None if may_see is None else fleet.keys
         since = now - _DAY
@@ -202,6 +225,7 @@ class BrowsingService:
             unprotected=views.unprotected(fleet),
             missed=views.missed(fleet),
             failing=views.failing(fleet),
+            jobs=fleet.jobs,
             hosts=fleet.hosts,
             last_day=LastDay(
                 since,
@@ -212,7 +236,7 @@ class BrowsingService:
                 self._under_way(run) for run in catalog.browsing.runs(running, after=None, limit=_RUNNING_MOST).items
             ),
             queued=sum(row.busy is RunState.QUEUED for row in fleet.rows),
-            workers=self._appliance.alive(WORKERS),
+            workers=self.appliance.alive(WORKERS),
             recoveries=tuple(
                 record
                 for record in catalog.recoveries.list(ended=False, everyones=True)
@@ -233,29 +257,30 @@ class BrowsingService:
         prefix, most = searching.as_id(text), searching.SHOWN + 1
         if prefix is None:
             return [], []
-        browsing = self._appliance.catalog.browsing
+        browsing = self.appliance.catalog.browsing
         points, runs = browsing.points_beginning(prefix, most), browsing.runs_beginning(prefix, most)
         if visible is None:
             return list(points), list(runs)
+        told = histories(visible.keys)
         return (
             [point for point in points if point.series in visible.serieses],
-            [run for run in runs if run.machine in visible.keys],
+            [run for run in runs if run.machine in told],
         )
 
     def _under_way(self, run: RunRecord) -> Under:
-        if run.appliance != self._appliance.catalog.me:
+        if run.appliance != self.appliance.catalog.me:
             return Under(run, None, None)
-        alive = self._appliance.alive(f"run-{run.id}")
-        return Under(run, alive, how_far(self._appliance.settings, run.id) if alive else None)
+        alive = self.appliance.alive(f"run-{run.id}")
+        return Under(run, alive, how_far(self.appliance.settings, run.id) if alive else None)
 
     def _debts(self, may_see: MaySee | None) -> Debts:
-        catalog = self._appliance.catalog
+        catalog = self.appliance.catalog
         cleanups = [
             record
             for record in catalog.cleanups.list(everyones=True)
             if _told(may_see, record.machine_uuid, record.machine_name, record.host)
         ]
-        dead = {record.owner for record in cleanups if not self._appliance.alive(record.owner)}
+        dead = {record.owner for record in cleanups if not self.appliance.alive(record.owner)}
         return Debts(
             tuple(
                 debt

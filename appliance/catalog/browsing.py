@@ -216,8 +216,15 @@ class Browsing:
             found = {number: int(total) for number, total in connection.execute(union_all(*sums))}
         return tuple(found[number] for number in range(days))
 
+    def totals(self) -> tuple[int, int]:
+        """How many points there are, and how much they stored when they were made."""
+        query = select(func.count(), func.coalesce(func.sum(_points.c.stored_bytes), 0)).select_from(_points)
+        with self._database.read() as connection:
+            count, stored = connection.execute(query).one()
+        return int(count), int(stored)
+
     def series_totals(self, series: str) -> tuple[int, int]:
-        """How many points it has, and how much they stored when they were made."""
+        """As `totals`, of one series."""
         query = select(func.count(), func.coalesce(func.sum(_points.c.stored_bytes), 0)).where(
             _points.c.series == series
         )

@@ -255,6 +255,7 @@ class LimitSettings:
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
     workers: Annotated[int, _count(0, 64)] = 2  # runs at a time that `strongroom serve` takes from the queue; 0: none
+    restores: Annotated[int, _count(0, 64)] = 8  # at a time for which no worker is waited; more wait for a worker
     attempts: Annotated[int, _count(1, 100)] = 5  # at a run, as long as what went wrong may pass
     retry_s: Annotated[float, _seconds(0.1, 86_400)] = 60.0  # before the second attempt; then twice as long each time
     end_s: Annotated[float, _seconds(0, 3600)] = 30.0  # what runs under way are given when `strongroom serve` ends

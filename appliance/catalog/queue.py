@@ -22,7 +22,7 @@ from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordMissing, RunEnded
 from appliance.catalog.once import Once
 from appliance.catalog.runs import row_of
-from appliance.models import RunKind, RunRecord, RunState
+from appliance.models import RunArguments, RunKind, RunRecord, RunState
 
 _runs = tables.runs
 _FAR = timedelta(days=2)  # no run is put off for so long: the clock was wrong when it was
@@ -41,10 +41,9 @@ class Queue:
 
     def put(self, run: RunRecord, key: Once | None = None) -> RunRecord:
         """Add it, unless one of the same kind and machine or image waits already (restores apart): returns the one that
-        waits now. That one then goes by what was asked last: it waits no longer to be tried again, limit and arguments
-        are these, and if everything is to be read, that holds for it as well. With a `key`, it is the run that was
-        queued under it, if there is one already. RecordMissing: the run is for an appliance that is not there, or not
-        any more. KeyUsedOtherwise."""
+        waits now. That one then does for all who asked: it waits no longer to be tried again, goes by this limit, and
+        leaves out nothing that was asked for. With a `key`, it is the run that was queued under it, if there is
+        one already. RecordMissing: the run is for an appliance that is not there, or not any more. KeyUsedOtherwise."""
         run = rows.owned(run, self._me)
         with self._database.write() as connection:
             if key is not None and (before := _of_key(connection, key)) is not None:
@@ -63,7 +62,7 @@ class Queue:
             waiting = rows.decode(RunRecord, row)
             asked = replace(
                 waiting, full_read=waiting.full_read or run.full_read, limit_bytes_s=run.limit_bytes_s,
-                arguments=run.arguments, not_before_utc=None,
+                arguments=_for_all(waiting.arguments, run.arguments), not_before_utc=None,
             )  # fmt: skip
             if asked != waiting:
                 _save(connection, asked)
@@ -151,6 +150,17 @@ class Queue:
                 _save(connection, run)
             return run
 
+    def give_up(self, appliance: str, words: str, now_utc: datetime) -> None:
+        """Fail what waits of an appliance that is gone, and was to go to a file or home of its machine: what is at the
+        same path elsewhere is not what was meant, and would be overwritten."""
+        there = and_(
+            _runs.c.state == RunState.QUEUED.value, _runs.c.appliance == appliance, _runs.c.host.is_(None),
+            _runs.c.kind.in_([RunKind.RESTORE.value, RunKind.COPY.value]),
+        )  # fmt: skip
+        ended = {"state": RunState.FAILED.value, "ended_utc": now_utc, "error": words, "not_before_utc": None}
+        with self._database.write() as connection:
+            connection.execute(update(_runs).where(there).values(ended))
+
     def hurry(self, id: str) -> RunRecord:
         """One that waits to be tried again waits no longer. Returns the run as it is now."""
         with self._database.write() as connection:
@@ -211,6 +221,19 @@ def _same(run: RunRecord) -> ColumnElement[bool]:
             known = and_(_runs.c.uuid == run.uuid, _runs.c.kind == run.kind.value)
             same = or_(known, and_(_runs.c.uuid.is_(None), same))
     return and_(_runs.c.machine_kind == run.machine_kind, same)
+
+
+def _for_all(before: RunArguments | None, asked: RunArguments | None) -> RunArguments | None:
+    """What one run is to do for who asked before and who asks now: the more of it."""
+    if before is None or asked is None:
+        return asked
+    names = (*before.names, *asked.names) if before.names and asked.names else ()  # none: all
+    if before.read_data != asked.read_data:
+        return before if before.read_data else asked
+    days = None if before.every_days is None or asked.every_days is None else min(before.every_days, asked.every_days)
+    return replace(
+        asked, names=tuple(dict.fromkeys(names)), every_days=days, hashes_only=before.hashes_only and asked.hashes_only
+    )
 
 
 def _cancelled(run: RunRecord, now_utc: datetime) -> RunRecord:

@@ -100,6 +100,11 @@ class FleetService:
         member = self.find(wanted)
         hosts = self._appliance.catalog.hosts
         before = {host.name for host in hosts.list()}
+        self._appliance.catalog.queue.give_up(
+            member.record.id,
+            f"it was to go to a place on {self.name(member.record.id)}, which is gone for good: ask for it again",
+            self._appliance.clock.now_utc(),
+        )
         self._appliance.catalog.appliances.take_over(member.record.id)
         if self._appliance.catalog.database.is_shared:
             self._forget_messages(member.record.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -314,3 +315,46 @@ def test_each_kind_of_work_has_a_history_of_its_own(catalog: Catalog) -> None:
     assert {(run.kind, run.state) for run in catalog.runs.last()} == {
         (RunKind.BACKUP, RunState.SUCCEEDED), (RunKind.RESTORE, RunState.FAILED), (RunKind.VERIFY, RunState.FAILED),
     }  # fmt: skip
+
+
+def test_one_that_waits_does_for_all_who_asked(catalog: Catalog) -> None:
+    def joined(*asked: RunRecord) -> RunArguments | None:
+        ids = {catalog.queue.put(run).id for run in asked}
+        assert len(ids) == 1
+        arguments = catalog.runs.get(ids.pop()).arguments
+        catalog.queue.cancel(catalog.queue.waiting()[0].id, NOW)
+        return arguments
+
+    def copy(*names: str) -> RunRecord:
+        return replace(whole(RunKind.COPY, "/b"), arguments=RunArguments(home="/b", names=names))
+
+    def verify(read_data: bool = True, **how: Any) -> RunRecord:
+        return replace(whole(RunKind.VERIFY), arguments=RunArguments(read_data=read_data, **how))
+
+    assert joined(copy("a", "b"), copy("b", "c")) == RunArguments(home="/b", names=("a", "b", "c"))
+    assert joined(copy("a"), copy()) == joined(copy(), copy("a")) == RunArguments(home="/b")
+    deep, quick = RunArguments(read_data=True), RunArguments()
+    assert joined(verify(), verify(False)) == joined(verify(False), verify()) == deep
+    assert joined(verify(every_days=30), verify(False)) == RunArguments(read_data=True, every_days=30)
+    assert joined(verify(every_days=30), verify(every_days=7)) == RunArguments(read_data=True, every_days=7)
+    assert joined(verify(every_days=30, hashes_only=True), verify()) == deep
+    assert joined(verify(False), verify(False)) == quick
+
+
+def test_what_was_to_go_to_a_place_of_a_machine_that_is_gone_goes_nowhere(catalog: Catalog, other: Catalog) -> None:
+    """A file or block device of the same path is another one here, and would be overwritten."""
+    other.appliances.join(ApplianceRecord(OTHER, NOW, "hv2", "/home", "p", NOW), "file")
+    disk = replace(restore(), host=None, arguments=RunArguments("p", disk="vda", target="/dev/vdb", force=True))
+    to_file, to_home, to_host, backup = (
+        other.queue.put(run).id for run in (disk, whole(RunKind.COPY, "/b", home="/b"), restore(), image())
+    )
+    running = other.queue.claim(other.queue.put(replace(disk, id=new_id())).id, NOW)
+    assert running is not None
+    mine = catalog.queue.put(replace(disk, id=new_id())).id
+    catalog.queue.give_up(OTHER, "it is gone", LATER)
+    catalog.appliances.take_over(OTHER)
+    for id in (to_file, to_home):
+        given_up = catalog.runs.get(id)
+        assert (given_up.state, given_up.error, given_up.ended_utc) == (RunState.FAILED, "it is gone", LATER)
+    assert {run.id for run in catalog.queue.due(LATER)} == {to_host, backup, mine}
+    assert catalog.runs.get(running.id).state is RunState.RUNNING, "that one is settled as one whose process died"

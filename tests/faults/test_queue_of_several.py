@@ -69,6 +69,9 @@ def test_each_takes_its_own_runs_and_those_of_one_that_is_gone(
     theirs = json.loads(first.command("backup", "web-1", "--host", "rack2", "--queue", "--json").stdout)
     assert theirs["appliance"] == second.appliance.id
     left = second.put("left-behind")
+    target = second.folder / "restored.raw"
+    words = ["restore", second.folder.name, "--point", "latest", "--to", str(target), "--format", "raw"]
+    nowhere = json.loads(second.command(*words, "--queue", "--json").stdout)["id"]
     server.stop()
     said = len(first.said_by_serve())
     with first.serving(workers="1"):
@@ -81,7 +84,9 @@ def test_each_takes_its_own_runs_and_those_of_one_that_is_gone(
         (second.folder / "left-behind.raw").symlink_to(first.folder / "left-behind.raw")
         first.content["left-behind"] = second.content["left-behind"]
         taken = first.command("appliance", "take-over", second.appliance.id, "--yes", "--json")
-        assert json.loads(taken.stdout)["taken"]["runs"] == 2
+        assert json.loads(taken.stdout)["taken"]["runs"] == 3
+        assert "which is gone for good" in (first.run(nowhere).error or "")
+        assert not target.exists()
         assert first.assert_made(left).appliance == first.appliance.id
         away = first.wait(theirs["id"], RunState.FAILED)
         assert "rack2" in (away.error or "")

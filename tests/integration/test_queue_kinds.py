@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from appliance.home import NoHome
 from appliance.models import RunArguments, RunKind, RunState
 from appliance.services import repositories
 from appliance.services.points import DiskNotOnPoint
-from appliance.services.queue.service import QueueService
+from appliance.services.queue.service import NotRepeatable, QueueService
 from appliance.services.restore.errors import NotAMachine
 from appliance.settings import load
 from tests.integration.queueing import Queueing, queueing
@@ -56,6 +57,36 @@ def test_a_restore_waits_for_no_worker(site: Queueing) -> None:
     assert str(target) in shown
     assert run.result in shown
     site.assert_nothing_left()
+
+
+def test_more_restores_than_the_machine_can_bear_wait_for_a_worker(site: Queueing) -> None:
+    words = ["restore", "web", "--point", "latest", "--to", str(site.folder / "in-turn.raw"), "--format", "raw"]
+    with site.serving(workers="1", restores="0"):
+        busy = site.put("busier", held=True)
+        site.wait_held(busy)
+        verify = asked(site, "repository", "verify")
+        id = asked(site, *words)
+        site.until(lambda: site.run(id).state is RunState.QUEUED, lambda: "there is no room for it")
+        assert not (site.folder / "in-turn.raw").exists()
+        site.release("busier")
+        site.assert_made(busy)
+        restored, verified = site.wait(id, RunState.SUCCEEDED), site.wait(verify, RunState.SUCCEEDED)
+    assert restored.ended_utc is not None
+    assert restored.started_utc >= site.run(busy).started_utc
+    assert verified.started_utc >= restored.ended_utc, "a person waits for the one, and nobody for the other"
+
+
+def test_a_restore_to_a_place_on_a_machine_that_is_gone_is_not_repeated(site: Queueing) -> None:
+    target = site.folder / "there.raw"
+    service = QueueService(site.appliance)
+    run = service.ask_restore_disk("web", "latest", None, target, "raw", force=True).run
+    service.cancel(run.id)
+    gone = replace(site.run(run.id), appliance="b" * 32)
+    site.appliance.catalog.runs.save(gone)
+    with pytest.raises(NotRepeatable, match="of an appliance that is gone"):
+        service.again(run.id)
+    site.appliance.catalog.runs.save(replace(gone, appliance=site.appliance.catalog.me))
+    service.cancel(service.again(run.id).run.id)
 
 
 def test_a_restore_that_fails_is_not_tried_again_by_itself(site: Queueing) -> None:

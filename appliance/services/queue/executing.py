@@ -83,15 +83,15 @@ def _restore(appliance: Appliance, run: RunRecord, asked: RunArguments, progress
     from appliance.services.restore import RestoreService
 
     service = RestoreService(appliance)
-    point = asked.point or ""
+    point, name = asked.point or "", run.uuid or run.name  # it may have another name by now than on the point
     if asked.target is not None:
         image_format = asked.image_format or "qcow2"
         disk = service.disk(
-            run.name, point, asked.disk, Path(asked.target), image_format, force=asked.force, progress=progress
+            name, point, asked.disk, Path(asked.target), image_format, force=asked.force, progress=progress
         )
         return _Done(f"{disk.disk} is restored to {disk.target}: {size(disk.size_bytes)}")
     machine = service.machine(
-        run.name, point, run.host or "", new_name=asked.new_name, force=asked.force, storage=asked.storage,
+        name, point, run.host or "", new_name=asked.new_name, force=asked.force, storage=asked.storage,
         progress=progress,
     )  # fmt: skip
     return _Done(f"{machine.name} is restored to {machine.host}; it is off", machine.notes)

@@ -219,6 +219,8 @@ class QueueService:
             return Asked(run, False, self._wake(run))
         if former.state is RunState.RUNNING:
             raise NotRepeatable(former, "it is running")
+        if former.kind in (RunKind.RESTORE, RunKind.COPY) and former.host is None and not self._is_there(former):
+            raise NotRepeatable(former, "it went to a place on the machine of an appliance that is gone")
         backup = former.kind is RunKind.BACKUP
         if backup and former.machine_kind == "image" and former.image_path is None:
             raise NotRepeatable(former, "it was begun at once, and where its image was is not known")
@@ -228,6 +230,10 @@ class QueueService:
             appliance=self._whose(former), kind=former.kind, arguments=former.arguments,
         )  # fmt: skip
         return self._put(run, key)
+
+    def _is_there(self, former: RunRecord) -> bool:
+        catalog = self._appliance.catalog
+        return former.appliance in {catalog.me, *(record.id for record in catalog.appliances.list())}
 
     def _whose(self, former: RunRecord) -> str:
         """Who can reach it now: whoever has the host, or had the image; this appliance, if that one is gone."""

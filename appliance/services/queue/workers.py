@@ -49,6 +49,7 @@ class Workers:
         self._in_hand: dict[str, subprocess.Popen[bytes] | None] = {}
         self._not_before_s: dict[str, float] = {}  # runs whose process ended without having claimed them
         self._sweep_now = threading.Event()
+        self._beside = 0  # restores under way for which no worker was waited
         self._told: frozenset[str] = frozenset()
         self._failed: Exception | None = None
 
@@ -109,8 +110,10 @@ class Workers:
             for run in due:
                 if not self._is_free(run.id):
                     continue
-                if run.kind is RunKind.RESTORE:  # a person waits for it: not until a worker has time
-                    threading.Thread(target=self._take, args=(run.id,), name=f"run-{run.id}", daemon=True).start()
+                if run.kind is RunKind.RESTORE and self._room_beside():
+                    threading.Thread(
+                        target=self._take_beside, args=(run.id,), name=f"run-{run.id}", daemon=True
+                    ).start()
                 elif run.id not in waits:
                     wakes.leave(run.id)
         except (CatalogError, QueueUnusable) as err:
@@ -139,21 +142,49 @@ class Workers:
             self._not_before_s.pop(id, None)
             return id not in self._in_hand
 
+    def _room_beside(self) -> bool:
+        """A person waits for a restore: not until a worker has time. But so many at a time as the machine can bear, as
+        after a disaster everything is restored at once."""
+        with self._lock:
+            if self._beside >= self._settings.restores:
+                return False
+            self._beside += 1
+            return True
+
+    def _take_beside(self, id: str) -> None:
+        try:
+            self._begin(id)
+        finally:
+            with self._lock:
+                self._beside -= 1
+
     def _take(self, id: str) -> None:
-        """Called in a worker's thread. A message for what is not due, in hand, or not ours is used up by this."""
-        if not self._is_free(id):
+        """Called in a worker's thread, for each message: what is first is begun, whichever run the message is of. One
+        for what is not due, in hand, or not ours is used up by this."""
+        try:
+            due = self._appliance.catalog.queue.due(self._appliance.clock.now_utc())
+        except CatalogError as err:
+            _log.warning("run %s: %s", id[:12], err)
             return
+        next((run for run in due if self._begin(run.id)), None)
+
+    def _begin(self, id: str) -> bool:
+        """False: it is not to be begun now, or somebody has it in hand."""
+        if not self._is_free(id):
+            return False
         with self._lock:
             if self._stop.is_set() or id in self._in_hand:
-                return
+                return False
             self._in_hand[id] = None
         try:
             run = self._due(id)
             if run is not None:
                 self._execute(run)
+            return run is not None
         except (StrongroomError, OSError) as err:
             _log.warning("run %s: %s", id[:12], err)
             self._put_off(id)
+            return True
         finally:
             with self._lock:
                 del self._in_hand[id]

@@ -37,6 +37,7 @@ __all__ = [
     "RepositoryRecord",
     "RunArguments",
     "RunDisk",
+    "RunDue",
     "RunKind",
     "RunRecord",
     "RunState",
@@ -220,6 +221,16 @@ class RunArguments:
 
 
 @dataclass(frozen=True, slots=True)
+class RunDue:
+    """Why a policy wanted a run: `due_utc` is the newest due time that the run answers, `cause` says whether it stands
+    for several ("catch-up") or for that one ("schedule")."""
+
+    policy: str
+    due_utc: datetime
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """A backup: one that was begun at once, or one from the queue, with what was asked and every attempt at it; or
     another kind of work, from the queue. Its process holds the lock `run/run-ID.lock` of the home while it lives."""
@@ -249,6 +260,8 @@ class RunRecord:
     kind: RunKind = RunKind.BACKUP
     arguments: RunArguments | None = None
     result: str | None = None  # a sentence, of one that is no backup
+    due: tuple[RunDue, ...] = ()  # the policies that wanted it; none: a person did
+    quiesce: bool = True  # file systems are frozen meanwhile, where a guest agent can
 
     @property
     def from_queue(self) -> bool:

@@ -35,6 +35,7 @@ from appliance.catalog.proofs import Proofs
 from appliance.catalog.queue import Queue
 from appliance.catalog.recoveries import Recoveries
 from appliance.catalog.runs import Cleanups, OwedThaws, Runs
+from appliance.catalog.scheduling import Scheduling
 from appliance.catalog.schema import upgrade
 from appliance.catalog.sessions import Attempts, Sessions, Tokens
 from appliance.catalog.users import Users
@@ -67,6 +68,7 @@ class Catalog:
         self.sessions = Sessions(database)
         self.tokens = Tokens(database)
         self.attempts = Attempts(database)
+        self.scheduling = Scheduling(database, me)
 
     @classmethod
     def open(cls, database: Database, lock_file: Path, me: str) -> Catalog:

@@ -72,7 +72,8 @@ class Appliances:
             _drop_doubles(connection, tables.owed_thaws, ("machine_uuid", "host"), id, self._me)
             for table in (tables.hosts, *_UNDER_WAY.values()):
                 connection.execute(update(table).where(_open(table, id)).values(appliance=self._me))
-            connection.execute(delete(tables.host_looks).where(tables.host_looks.c.appliance == id))
+            for table in (tables.host_looks, tables.schedulers):
+                connection.execute(delete(table).where(table.c.appliance == id))
             connection.execute(delete(tables.appliances).where(tables.appliances.c.id == id))
 
     def _known(self, id: str) -> ApplianceRecord | None:

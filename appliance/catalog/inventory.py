@@ -112,13 +112,7 @@ def known() -> Select[Any]:
         select(_looks.c.host, func.max(_looks.c.answered_utc).label("seen_utc")).group_by(_looks.c.host).subquery()
     )
     series = tables.machines
-    recoveries = tables.recoveries
-    recovered = (
-        select(recoveries.c.id)
-        .where(recoveries.c.machine_uuid == _machines.c.uuid, recoveries.c.host == _machines.c.host)
-        .where(recoveries.c.state.not_in(_ENDED))
-        .exists()
-    )
+    recovered = runs_out_of_repository()
     return (
         select(
             _machines, answered.c.seen_utc, series.c.series, series.c.last_point, series.c.last_point_utc,
@@ -128,6 +122,17 @@ def known() -> Select[Any]:
         .join(answered, answered.c.host == _machines.c.host, isouter=True)
         .join(series, and_(series.c.kind == "vm", series.c.uuid == _machines.c.uuid), isouter=True)
     )  # fmt: skip
+
+
+def runs_out_of_repository() -> ColumnElement[bool]:
+    """Whether a machine that was seen is an instant recovery under way."""
+    recoveries = tables.recoveries
+    return (
+        select(recoveries.c.id)
+        .where(recoveries.c.machine_uuid == _machines.c.uuid, recoveries.c.host == _machines.c.host)
+        .where(recoveries.c.state.not_in(_ENDED))
+        .exists()
+    )
 
 
 def known_of(row: Row[Any]) -> KnownMachine:

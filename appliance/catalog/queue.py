@@ -41,9 +41,10 @@ class Queue:
 
     def put(self, run: RunRecord, key: Once | None = None) -> RunRecord:
         """Add it, unless one of the same kind and machine or image waits already (restores apart): returns the one that
-        waits now. That one then does for all who asked: it waits no longer to be tried again, goes by this limit, and
-        leaves out nothing that was asked for. With a `key`, it is the run that was queued under it, if there is
-        one already. RecordMissing: the run is for an appliance that is not there, or not any more. KeyUsedOtherwise."""
+        waits now. That one then does for all who asked, policies and people: it waits no longer to be tried again, goes
+        by this limit and quiesces as this one, and leaves out nothing that was asked for. With a `key`, it is the run
+        that was queued under it, if there is one already. RecordMissing: the run is for an appliance that is not there,
+        or not any more. KeyUsedOtherwise."""
         run = rows.owned(run, self._me)
         with self._database.write() as connection:
             if key is not None and (before := _of_key(connection, key)) is not None:
@@ -62,7 +63,8 @@ class Queue:
             waiting = rows.decode(RunRecord, row)
             asked = replace(
                 waiting, full_read=waiting.full_read or run.full_read, limit_bytes_s=run.limit_bytes_s,
-                arguments=_for_all(waiting.arguments, run.arguments), not_before_utc=None,
+                quiesce=run.quiesce, arguments=_for_all(waiting.arguments, run.arguments), not_before_utc=None,
+                due=tuple({each.policy: each for each in (*waiting.due, *run.due)}.values()),
             )  # fmt: skip
             if asked != waiting:
                 _save(connection, asked)

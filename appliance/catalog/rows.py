@@ -1,8 +1,8 @@
 """Between frozen dataclasses and rows: one place that knows both.
 
 The rule: a dataclass's fields have the names of the table's columns. Enumerations become their values, tuples become
-JSON lists, dataclasses within tuples become JSON objects; what a row has beyond the dataclass is ignored, what it lacks
-takes the default.
+JSON lists, dataclasses within tuples become JSON objects with moments as text; what a row has beyond the dataclass is
+ignored, what it lacks takes the default.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Hashable
 from dataclasses import MISSING, fields, is_dataclass, replace
+from datetime import datetime
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 from sqlalchemy import ColumnElement, Connection, Row, Table, and_, false, insert, select, update
 
 from appliance.catalog.errors import RecordMissing
+from appliance.clock import format_utc, parse_utc
 
 _HEX = frozenset("0123456789abcdef")
 _AFTER_HEX = "g"
@@ -74,10 +76,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_within(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return encode(value)
+        return _within(value)
     return value
+
+
+def _within(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, datetime):
+        return format_utc(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _within(getattr(value, item.name)) for item in fields(value)}
+    return _plain(value)
 
 
 @cache
@@ -98,9 +109,12 @@ def _typed(hint: Any) -> Callable[[Any], Any] | None:
         return None if there is None else lambda value: None if value is None else there(value)
     if origin is tuple:
         item = _typed(get_args(hint)[0])
-        return tuple if item is None else lambda value: tuple(item(one) for one in value)
+        # Nothing: written by a program that did not know the column.
+        return (lambda value: tuple(value or ())) if item is None else lambda value: tuple(map(item, value or ()))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
+    if hint is datetime:
+        return lambda value: parse_utc(value) if isinstance(value, str) else value
     if is_dataclass(hint) and isinstance(hint, type):
         return lambda value: decode(hint, value)
     return None

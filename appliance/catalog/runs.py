@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select, update
+from sqlalchemy import CTE, ColumnElement, Select, delete, func, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
@@ -25,17 +25,26 @@ def row_of(run: RunRecord) -> dict[str, Any]:
 
 
 def newest_of_each(*columns: Any) -> Select[Any]:
-    """Of each machine the newest run that tells how it fares. From one machine to the next, by the index: 1,000 looks
-    into it for 1,000 machines, however many runs there are."""
-    first = select(func.min(_runs.c.machine).label("machine"))
-    machines = first.cte("machines", recursive=True)
-    following = select(func.min(_runs.c.machine)).where(_runs.c.machine > machines.c.machine).scalar_subquery()
-    machines = machines.union_all(select(following).where(machines.c.machine.is_not(None)))
+    """Of each machine the newest run that tells how it fares."""
+    machines = every_machine()
     runs = _runs.alias()
     telling = runs.c.state.in_(sorted(state.value for state in TELLING))
     newest = select(runs.c.id).where(runs.c.machine == machines.c.machine, telling)
     newest = newest.order_by(runs.c.started_utc.desc(), runs.c.id.desc()).limit(1)
     return select(*columns).select_from(machines).join(_runs, _runs.c.id == newest.scalar_subquery())
+
+
+def every_machine(first: str = "", before: str | None = None) -> CTE:
+    """The keys of all machines that have runs, from one up to before another, and one None: from one to the next by
+    the index, so as many looks into it as there are machines, however many runs there are."""
+
+    def smallest(where: ColumnElement[bool]) -> Select[tuple[str]]:
+        query = select(func.min(_runs.c.machine).label("machine")).where(where)
+        return query if before is None else query.where(_runs.c.machine < before)
+
+    machines = smallest(_runs.c.machine >= first).cte("with_runs", recursive=True)
+    following = smallest(_runs.c.machine > machines.c.machine).scalar_subquery()
+    return machines.union_all(select(following).where(machines.c.machine.is_not(None)))
 
 
 class Runs:

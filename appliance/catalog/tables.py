@@ -29,6 +29,7 @@ from sqlalchemy import (
     TypeDecorator,
     false,
     text,
+    true,
 )
 
 ID_CHARACTERS = 32
@@ -200,6 +201,8 @@ runs = Table(
     Column("kind", String(16), nullable=False, server_default="backup"),
     Column("arguments", JSON(none_as_null=True), nullable=True),
     Column("result", Text, nullable=True),
+    Column("due", JSON, nullable=True),
+    Column("quiesce", Boolean(create_constraint=False), nullable=False, server_default=true()),
     # Each in the order of a list, so that a page of it, and the last run of a machine, is a look into an index.
     Column("machine", Text, nullable=False, server_default=text("''")),
     Index("ix_runs_started_utc", "started_utc", "id"),
@@ -496,4 +499,12 @@ known_addresses = Table(
     Column("user", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
     Column("address", String(64), primary_key=True),
     Column("last_utc", Moment, nullable=False),
+)
+
+schedulers = Table(
+    "schedulers",
+    metadata,
+    Column("appliance", String(ID_CHARACTERS), primary_key=True),
+    Column("since_utc", Moment, nullable=False),
+    Column("looked_utc", Moment, nullable=False),
 )

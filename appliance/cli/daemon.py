@@ -29,6 +29,9 @@ def serve(session: Session, no_web: bool) -> None:
 
     Every minute (inventory.refresh_s) the hosts are asked which machines they have: 'vm list --known' shows it.
 
+    What policies want is asked of the queue when it is due ('policy due' shows how that stands), unless queue.workers
+    is 0.
+
     Runs of the queue go two at a time (queue.workers). When it is told to end, no more are begun; those under way are
     given half a minute (queue.end_s), then they are ended in order, and go back to the queue. A second signal ends them
     at once.
@@ -105,7 +108,7 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
 
     supervising = begin("supervisor", lambda: supervisor.run(over))
     if for_ever:
-        _begin_beside(session, begin, over)
+        _begin_beside(session, begin, stop, over)
     taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
     showing = begin("console", lambda: console.keep(stop, warn)) if web and console.wanted else None
     if showing is not None:
@@ -144,12 +147,22 @@ def _workers(session: Session) -> int:
     return session.appliance.settings.queue.workers
 
 
-def _begin_beside(session: Session, begin: Callable[[str, Callable[[], None]], object], over: threading.Event) -> None:
-    """What goes on until the end, whatever comes of runs."""
+def _begin_beside(
+    session: Session, begin: Callable[[str, Callable[[], None]], object], stop: threading.Event, over: threading.Event
+) -> None:
+    """What goes on until the end, whatever comes of runs; nobody asks for more of those once it has begun to end."""
     begin("inventory", lambda: _look(session, over))
     begin("sizes", lambda: _measure(session, over))
     if session.appliance.settings.notices.targets:
         begin("notices", lambda: _tell_people(session, over))
+    if _workers(session):
+        begin("scheduler", lambda: _schedule(session, stop))
+
+
+def _schedule(session: Session, stop: threading.Event) -> None:
+    from appliance.services.scheduling import Scheduler
+
+    Scheduler(session.appliance).run(stop)
 
 
 def _look(session: Session, stop: threading.Event) -> None:

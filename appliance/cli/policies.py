@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from appliance.policy.policies import Policy
     from appliance.policy.previews import Chosen, Preview
+    from appliance.policy.selectors import Machine
     from appliance.policy.windows import Window
     from appliance.services.policies import KnownPolicy, PolicyService
     from appliance.services.policies.service import Losing
+    from appliance.services.scheduling import Standing
 
 _dry_run = click.option("--dry-run", is_flag=True, help="Only tell what it would do.")
 _version = click.option(
@@ -26,6 +28,7 @@ _version = click.option(
 )
 _machine = click.option("--vm", "machine", metavar="VM", help="A machine, by name or UUID, or image:NAME.")
 _host = click.option("--host", metavar="HOST", help="The machine's host, if several have one of that name.")
+_SHOWN = 20
 _WEEK = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -304,6 +307,30 @@ def _one(policy_name: str | None, machine: str | None) -> None:
         raise click.UsageError("Give the name of a policy, or a machine with --vm.")
 
 
+@policy.command()
+@json_option
+@pass_session
+def due(session: Session, as_json: bool) -> None:
+    """Tell which machines are due and wait for what, and which missed their RPO: of those that this appliance backs up.
+
+    Ends with exit code 3 when an RPO is missed, or nobody looks.
+
+    \b
+    Example:
+      strongroom policy due
+    """
+    from appliance.services.scheduling import SchedulingService
+
+    found = SchedulingService(session.appliance).standing()
+    if as_json:
+        emit_json(standing_json(found))
+    else:
+        _show_standing(found)
+    for concern in standing_concerns(found):
+        warn(concern)
+    exit_with(EXIT_PARTLY if standing_concerns(found) else 0)
+
+
 @policy.command("export")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @pass_session
@@ -358,6 +385,72 @@ def import_policies(session: Session, file: IO[bytes], replace: bool, dry_run: b
 # How they look
 
 
+def standing_concerns(found: Standing) -> list[str]:
+    """What needs an eye, as sentences; of many that missed their RPO, some."""
+    concerns = list(found.problems)
+    if found.unserved:
+        concerns.append(f"policies select {found.selected} machines, and nobody looks when: 'strongroom serve' does")
+    for each in found.missed[:_SHOWN]:
+        point = f"its newest restore point is of {moment(each.since_utc)}" if each.has_point else "it has none"
+        paused = "; it is paused" if each.paused else ""
+        concerns.append(f"{each.machine.name} misses its RPO of {_span(each.rpo)} ({each.policy}): {point}{paused}")
+    if len(found.missed) > _SHOWN:
+        concerns.append(f"{len(found.missed) - _SHOWN} more machines miss their RPO: 'strongroom policy due --json'")
+    return concerns
+
+
+def standing_json(found: Standing) -> dict[str, object]:
+    """The form that scripts rely on."""
+    return {
+        "scheduler": {"alive": found.alive, "looked_utc": found.looked_utc, "next_utc": found.look.next_utc},
+        "selected": found.selected,
+        "begins_now": [
+            {
+                **_machine_json(each.machine),
+                "due": [{"policy": d.policy, "due_utc": d.due_utc, "cause": d.cause.value} for d in each.due],
+            }
+            for each in found.look.requests
+        ],
+        "waiting": [
+            {
+                **_machine_json(each.machine), "policies": list(each.policies), "why": each.why.name.lower(),
+                "until_utc": each.until_utc,
+            }
+            for each in found.look.waiting
+        ],
+        "missed": [
+            {
+                **_machine_json(each.machine), "policy": each.policy, "rpo_minutes": each.rpo // timedelta(minutes=1),
+                "since_utc": each.since_utc, "has_point": each.has_point, "paused": each.paused,
+            }
+            for each in found.missed
+        ],
+        "problems": list(found.problems),
+    }  # fmt: skip
+
+
+def _show_standing(found: Standing) -> None:
+    facts(
+        [
+            ("scheduler", "alive" if found.alive else "none"),
+            ("looked", moment(found.looked_utc)),
+            ("looks again", moment(found.look.next_utc)),
+            ("machines", f"{found.selected} selected, {len(found.missed)} missed their RPO"),
+        ]
+    )
+    now = [(e.machine, ", ".join(each.policy for each in e.due), "it begins now", None) for e in found.look.requests]
+    waits = [(each.machine, ", ".join(each.policies), each.why.value, each.until_utc) for each in found.look.waiting]
+    if now or waits:
+        say()
+    table(
+        ["due", "host", "policies", "why it waits", "until"],
+        [
+            (machine.name, machine.host, policies, why, None if until is None else moment(until))
+            for machine, policies, why, until in (*now, *waits)
+        ],
+    )
+
+
 def policy_json(known: KnownPolicy) -> dict[str, object]:
     """The form that scripts rely on; `policy` is what --file takes."""
     return {
@@ -382,11 +475,14 @@ def preview_json(found: Preview) -> dict[str, object]:
 
 
 def _chosen_json(each: Chosen) -> dict[str, object]:
-    machine = each.machine
     return {
-        "kind": machine.kind.value, "id": machine.id, "name": machine.name, "host": machine.host,
-        "tags": sorted(machine.tags), "clause": each.clause.to_json(), "other_policies": list(each.others),
+        **_machine_json(each.machine), "tags": sorted(each.machine.tags), "clause": each.clause.to_json(),
+        "other_policies": list(each.others),
     }  # fmt: skip
+
+
+def _machine_json(machine: Machine) -> dict[str, object]:
+    return {"kind": machine.kind.value, "id": machine.id, "name": machine.name, "host": machine.host}
 
 
 def _changed_json(found: Preview, losing: Sequence[Losing], known: KnownPolicy | None) -> dict[str, object]:

@@ -49,13 +49,14 @@ def list_runs(session: Session, state: str | None, last: int, as_json: bool) -> 
         return
     me, names = session.appliance.catalog.me, FleetService(session.appliance).names()
     table(
-        ["id", "kind", "name", "state", "attempts", "started", "ended", "error"],
+        ["id", "kind", "name", "state", "by", "attempts", "started", "ended", "error"],
         [
             (
                 each.id[:12],
                 each.kind,
                 each.name,
                 each.state + ("" if each.appliance == me else f" on {names.get(each.appliance, each.appliance[:12])}"),
+                ", ".join(due.policy for due in each.due) or None,
                 each.attempts or None,
                 None if each.state is RunState.QUEUED else moment(each.started_utc),
                 moment(each.ended_utc),
@@ -92,6 +93,8 @@ def show(session: Session, id: str, as_json: bool) -> None:
             ("kind", found.kind),
             (found.machine_kind, found.name + (f" on {found.host}" if found.host else "")),
             *([("image", f"{found.image_path} ({found.image_format})")] if found.image_path else []),
+            *(("by", f"{d.cause} of {d.policy}, due {moment(d.due_utc)}") for d in found.due),
+            *([("frozen", "no: the policy does not want it")] if not found.quiesce else []),
             ("state", found.state.value + ("; its process is dead" if seen.alive is False else "")),
             *([("progress", _progress(seen))] if seen.far is not None else []),
             ("queued", moment(found.asked_utc)),
@@ -210,6 +213,8 @@ def run_json(found: RunRecord) -> dict[str, object]:
         "format": found.image_format,
         "full": found.full_read,
         "limit_bytes_s": found.limit_bytes_s,
+        "quiesce": found.quiesce,
+        "due": [{"policy": each.policy, "due_utc": each.due_utc, "cause": each.cause} for each in found.due],
         "state": found.state.value,
         "queued_utc": found.asked_utc,
         "started_utc": found.started_utc if found.attempts or not found.from_queue else None,

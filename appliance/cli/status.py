@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.output import emit_json, facts, moment, say, size, table, tell, warn
+from appliance.cli.policies import standing_concerns, standing_json
 from appliance.cli.requests import request_json, standing_words
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
 
 if TYPE_CHECKING:
     from appliance.models import RunRecord
+    from appliance.services.scheduling import Standing
     from appliance.services.status import Status, StatusService
 
 
@@ -73,6 +75,7 @@ def _concerns(found: Status) -> list[str]:
     ]
     if found.unserved:
         concerns.append(f"runs wait in the queue, and no worker lives: {found.unserved}; 'strongroom serve' takes them")
+    concerns += standing_concerns(found.policies)
     concerns += [
         f"the run of {run.name} waits to be tried again{_by(found, run.appliance)}: {run.error}"
         for run in found.waiting
@@ -116,6 +119,11 @@ def _concerns(found: Status) -> list[str]:
     return concerns
 
 
+def _policies(found: Standing) -> str:
+    due = len(found.look.requests) + len(found.look.waiting)
+    return f"select {found.selected} machines, {due} due, {len(found.missed)} missed their RPO"
+
+
 def _by(found: Status, appliance: str) -> str:
     name = found.whose(appliance)
     return "" if name is None else f" by appliance {name}"
@@ -133,6 +141,7 @@ def _show(found: Status) -> None:
             *([("locked until", moment(state.lock.until_utc))] if state.lock is not None else []),
             ("hosts", ", ".join(host.name for host in found.hosts) or "none"),
             ("runs", f"{len(found.waiting)} queued, {len(found.runs)} running"),
+            *([("policies", _policies(found.policies))] if found.policies.selected else []),
         ]
     )
     last_run = {(run.machine_kind, run.uuid or run.name): run for run in found.last_runs}
@@ -224,6 +233,7 @@ def _json(found: Status) -> dict[str, object]:
              "appliance": item.run.appliance}
             for item in found.runs
         ],
+        "policies": standing_json(found.policies),
         "queued": [
             {"id": run.id, "name": run.name, "queued_utc": run.asked_utc, "attempts": run.attempts,
              "not_before_utc": run.not_before_utc, "error": run.error, "appliance": run.appliance}

@@ -37,7 +37,7 @@ class PolicyState:
 class MachineState:
     """All that are known are told, selected or not, as their runs count for their hosts.
 
-    `answers`: when its latest runs began, whatever came of them, and when those ended that never began. Each answers
+    `answers`: when its latest runs began, whatever came of them, and when those ended that were cancelled. Each answers
     what was due up to then. Those of a clock that was ahead need not be left out, but must not crowd out the newest
     believable one. `point_utc`: of its newest restore point.
     """

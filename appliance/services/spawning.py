@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUPERVISOR = "supervisor"  # who looks after the recoveries of the home
 WORKERS = "workers"  # who takes runs from the queue: a part of the daemon
+SCHEDULER = "scheduler"  # who asks for runs of policies: a part of the daemon
 DAEMON = "daemon"  # `strongroom serve`: it takes that over from a spawned supervisor
 _PAY = ("supervise", "--once")
 _SECRETS = (

@@ -30,6 +30,7 @@ from appliance.services.guard import GuardService, Told
 from appliance.services.locks import LockService, LockState
 from appliance.services.points import PointService
 from appliance.services.restore.kept import kept_files
+from appliance.services.scheduling import SchedulingService, Standing
 from appliance.services.spawning import WORKERS
 from imaging.errors import ImagingError
 
@@ -80,6 +81,7 @@ class Status:
     last_runs: tuple[RunRecord, ...]  # the last of each machine
     runs: tuple[ActiveRun, ...]
     waiting: tuple[RunRecord, ...]  # in the queue, oldest first
+    policies: Standing
     workers: bool  # whether anybody here takes runs from the queue
     recoveries: tuple[RecoveryRecord, ...]
     exports: tuple[ActiveExport, ...]
@@ -139,6 +141,7 @@ class StatusService:
                 for run in catalog.runs.list(state=RunState.RUNNING)
             ),
             waiting=catalog.queue.waiting(everyones=True),
+            policies=SchedulingService(appliance).standing(),
             workers=appliance.alive(WORKERS),
             recoveries=catalog.recoveries.list(ended=False, everyones=True),
             exports=tuple(

@@ -67,8 +67,8 @@ class Queueing:
         self.image(name, size_bytes, held_by="qemu-img" if held else "")
         return QueueService(self.appliance).ask_image(self.folder / f"{name}.raw", "raw", name).run.id
 
-    def release(self, name: str) -> None:
-        self._hold(name, "qemu-img").unlink()
+    def release(self, name: str, held_by: str = "qemu-img") -> None:
+        self._hold(name, held_by).unlink()
 
     def _hold(self, name: str, held_by: str) -> Path:
         return self.folder / f"{name}.raw.{held_by}"

@@ -14,10 +14,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import appliance.catalog
-from appliance import inventory, models, proofs
+from appliance import accounts, inventory, models, proofs
 from appliance.catalog import Catalog, schema, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogError
+from appliance.catalog.scheduling import SchedulerMark
 from appliance.models import RecoveryState
 from appliance.notices import records
 from appliance.policy import stored
@@ -94,6 +95,12 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (records.Concern, tables.notice_concerns, set()),
         (records.Notice, tables.notices, set()),
         (records.Delivery, tables.notice_deliveries, set()),
+        (accounts.UserRecord, tables.users, set()),
+        (accounts.SessionRecord, tables.sessions, set()),
+        (accounts.SetupLink, tables.setup_links, set()),
+        (accounts.TokenRecord, tables.tokens, set()),
+        (accounts.Attempts, tables.sign_in_failures, set()),
+        (SchedulerMark, tables.schedulers, set()),
     ]
     for kind, table, beyond in pairs:
         assert set(kind.__dataclass_fields__) | beyond == set(table.columns.keys()), table.name

@@ -313,7 +313,7 @@ HARMLESS = {
     "init", "host add", "host list", "host test", "host remove", "host forget-checkpoints", "vm list", "recovery start",
     "recovery list", "recovery migrate", "recovery discard", "recovery resume", "export serve", "mount", "umount",
     "restore", "repository adopt", "repository copy", "serve", "appliance take-over",
-    "run show", "run cancel", "run retry", "policy edit", "policy show", "policy preview", "policy pause",
+    "run show", "run cancel", "run retry", "policy edit", "policy show", "policy preview", "policy pause", "policy due",
     "policy resume", "policy remove", "policy export", "policy import",
 }  # fmt: skip
 """These need hosts, servers or a second home, and reach neither deletion, keys nor protections: they have no id of a

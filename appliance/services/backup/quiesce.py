@@ -38,11 +38,12 @@ class Quiesced:
 
 
 class Quiescer:
-    """Freezes and thaws the machines of one host. Borrows everything."""
+    """Freezes and thaws the machines of one host, unless it is `wanted` otherwise. Borrows everything."""
 
-    def __init__(self, appliance: Appliance, hypervisor: Hypervisor) -> None:
+    def __init__(self, appliance: Appliance, hypervisor: Hypervisor, *, wanted: bool = True) -> None:
         self._appliance = appliance
         self._hypervisor = hypervisor
+        self._wanted = wanted
         self._settings = appliance.settings.agent
 
     @contextmanager
@@ -51,7 +52,7 @@ class Quiescer:
         noted. To be called under `spawning.watchdog`.
         """
         result = Quiesced()
-        if not machine.agent_channel or machine.state is not MachineState.RUNNING:
+        if not self._wanted or not machine.agent_channel or machine.state is not MachineState.RUNNING:
             yield result
             return
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +102,7 @@ class BackupService:
         for problem in UpkeepService(self._appliance).here():
             progress.note(f"left from an earlier run: {problem}")
         run = self._run(name, "image", None, None)
+        run = replace(run, image_path=str(path.absolute()), image_format=image_format)  # policies find it by that
         with self._recorded(run, progress) as (record, watched):
             return self._image(record, path, image_format, watched)
 
@@ -204,7 +205,7 @@ class BackupService:
                 progress.note(f"disk {skipped.name} is left out: {skipped.reason}")
             guard = Guard(appliance.catalog, appliance.clock, f"run-{record.run.id}", host, machine)
             if machine.running:
-                quiescer = Quiescer(appliance, hypervisor)
+                quiescer = Quiescer(appliance, hypervisor, wanted=record.run.quiesce)
                 capture = capture_running(hypervisor, machine, plan, guard, quiescer, appliance.settings)
             else:
                 capture = capture_off(hypervisor, machine, plan, guard, appliance.settings)
@@ -237,7 +238,8 @@ class BackupService:
             draft = ManifestDraft(
                 machine=machine, created_utc=capture.created_utc, kind=entry_kind(disks),
                 consistency=capture.consistency, disks=disks, files=kept, skipped=capture.skipped, domain_xml=xml,
-                checkpoint=capture.checkpoint, policy=None, run=record.run.id, notes=notes,
+                checkpoint=capture.checkpoint, policy=", ".join(due.policy for due in record.run.due) or None,
+                run=record.run.id, notes=notes,
                 statistics=storer.statistics(round((self._appliance.clock.monotonic_s() - started) * 1000)),
             )  # fmt: skip
             record.committing = True

@@ -6,8 +6,8 @@ appliance that has the host, or that has the image. A machine or image waits onc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,6 +207,20 @@ class QueueService:
         run = self._run(machine.name, machine.kind, machine.uuid, host)
         return replace(run, kind=RunKind.RESTORE, arguments=arguments, limit_bytes_s=limit_bytes_s)
 
+    def ask_due(self, wanted: Iterable[RunRecord]) -> tuple[Asked, ...]:
+        """Queue runs that policies want, each of a machine as the inventory has it or of an image whose place is known:
+        no host is asked, and no repository. CatalogError, and then some are queued and some are not."""
+        asked: list[Asked] = []
+        mine = self._appliance.catalog.me
+        worker = self._appliance.alive(WORKERS)
+        with self._wakes(mine) as wakes:
+            for run in wanted:
+                kept = self._appliance.catalog.queue.put(run)
+                if wakes is not None:
+                    wakes.put(kept.id)
+                asked.append(Asked(kept, kept.id == run.id, worker))
+        return tuple(asked)
+
     def again(self, wanted: str, *, key: Once | None = None) -> Asked:
         """Queue what an ended run was about once more, with what was asked then; one that waits to be tried again waits
         no longer. `key` as for a machine. RecordMissing, NotRepeatable."""
@@ -227,7 +241,7 @@ class QueueService:
         run = replace(
             self._run(former.name, former.machine_kind, former.uuid, former.host), image_path=former.image_path,
             image_format=former.image_format, full_read=former.full_read, limit_bytes_s=former.limit_bytes_s,
-            appliance=self._whose(former), kind=former.kind, arguments=former.arguments,
+            quiesce=former.quiesce, appliance=self._whose(former), kind=former.kind, arguments=former.arguments,
         )  # fmt: skip
         return self._put(run, key)
 
@@ -286,15 +300,23 @@ class QueueService:
 
     def _wake(self, run: RunRecord) -> bool | None:
         """Whether a worker lives, where that is known. That the message could not be left costs some seconds."""
-        try:
-            with Wakes(self._appliance, run.appliance) as wakes:
+        with self._wakes(run.appliance) as wakes:
+            if wakes is not None:
                 wakes.put(run.id)
-        except (QueueUnusable, CatalogError):
-            pass  # the run is in the catalog; the workers' sweep finds it, and says what it meets
         return self._worker(run)
 
     def _worker(self, run: RunRecord) -> bool | None:
         return self._appliance.alive(WORKERS) if run.appliance == self._appliance.catalog.me else None
+
+    @contextmanager
+    def _wakes(self, whose: str) -> Iterator[Wakes | None]:
+        """None: it cannot be used. The runs are in the catalog; the workers' sweep finds them, and says what it met."""
+        with ExitStack() as stack:
+            try:
+                found = stack.enter_context(Wakes(self._appliance, whose))
+            except (QueueUnusable, CatalogError):
+                found = None
+            yield found
 
     def _run(self, name: str, kind: str, uuid: str | None, host: str | None) -> RunRecord:
         now = self._appliance.clock.now_utc()

@@ -43,6 +43,7 @@ _COMMANDS = {
     "request": "requests:request",
     "status": "status:status",
     "notice": "notices:notice",
+    "metrics": "metrics:metrics",
     "appliance": "appliances:appliance",
     "audit": "audit:audit",
     "user": "users:user",

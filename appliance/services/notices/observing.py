@@ -30,8 +30,9 @@ from appliance.notices.unusual import (
 )
 from appliance.notices.wording import DETAIL_CHARACTERS_MAX, SUBJECT_CHARACTERS_MAX, neutral
 from appliance.proofs import Verification
+from appliance.services.browsing.fleet import MachineRow
 from appliance.services.browsing.growth import DAYS, growth
-from appliance.services.protection import Protection, survey
+from appliance.services.browsing.service import BrowsingService
 from imaging.storage.locations import Folder
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Observer:
     def __init__(self, appliance: Appliance) -> None:
         self._appliance = appliance
         self._rules = appliance.settings.notices
+        self._browsing = BrowsingService(appliance)
         self._clock: ClockSeen | None = None
         self._kept_utc: datetime | None = None
         self._missed_utc: datetime | None = None
@@ -165,7 +167,7 @@ class Observer:
         """Once a minute, as it looks at every machine and every policy."""
         if self._missed_utc is None or not timedelta(0) <= now - self._missed_utc < _KEPT_EVERY:
             self._missed_utc = now
-            self._missing = tuple(_missing(each, now) for each in survey(self._appliance, now) if each.missed(now))
+            self._missing = tuple(_missing(row, now) for row in self._browsing.fleet().rows if row.missed)
         return self._missing
 
     def _hosts(self, now: datetime) -> Iterator[Concern]:
@@ -246,8 +248,8 @@ def _failed(run: RunRecord, now: datetime) -> Concern:
     return _concern(Kind.WORK, f"run:{run.id}", f"the {run.kind} of {run.name}{where}", error, now, lasting=False)
 
 
-def _missing(protection: Protection, now: datetime) -> Concern:
-    watched, machine = protection.watched, protection.machine
+def _missing(row: MachineRow, now: datetime) -> Concern:
+    watched, machine = row.watched, row.machine
     assert watched is not None
     since = f"its newest point is of {watched.since_utc:%Y-%m-%d %H:%M} UTC" if watched.has_point else "it has no point"
     paused = "; it is paused" if watched.paused else ""

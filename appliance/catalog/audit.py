@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, false, insert, select
@@ -67,6 +68,18 @@ class Audit:
             query = select(_entries).where(_entries.c.number > after).order_by(_entries.c.number).limit(_AT_A_TIME)
             with self._database.read() as connection:
                 found = [rows.decode(AuditEntry, row) for row in connection.execute(query)]
+            yield from found
+            if len(found) < _AT_A_TIME:
+                return
+            after = found[-1].number
+
+    def between(self, begin: datetime, end: datetime) -> Iterator[AuditEntry]:
+        """What began in that time, in order."""
+        at, after = _entries.c.at_utc, 0
+        while True:
+            query = select(_entries).where(_entries.c.number > after, at >= begin, at < end).order_by(_entries.c.number)
+            with self._database.read() as connection:
+                found = [rows.decode(AuditEntry, row) for row in connection.execute(query.limit(_AT_A_TIME))]
             yield from found
             if len(found) < _AT_A_TIME:
                 return

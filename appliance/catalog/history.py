@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, and_, case, func, select
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
-from appliance.models import PointRecord, ReadKind, RunRecord, RunState
+from appliance.models import PointRecord, ReadKind, RunKind, RunRecord, RunState
 
 _runs = tables.runs
 _points = tables.points
 _LONGEST_RUN: Final = timedelta(days=14)  # runs are found by when they began
 _AT_ONCE: Final = 500
+_IS_BACKUP: Final = _runs.c.kind == RunKind.BACKUP.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,17 @@ class PointsMade:
     points: int
     read_bytes: int
     stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSpan:
+    """Of a series' points that are there: how many were made in a span, how many before its end, and when the oldest
+    and the newest of these."""
+
+    made: int = 0
+    kept: int = 0
+    oldest_utc: datetime | None = None
+    newest_utc: datetime | None = None
 
 
 class History:
@@ -55,6 +67,34 @@ class History:
         with self._database.read() as connection:
             count, read, stored = connection.execute(query).one()
         return PointsMade(int(count), int(read), int(stored))
+
+    def runs_by_machine(self, begin: datetime, end: datetime) -> Mapping[str, Mapping[RunState, int]]:
+        """Backups that ended in that time, by machine and state."""
+        query = select(_runs.c.machine, _runs.c.state, func.count()).where(_ended(begin, end), _IS_BACKUP)
+        found: dict[str, dict[RunState, int]] = {}
+        with self._database.read() as connection:
+            for machine, state, count in connection.execute(query.group_by(_runs.c.machine, _runs.c.state)):
+                found.setdefault(machine, {})[RunState(state)] = count
+        return found
+
+    def successes(self, begin: datetime, end: datetime) -> Mapping[str, Sequence[datetime]]:
+        """When backups began that made a point, by machine, in order: those that began in that time."""
+        began = _runs.c.started_utc
+        made = _runs.c.state.in_([RunState.SUCCEEDED.value, RunState.PARTIAL.value])
+        query = select(_runs.c.machine, began).where(began >= begin, began < end, made, _IS_BACKUP).order_by(began)
+        found: dict[str, list[datetime]] = {}
+        with self._database.read() as connection:
+            for machine, moment in connection.execute(query):
+                found.setdefault(machine, []).append(moment)
+        return found
+
+    def series_spans(self, begin: datetime, end: datetime) -> Mapping[str, SeriesSpan]:
+        created = _points.c.created_utc
+        made = func.sum(case((created >= begin, 1), else_=0))
+        query = select(_points.c.series, made, func.count(), func.min(created), func.max(created))
+        query = query.where(created < end).group_by(_points.c.series)
+        with self._database.read() as connection:
+            return {row[0]: SeriesSpan(int(row[1]), int(row[2]), row[3], row[4]) for row in connection.execute(query)}
 
     def points(self) -> int:
         with self._database.read() as connection:

@@ -6,7 +6,7 @@ could lose data.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import ClassVar
 
 from sqlalchemy import and_, delete, func, select
@@ -51,6 +51,13 @@ class Proofs:
         with self._database.read() as connection:
             proofs = [rows.decode(Proof, row) for row in connection.execute(query)]
         return tuple({proof.series: proof for proof in proofs}.values())
+
+    def between(self, begin: datetime, end: datetime) -> tuple[Proof, ...]:
+        """Of all series, oldest first."""
+        query = select(_proofs).where(_proofs.c.proven_utc >= begin, _proofs.c.proven_utc < end)
+        with self._database.read() as connection:
+            found = connection.execute(query.order_by(_proofs.c.proven_utc, _proofs.c.id))
+            return tuple(rows.decode(Proof, row) for row in found)
 
     def of_series(self, series: str, limit: int) -> tuple[Proof, ...]:
         """Newest first."""

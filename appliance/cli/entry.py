@@ -44,6 +44,7 @@ _COMMANDS = {
     "status": "status:status",
     "notice": "notices:notice",
     "metrics": "metrics:metrics",
+    "report": "reports:report",
     "appliance": "appliances:appliance",
     "audit": "audit:audit",
     "user": "users:user",

@@ -70,6 +70,11 @@ def neutral(text: str, characters: int) -> str:
     return shown if len(shown) <= characters else shown[: characters - 1] + "…"
 
 
+def visible(text: str) -> str:
+    """The text with what would steer or hide it shown as escapes."""
+    return text if text.isascii() and text.isprintable() else "".join(_visible(character) for character in text)
+
+
 def notice(kind: Kind, concerns: Sequence[Concern], appliance: str, now_utc: datetime) -> Notice:
     """One message of at least one concern of this kind. `appliance`: what its machine is called."""
     urgency, one, many, look = _KINDS[kind]

@@ -1,0 +1,72 @@
+"""The report as a page: one HTML file that stands alone, for a browser's printer, or for a console to hand out.
+
+The rule: it holds no script and asks for nothing; every value is escaped, and what would steer or hide text is shown.
+Its one style sheet is in the page; whoever serves the page under a strict policy allows just that, by `style_hash`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from zoneinfo import ZoneInfo
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from appliance.amounts import duration, size
+from appliance.notices.wording import visible
+from appliance.reports.compliance import Report
+
+_PAGE = "compliance.html"
+_STYLE = "compliance.css"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`style_hash`: for a Content-Security-Policy, as 'sha256-…'."""
+
+    html: str
+    style_hash: str
+
+
+def page(report: Report) -> Page:
+    style = _read(_STYLE)
+    zone = ZoneInfo(report.zone)
+
+    def moment(value: datetime | None) -> str:
+        return "–" if value is None else value.astimezone(zone).strftime("%Y-%m-%d %H:%M")
+
+    html = (
+        _environment()
+        .get_template(_PAGE)
+        .render(
+            report=report,
+            style=Markup(style),  # noqa: S704  (our own file)
+            moment=moment,
+            size=size,
+            duration=lambda seconds: "–" if seconds is None else duration(seconds),
+        )
+    )
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return Page(html, f"sha256-{digest}")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
+
+
+def _shown(value: object) -> object:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@cache
+def _read(name: str) -> str:
+    return (files("appliance.services.reports") / "templates" / name).read_text("utf-8")

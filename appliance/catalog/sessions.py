@@ -25,6 +25,7 @@ _known = tables.known_addresses
 _KNOWN_FOR: Final = timedelta(days=90)
 _KNOWN_MOST: Final = 20  # addresses of one user
 _FAILURES_FOR: Final = timedelta(days=1)
+_AHEAD_S: Final = 300.0
 
 
 class Sessions:
@@ -188,6 +189,12 @@ class Attempts:
                 fewer = update(_failures).where(_failures.c.key == key, _failures.c.failures > 0)
                 connection.execute(fewer.values(failures=_failures.c.failures - 1))
 
+    def begin_anew(self, user: str, address: str, now_utc: datetime, *, forget: Iterable[str]) -> None:
+        """They have set up their account from there: nothing is left under these keys, and the address is known."""
+        with self._database.write() as connection:
+            connection.execute(delete(_failures).where(_failures.c.key.in_(list(forget))))
+            _know(connection, user, address, now_utc)
+
     def is_known(self, user: str, address: str, now_utc: datetime) -> bool:
         """Whether they have signed in from there lately."""
         here = and_(_known.c.user == user, _known.c.address == address, _known.c.last_utc > now_utc - _KNOWN_FOR)
@@ -206,9 +213,10 @@ def _wait(
 
 
 def _left_s(delay: Callable[[int], float], failures: int, last_utc: datetime, now_utc: datetime) -> float:
-    """A clock that went back makes nobody wait longer than the delay."""
-    whole_s = delay(failures)
-    return min(whole_s, whole_s - (now_utc - last_utc).total_seconds())
+    """A clock that went back makes nobody wait longer than the delay; what was told by one that was far ahead makes
+    nobody wait until then, over and over."""
+    whole_s, passed_s = delay(failures), (now_utc - last_utc).total_seconds()
+    return min(whole_s, whole_s - passed_s) if passed_s > -_AHEAD_S else 0.0
 
 
 def _is_still(connection: Connection, user: str, password_hash: str) -> bool:

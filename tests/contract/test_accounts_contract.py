@@ -15,6 +15,7 @@ from appliance.acts import Act, Role
 from appliance.bootstrap import Appliance
 from appliance.catalog.errors import RecordExists, RecordMissing
 from appliance.catalog.users import LastAdmin
+from appliance.policy.selectors import Clause, Kind, Machine, Selector
 from appliance.services.access import ActorKind, NotAllowed, ReauthenticationNeeded, Subject, Via
 from appliance.services.accounts.errors import (
     CodeWrong,
@@ -364,12 +365,45 @@ def test_a_clock_that_goes_back_makes_nobody_wait_longer(accounts: Accounts) -> 
     assert guess(accounts, "alice", ELSEWHERE) <= 60
 
 
+@pytest.mark.parametrize("ahead", [timedelta(days=365), timedelta(minutes=10), timedelta(seconds=90)], ids=str)
+def test_failures_from_a_clock_that_was_ahead_end_like_others(accounts: Accounts, ahead: timedelta) -> None:
+    accounts.add("alice")
+    accounts.clock.now += ahead
+    for _ in range(100):
+        accounts.clock.pass_s(guess(accounts, "alice", ELSEWHERE))
+    accounts.clock.now -= ahead
+    accounts.clock.pass_s(guess(accounts, "alice", ELSEWHERE))
+    waited_s = 0.0
+    while (wait_s := guess(accounts, "alice", ELSEWHERE)) > 0:
+        accounts.clock.pass_s(wait_s)
+        waited_s += wait_s
+        assert waited_s < 1000, "for good"
+
+
 def test_a_new_link_waits_for_nothing(accounts: Accounts) -> None:
     """Whatever others do to a name, an admin of the machine gets in."""
     accounts.add("alice")
     while guess(accounts, "alice", ORIGIN) == 0.0:
         pass
     accounts.use(accounts.users.reset(accounts.local, "alice").link.secret, "alice")
+    while guess(accounts, "alice", ELSEWHERE) == 0.0:
+        pass
+    accounts.clock.pass_s(30)
+    while guess(accounts, "alice", ELSEWHERE) == 0.0:
+        pass
+    accounts.signing_in.sign_in("alice", PASSWORD, accounts.code("alice"), ORIGIN)
+
+
+def test_a_new_link_waits_for_nothing_where_all_come_from_one_address(accounts: Accounts) -> None:
+    """As behind a proxy, or from one network."""
+    accounts.add("alice")
+    accounts.clock.now += timedelta(days=2)
+    tried = 0
+    while guess(accounts, f"name{tried}", ORIGIN) == 0.0:
+        tried += 1
+    accounts.use(accounts.users.reset(accounts.local, "alice").link.secret, "alice")
+    accounts.clock.pass_s(0.5)
+    accounts.signing_in.sign_in("alice", PASSWORD, accounts.code("alice", steps=1), ORIGIN)
 
 
 # Sessions
@@ -598,6 +632,34 @@ def test_a_token_is_worth_no_more_than_its_owner(accounts: Accounts) -> None:
         accounts.tokens.actor_of(made.secret, ORIGIN)
     accounts.users.remove(accounts.local, "bob")
     with pytest.raises(TokenRefused, match="not known"):
+        accounts.tokens.actor_of(made.secret, ORIGIN)
+
+
+def test_a_token_has_machines_that_both_it_and_its_owner_have(accounts: Accounts) -> None:
+    accounts.add("alice")
+    accounts.add("bob")
+    only = Selector((Clause(name="*-1"),))
+    made = accounts.tokens.add(accounts.actor("bob"), "ci", Role.OPERATOR, grants=(only,), good_for=A_DAY)
+    accounts.users.edit(accounts.local, "bob", grants=WEB_ONLY)
+    actor = accounts.tokens.actor_of(made.secret, ORIGIN)
+    granted = {name for name in ("web-1", "web-2", "mail-1") if actor.granted(Machine(Kind.VM, "u", name, "here"))}
+    assert granted == {"web-1"}
+    assert actor.limited
+    accounts.users.edit(accounts.local, "bob", grants=())
+    assert accounts.tokens.actor_of(made.secret, ORIGIN).granted(Machine(Kind.VM, "u", "mail-1", "here"))
+
+
+def test_a_token_that_makes_tokens_makes_none_that_outlives_its_owner_or_does_more(accounts: Accounts) -> None:
+    accounts.add("alice")
+    accounts.add("bob")
+    maker = accounts.tokens.add(accounts.actor("bob"), "ci", Role.ADMIN, acts=[Act.TOKEN_ADD], good_for=A_DAY)
+    program = accounts.tokens.actor_of(maker.secret, ORIGIN)
+    with pytest.raises(TokenUnfit, match=r"point\.delete"):
+        accounts.tokens.add(program, "more", Role.ADMIN, acts=[Act.POINT_DELETE], good_for=A_DAY)
+    made = accounts.tokens.add(program, "jobs", Role.OPERATOR, good_for=A_DAY)
+    assert made.record.owner == maker.record.owner
+    accounts.users.disable(accounts.local, "bob")
+    with pytest.raises(TokenRefused, match="disabled"):
         accounts.tokens.actor_of(made.secret, ORIGIN)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -355,6 +357,60 @@ def test_a_file_that_cannot_be_read_stays_and_hinders_nothing(
     assert [entry.act for entry in entries(appliance)] == ["notice.test"]
     assert len(list(folder.iterdir())) == 4
     assert caplog.text.count("stays") == 3
+
+
+def test_however_much_was_left_it_is_put_into_the_chain(
+    access: Access, appliance: Appliance, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the files that a process may have open: a database was full, and somebody went on asking."""
+    count = 300
+
+    def away(*_: object) -> None:
+        raise CatalogUnreachable("db", "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(appliance.catalog.audit, "append", away)
+        for _ in range(count):
+            clock.now += timedelta(seconds=1)
+            access.record(SYSTEM, Act.NOTICE_TEST)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, before[1]))
+    try:
+        access.record(SYSTEM, Act.RUN_START)
+        access.sweep()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    found = entries(appliance)
+    assert len(found) == count + 1
+    assert [entry.at_utc for entry in found if entry.act == "notice.test"] == sorted(
+        entry.at_utc for entry in found if entry.act == "notice.test"
+    )
+    assert list(appliance.settings.audit_directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("catalog_away", [False, True])
+def test_a_home_that_fills_up_meanwhile_changes_nothing_of_what_was_done(
+    access: Access, appliance: Appliance, monkeypatch: pytest.MonkeyPatch, catalog_away: bool
+) -> None:
+    def full(*_: object) -> int:
+        full.fired = True  # type: ignore[attr-defined]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def away(*_: object) -> None:
+        raise CatalogUnreachable("db", "no room")
+
+    access.record(SYSTEM, Act.NOTICE_TEST)  # the catalog is there
+    with monkeypatch.context() as patch:
+        with access.performing(SYSTEM, Act.POINT_DELETE, NOTHING) as doing:
+            doing.note(what="x" * 5000)
+            for name in ("write", "pwrite", "fsync"):
+                patch.setattr(os, name, full)
+            if catalog_away:
+                patch.setattr(appliance.catalog.audit, "append", away)
+        assert full.fired  # type: ignore[attr-defined]
+    access.sweep()
+    (_, entry) = entries(appliance)
+    assert (entry.act, entry.result) == ("point.delete", "interrupted" if catalog_away else "ok")
 
 
 def test_a_home_without_room_keeps_nobody_from_deleting(

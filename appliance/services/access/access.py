@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from appliance.acts import TRAITS, Act
 from appliance.audit import Draft, Result, head_of
-from appliance.catalog.errors import CatalogError
 from appliance.errors import StrongroomError
 from appliance.home import HomeUnusable
 from appliance.models import new_id
@@ -22,7 +21,7 @@ from appliance.policy.selectors import Machine
 from appliance.services.access.actors import NOTHING, Actor, Subject
 from appliance.services.access.decisions import refusal
 from appliance.services.access.heads import HeadFile
-from appliance.services.access.spool import Spool
+from appliance.services.access.spool import SOME, Spool, remove
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -114,7 +113,8 @@ class Access:
 
     def sweep(self) -> None:
         """Put into the chain what dead processes left, and what could not be written then. CatalogError."""
-        self._append([])
+        while self._append([]):
+            pass
 
     @property
     def heads(self) -> HeadFile:
@@ -155,23 +155,24 @@ class Access:
         """False: the catalog is away, and the act's file keeps it until the next one is written."""
         try:
             self._append([draft])
-        except CatalogError as err:
+        except (StrongroomError, OSError) as err:
             _log.warning("the audit has to wait, and nothing of it is lost: %s", err)
             return False
         return True
 
-    def _append(self, drafts: Sequence[Draft]) -> None:
+    def _append(self, drafts: Sequence[Draft]) -> bool:
+        """Some of what was left, and these. Whether there may be more that was left. CatalogError."""
         with self._spool.left() as (left, paths):
             if not left and not drafts:
-                return
+                return False
             added = self._appliance.catalog.audit.append([*left, *drafts])
-            for path in paths:
-                path.unlink(missing_ok=True)
+            more = remove(paths) and len(paths) == SOME
         if added:
             try:
                 self.heads.advance(head_of(added[-1]))
-            except HomeUnusable as err:
+            except (HomeUnusable, OSError) as err:
                 _log.warning("%s", err)
+        return more
 
 
 def _key(machine: Machine | None) -> str | None:

@@ -36,7 +36,8 @@ class Via(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """`grants`: the machines that one of them fits; none: every machine (for a restorer: no machine).
+    """`grants`: the machines that one of them fits; none: every machine (for a restorer: no machine). `within`: of a
+    token that is granted machines, those of its owner, who has some only: it has what is in both.
     `authenticated_utc`: when a user proved last who they are. `acts`: what a token names; None: all of its role."""
 
     kind: ActorKind
@@ -49,6 +50,7 @@ class Actor:
     authenticated_utc: datetime | None = None
     acts: frozenset[Act] | None = None
     session: str | None = None  # the id of the session, or of the token
+    within: tuple[Selector, ...] = ()
 
     @property
     def trusted(self) -> bool:
@@ -61,7 +63,11 @@ class Actor:
         return not self.trusted and (bool(self.grants) or self.role is Role.RESTORER)
 
     def granted(self, machine: Machine) -> bool:
-        return not self.limited or any(selector.decide(machine).selected for selector in self.grants)
+        return not self.limited or (_fits(self.grants, machine) and (not self.within or _fits(self.within, machine)))
+
+
+def _fits(selectors: tuple[Selector, ...], machine: Machine) -> bool:
+    return any(selector.decide(machine).selected for selector in selectors)
 
 
 @dataclass(frozen=True, slots=True)

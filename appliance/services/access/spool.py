@@ -8,12 +8,13 @@ that; its id keeps it from being there twice.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from appliance.audit import Draft, Result, clean
 from appliance.clock import parse_utc
 
 _log = logging.getLogger(__name__)
+SOME = 100  # at a time: each is an open file
 _SUFFIX = ".json"
 _MOMENTS = ("at_utc", "ended_utc")
 
@@ -34,17 +36,21 @@ class Held:
     descriptor: int | None
 
     def write(self, draft: Draft) -> None:
-        """Replace what it says, durably. OSError."""
+        """Replace what it says, durably. Without room for that it goes on saying that the act was interrupted: what was
+        done is done, and is no error because of that."""
         if self.descriptor is None:
             return
-        data = _encode(draft)
-        os.pwrite(self.descriptor, data, 0)
-        os.ftruncate(self.descriptor, len(data))
-        os.fsync(self.descriptor)
+        try:
+            fresh = _made(self.path, _encode(draft))
+        except OSError as err:
+            _log.warning("%s cannot be written: %s", self.path, err.strerror)
+            return
+        os.close(self.descriptor)
+        self.descriptor = fresh
 
     def remove(self) -> None:
         if self.descriptor is not None:
-            self.path.unlink(missing_ok=True)
+            remove([self.path])
 
     def close(self) -> None:
         if self.descriptor is not None:
@@ -61,49 +67,69 @@ class Spool:
         path = self._folder / f"{draft.id}{_SUFFIX}"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            return Held(path, self._made(path, _encode(draft)))
+            return Held(path, _made(path, _encode(draft)))
         except OSError as err:
             _log.warning("%s cannot be written, so a kill would leave no trace of this: %s", path, err.strerror)
             return Held(path, None)
 
-    def _made(self, path: Path, data: bytes) -> int:
-        temporary = path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(descriptor, data)
-            temporary.rename(path)  # only now others see it: locked and whole
-        except BaseException:
-            os.close(descriptor)
-            temporary.unlink(missing_ok=True)
-            raise
-        return descriptor
-
     @contextmanager
     def left(self) -> Iterator[tuple[list[Draft], list[Path]]]:
-        """What nobody holds, oldest first; held by us until the end of the `with`. Unreadable ones are left there."""
-        with _closing() as descriptors:
-            drafts, paths = [], []
-            for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        """What nobody holds, oldest first, at most SOME; held by us until the end of the `with`. What cannot be read
+        is left there."""
+        with ExitStack() as held:
+            drafts: list[Draft] = []
+            paths: list[Path] = []
+            for path in sorted(self._folder.glob(f"*{_SUFFIX}"), key=_written):
+                if len(paths) == SOME:
+                    break
                 descriptor = _taken(path)
                 if descriptor is None:
                     continue
-                descriptors.append(descriptor)
                 draft = _read(path, descriptor)
-                if draft is not None:
-                    drafts.append(draft)
-                    paths.append(path)
+                if draft is None:
+                    os.close(descriptor)
+                    continue
+                held.callback(os.close, descriptor)
+                drafts.append(draft)
+                paths.append(path)
             yield sorted(drafts, key=lambda draft: draft.at_utc), paths
 
 
-@contextmanager
-def _closing() -> Iterator[list[int]]:
-    descriptors: list[int] = []
+def remove(paths: Iterable[Path]) -> bool:
+    """Whether they are gone. What cannot be removed is in the chain all the same, and is not put there twice."""
+    gone = True
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as err:
+            _log.warning("%s: %s", path, err.strerror)
+            gone = False
+    return gone
+
+
+def _made(path: Path, data: bytes) -> int:
+    """In place of what was there; the descriptor has it locked. OSError."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        yield descriptors
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+        temporary.rename(path)  # only now others see it: locked and whole
+    except BaseException:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+        raise
+    return descriptor
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.lstat().st_mtime_ns
+    except OSError:
+        return 0  # somebody else has put it into the chain
 
 
 def _taken(path: Path) -> int | None:

@@ -15,7 +15,7 @@ from appliance.accounts import USER_NAME, SetupLink, UserRecord
 from appliance.acts import Act, Role
 from appliance.models import new_id
 from appliance.services.access import Access, Actor, ActorKind, Subject
-from appliance.services.accounts import codes
+from appliance.services.accounts import codes, throttle
 from appliance.services.accounts.errors import CodeWrong, LinkUnusable, NameUnfit, UsersExist
 from appliance.services.accounts.passwords import Passwords, check_password
 from appliance.services.accounts.signing_in import Origin, token_hash
@@ -105,6 +105,8 @@ class SetUpService:
         )  # fmt: skip
         if made is None:
             raise LinkUnusable
+        keys = throttle.keys(made.name, origin.place, known=True)
+        self._appliance.catalog.attempts.begin_anew(made.id, origin.place, now, forget=[keys.pair, keys.address])
         actor = Actor(
             ActorKind.USER, made.id, made.name, made.role, made.selectors, address=origin.address, via=origin.via
         )

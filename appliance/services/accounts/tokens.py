@@ -64,8 +64,8 @@ class TokenService:
         self, actor: Actor, name: str, role: Role, *, acts: Sequence[Act] | None = None,
         grants: Sequence[Selector] = (), good_for: timedelta, owner: str | None = None,
     ) -> NewToken:  # fmt: skip
-        """`owner`: a user by name, for whom it is made; else the actor, if they are a user. TokenUnfit, NotAllowed,
-        ReauthenticationNeeded, RecordMissing."""
+        """`owner`: a user by name, for whom it is made; else the actor, if they are a user, or whose token it is.
+        TokenUnfit, NotAllowed, ReauthenticationNeeded, RecordMissing."""
         user = self._owner(actor, owner)
         grants_json = [selector.to_json() for selector in grants]
         details = {
@@ -74,6 +74,7 @@ class TokenService:
         }  # fmt: skip
         with self._access.performing(actor, Act.TOKEN_ADD, Subject("token", name=name), details) as doing:
             _check(name, role, acts, grants, good_for, user)
+            _check_maker(actor, acts)
             secret, now = PREFIX + secrets.token_urlsafe(32), self._appliance.clock.now_utc()
             record = TokenRecord(
                 new_id(), token_hash(secret), name, user.id if user else None, role,
@@ -103,17 +104,19 @@ class TokenService:
         used = record.used_utc
         if used is None or abs(now - used) >= _USED_EVERY or record.used_from != origin.place:
             self._appliance.catalog.tokens.used(record.id, now, origin.place)
-        # Who has some machines only has no others by a token: what it was granted is within that, or was once.
-        grants = record.selectors if owner is None or not owner.grants else owner.selectors
+        owners = owner.selectors if owner is not None else ()  # who has some machines only has no others by a token
         return Actor(
-            ActorKind.TOKEN, record.id, record.name, record.role, grants, origin.address, origin.via,
-            acts=record.named, session=record.id,
+            ActorKind.TOKEN, record.id, record.name, record.role, record.selectors or owners, origin.address,
+            origin.via, acts=record.named, session=record.id, within=owners if record.selectors else (),
         )  # fmt: skip
 
     def _owner(self, actor: Actor, wanted: str | None) -> UserRecord | None:
         users = self._appliance.catalog.users
         if wanted is not None:
             return users.get(wanted)
+        if actor.kind is ActorKind.TOKEN:  # what it makes is worth no more than its own owner
+            maker = self._appliance.catalog.tokens.get(actor.id).owner
+            return None if maker is None else users.get(maker)
         return users.get(actor.id) if actor.kind is ActorKind.USER else None
 
 
@@ -137,6 +140,14 @@ def _check(
     for act in acts or ():
         if not role_may(role, act):
             raise TokenUnfit(f"the role {role} does not include {act}")
+
+
+def _check_maker(actor: Actor, acts: Sequence[Act] | None) -> None:
+    """What loses something a token gives no other that it was not itself made for. TokenUnfit."""
+    if actor.kind is ActorKind.TOKEN:
+        for act in acts or ():
+            if TRAITS[act].proven and act not in (actor.acts or ()):
+                raise TokenUnfit(f"the token that makes it is not for {act} itself")
 
 
 def _worthless(record: TokenRecord, owner: UserRecord | None, now: datetime) -> str:

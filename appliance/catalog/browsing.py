@@ -26,6 +26,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    not_,
     or_,
     select,
     true,
@@ -183,6 +184,14 @@ class Browsing:
             fits.append(_points.c.series == wanted.series)
         parts = [and_(*fits, *each) for each in _parts([_one_of(_points.c.series, wanted.serieses)])]
         return self._page(_POINTS, parts, after, limit, oldest_first, countable=wanted.serieses is None)
+
+    def watched(self, ids: frozenset[str]) -> tuple[RunRecord, ...]:
+        """Runs that are under way, and these."""
+        running = _runs.c.state == RunState.RUNNING.value
+        both = union_all(select(_runs).where(running), select(_runs).where(_runs.c.id.in_(sorted(ids)), not_(running)))
+        query = select(both.subquery())
+        with self._database.read() as connection:
+            return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
 
     def points_beginning(self, prefix: str, limit: int) -> tuple[PointRecord, ...]:
         query = select(_points).where(rows.begins(_points.c.id, prefix)).order_by(_points.c.id).limit(limit)

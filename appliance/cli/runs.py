@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.cli.output import emit_json, facts, moment, say, size, table, warn
+from appliance.amounts import duration
+from appliance.cli.output import emit_json, facts, moment, say, size, table, tell, warn
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, limit_option, pass_session
 from appliance.cli.signals import end_this_process
 
@@ -71,18 +72,23 @@ def list_runs(session: Session, state: str | None, last: int, as_json: bool) -> 
 
 @run.command()
 @click.argument("id")
+@click.option("--log", is_flag=True, help="What it said, and how fast it went, if it ran on this appliance.")
 @json_option
 @pass_session
-def show(session: Session, id: str, as_json: bool) -> None:
-    """Show a run: what was asked for, how it stands and, while it runs here, how far it is.
+def show(session: Session, id: str, log: bool, as_json: bool) -> None:
+    """Show a run: what was asked for, how it stands and, while it runs here, how far it is; with --log, what it said.
 
     \b
-    Example:
+    Examples:
       strongroom run show 5c1d
+      strongroom run show 5c1d --log
     """
     from appliance.services.queue.service import QueueService
 
     seen = QueueService(session.appliance).run(id)
+    if log:
+        _show_log(session, seen, as_json)
+        return
     if as_json:
         emit_json(run_json(seen.run) | {"alive": seen.alive, "progress": _progress_json(seen)})
         return
@@ -118,6 +124,31 @@ def show(session: Session, id: str, as_json: bool) -> None:
         )
     for note in found.notes:
         warn(note)
+
+
+def _show_log(session: Session, seen: Seen, as_json: bool) -> None:
+    from appliance.services.runlogs import read_run_log
+    from appliance.throughput import bytes_s
+
+    found = read_run_log(session.appliance.settings, seen.run.id)
+    samples = seen.far.samples if seen.far is not None else found.samples
+    if as_json:
+        emit_json(
+            {
+                "lines": [{"at_utc": line.at_utc, "level": line.level, "text": line.text} for line in found.lines],
+                "samples": [{"at_s": each.at_s, "done_bytes": each.done_bytes} for each in samples],
+            }
+        )
+        return
+    for line in found.lines:
+        say(f"{moment(line.at_utc)}  {'' if line.level == 'info' else line.level + ': '}{line.text}")
+    speeds = [speed for _, speed in bytes_s(samples)]
+    if samples and samples[-1].at_s > 0:
+        mean = samples[-1].done_bytes / samples[-1].at_s
+        say(f"{size(samples[-1].done_bytes)} in {duration(samples[-1].at_s)}: {size(round(mean))}/s, at most"
+            f" {size(round(max(speeds)))}/s")  # fmt: skip
+    if not found.lines and not samples:
+        tell("It has said nothing here: it waits, is older than what is kept, or ran on another appliance.")
 
 
 @run.command()

@@ -9,6 +9,7 @@ from flask import current_app
 
 from appliance.bootstrap import Appliance
 from appliance.services.browsing import BrowsingService
+from appliance.services.watcher import RunWatcher
 from web.jobs import Jobs
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class Parts:
     @cached_property
     def browsing(self) -> BrowsingService:
         return BrowsingService(self.appliance)
+
+    @cached_property
+    def watcher(self) -> RunWatcher:
+        return RunWatcher(self.appliance)
 
 
 def parts() -> Parts:

@@ -96,8 +96,12 @@ function watchRun(place) {
     bar.setAttribute("aria-label", far.label);
     if (far.total) { bar.max = far.total; bar.value = far.done; }
     const now = Date.now() / 1000;
+    if (far.rates && far.rates.length) {
+      const began = now - far.rates[far.rates.length - 1][0];
+      for (const [at, rate] of far.rates) { times.push(began + at); rates.push(rate); }
+    }
     if (before && before.label === far.label && now > before.at) {
-      const rate = Math.max(0, (far.done - before.done) / (now - before.at));
+      const rate = far.rate ?? Math.max(0, (far.done - before.done) / (now - before.at));
       times.push(now); rates.push(rate);
       words.textContent = `${far.label}: ${size(far.done)}${far.total ? ` of ${size(far.total)}` : ""}, ${size(rate)}/s`;
       plot = draw(place, plot, times, rates);
@@ -105,6 +109,12 @@ function watchRun(place) {
     before = { label: far.label, done: far.done, at: now };
   });
   addEventListener("pagehide", () => events.close());
+}
+function drawEnded(place) {
+  const here = place.querySelector("[data-rates]");
+  if (!here) return;
+  const began = Number(here.dataset.began), told = JSON.parse(here.dataset.rates);
+  draw(place, null, told.map(([at]) => began + at), told.map(([, rate]) => rate));
 }
 function draw(place, plot, times, rates) {
   const here = place.querySelector("[data-plot]");
@@ -123,7 +133,7 @@ function draw(place, plot, times, rates) {
 
 document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
-  document.body.addEventListener("htmx:afterSwap", (event) => localTimes(event.detail.target));
+  document.body.addEventListener("htmx:afterSwap", (event) => { localTimes(event.detail.target); drawEnded(document); });
   // What failed while only a part was asked for is told without leaving the page.
   document.body.addEventListener("htmx:responseError", (event) => {
     const answer = event.detail.xhr;
@@ -143,4 +153,5 @@ document.addEventListener("DOMContentLoaded", () => {
   document.body.addEventListener("htmx:afterOnLoad", (event) => { if (event.detail.successful) document.getElementById("told")?.replaceChildren(); });
   const run = document.querySelector("[data-run-events]");
   if (run) watchRun(run);
+  drawEnded(document);
 });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 from flask import (
@@ -24,7 +25,10 @@ from appliance.policy.selectors import Kind, Machine
 from appliance.services.access import Act, Subject
 from appliance.services.browsing import RunFilter
 from appliance.services.queue.service import QueueService, Seen
+from appliance.services.runlogs import read_run_log
 from appliance.services.status import StatusService
+from appliance.services.watcher import RunEvent
+from appliance.throughput import bytes_s
 from web.acts import act
 from web.current import appliance, browsing, parts
 from web.forms import choice
@@ -33,7 +37,6 @@ from web.server import TooManyStreams
 
 blueprint = Blueprint("runs", __name__)
 _LIMIT: Final = 50
-_LOOK_S: Final = 1.0
 _LONGEST_S: Final = 3600
 
 
@@ -53,31 +56,40 @@ def listing() -> str:
 def page(id: str) -> str:
     seen = found(id)
     template = "runs/now.html" if request.headers.get("HX-Request") else "runs/page.html"
+    log = read_run_log(appliance().settings, seen.run.id)
     return render_template(
-        template, seen=seen, run=seen.run, machine=machine_of(seen.run), title=f"Run of {seen.run.name}"
+        template,
+        seen=seen,
+        run=seen.run,
+        machine=machine_of(seen.run),
+        lines=log.lines,
+        rates=bytes_s(log.samples) if seen.run.state.ended else (),
+        title=f"Run of {seen.run.name}",
     )
 
 
 @blueprint.get("/runs/<id>/events")
 @act(Act.RUN_SEE)
 def events(id: str) -> Response:
-    """Server-sent: "far" with how far it is as JSON, each second while it changes; "over" once it has ended."""
+    """Server-sent: "far" with how far it is as JSON when that changes, the first time with how fast it was until then;
+    "over" once it has ended."""
     run = found(id).run
-    service, streams = QueueService(appliance()), parts().streams
+    clock, watcher, streams = appliance().clock, parts().watcher, parts().streams
 
     def told() -> Iterator[str]:
         try:
-            with streams.one() as ending:
-                last = ""
-                for _ in range(int(_LONGEST_S / _LOOK_S)):
-                    seen = service.run(run.id)
-                    if seen.run.state.ended:
+            with streams.one() as ending, closing(watcher.watch(ending, [run.id])) as events:
+                began_s, first = clock.monotonic_s(), True
+                for event in events:
+                    if isinstance(event, RunEvent) and event.run.state.ended:
                         yield "event: over\ndata: {}\n\n"
                         return
-                    now = _far(seen)
-                    yield f"event: far\ndata: {now}\n\n" if now != last else ": alive\n\n"
-                    last = now
-                    if ending.wait(_LOOK_S):
+                    if isinstance(event, RunEvent):
+                        yield f"event: far\ndata: {_far(event, first)}\n\n"
+                        first = False
+                    else:
+                        yield ": alive\n\n"  # nothing is new, or the catalog is away
+                    if clock.monotonic_s() - began_s > _LONGEST_S:
                         return
         except TooManyStreams:
             yield "event: busy\ndata: {}\n\n"
@@ -87,11 +99,13 @@ def events(id: str) -> Response:
     return response
 
 
-def _far(seen: Seen) -> str:
-    far = seen.far
-    told = {"state": seen.run.state.value, "attempts": seen.run.attempts}
+def _far(event: RunEvent, first: bool) -> str:
+    far = event.far
+    told: dict[str, object] = {"state": event.run.state.value, "attempts": event.run.attempts}
     if far is not None:
-        told |= {"label": far.label, "done": far.done_bytes, "total": far.total_bytes or 0}
+        told |= {"label": far.label, "done": far.done_bytes, "total": far.total_bytes or 0, "rate": far.bytes_s}
+        if first:
+            told["rates"] = bytes_s(far.samples)
     return json.dumps(told)
 
 

@@ -16,6 +16,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from appliance.home import write_private
 from web import assets, rendering, sessions
 from web.acts import refuse_unstated
+from web.api import application as api
 from web.current import Parts
 from web.errors import show_errors
 from web.guarding import guard
@@ -61,7 +62,7 @@ def create_app(appliance: Appliance, *, streams: Streams | None = None) -> Flask
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
     protect(app, web)
     show_errors(app)
-    CSRFProtect(app)
+    csrf = CSRFProtect(app)
     guard(app, sessions.authenticate)
     sessions.set_up(app)
     assets.serve(app)
@@ -69,6 +70,7 @@ def create_app(appliance: Appliance, *, streams: Streams | None = None) -> Flask
     app.context_processor(lambda: {"theme": _theme()})
     for views in _VIEWS:
         app.register_blueprint(views.blueprint)
+    api.serve(app, csrf)
     refuse_unstated(app)
     return app
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 from flask import Flask, Response, current_app, g, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -17,6 +18,9 @@ from appliance.services.access import FILTERED, NOTHING, Access, Act, Actor, Act
 from web.acts import PUBLIC, stated
 from web.current import appliance
 
+API: Final = "api_"
+"""What the names of the API's blueprints begin with, and of no others."""
+
 Authenticate = Callable[[], Actor | None]
 """Of the request that is under way: who asks; None: nobody who can be told from others."""
 
@@ -24,6 +28,8 @@ Authenticate = Callable[[], Actor | None]
 def guard(app: Flask, authenticate: Authenticate) -> None:
     @app.before_request
     def decide() -> AnyResponse | None:
+        if request.blueprint is not None and request.blueprint.startswith(API):
+            return None  # it asks for a token, and answers otherwise: `api.callers`
         g.actor = authenticate() or nobody(Via.CONSOLE, request.remote_addr or "")
         if request.endpoint is None:
             return None  # no such page: whoever asks

@@ -1,0 +1,84 @@
+"""What acts are about, as it is checked and written down: the same by whatever way somebody does them.
+
+The rule: a subject that has a machine has it as policies and grants see it, with its tags, wherever that is known;
+whatever name somebody gives it goes by what is known of it, and no host is asked for that.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from appliance.models import PointRecord, RecoveryRecord, RunRecord
+from appliance.policy.selectors import Kind, Machine
+from appliance.services.access.actors import Subject
+from appliance.services.policies.known import known_machines
+from imaging.manifest import ManifestName
+
+if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
+
+
+class Subjects:
+    """Borrows the appliance. Of one moment: to be made anew for each request."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    @cached_property
+    def _known(self) -> dict[str, Machine]:
+        return {machine.key: machine for machine in known_machines(self._appliance)}
+
+    def named(self, name: str, host: str | None = None) -> tuple[Machine, ...]:
+        """Those that have this name, UUID, or vm:NAME, vm:UUID, image:NAME; of this host, if it is given."""
+        kind, _, bare = name.partition(":")
+        prefixed = bare != "" and kind in tuple(Kind)
+        return tuple(
+            machine
+            for machine in self._known.values()
+            if (
+                (machine.kind == kind and bare in (machine.name, machine.id))
+                if prefixed
+                else name in (machine.name, machine.id)
+            )
+            and host in (None, machine.host)
+        )
+
+    def to_back_up(self, name: str, host: str | None = None) -> Machine:
+        """The virtual machine that is meant. One that was not seen yet is looked for on the hosts. NoHosts,
+        MachineNotFound, MachineAmbiguous, HypervisorError."""
+        from appliance.services.inventory import InventoryService, MachineAmbiguous
+
+        known = [machine for machine in self.named(name, host) if machine.kind is Kind.VM]
+        if len(known) == 1 and known[0].host is not None:
+            return known[0]
+        if len(known) > 1:
+            raise MachineAmbiguous(name, tuple(sorted(machine.host or "no host" for machine in known)))
+        found = InventoryService(self._appliance).find(name, host)
+        return Machine(Kind.VM, found.machine.uuid, found.machine.name, found.host, frozenset(found.machine.tags))
+
+    def machine(self, kind: str, uuid: str | None, name: str, host: str | None) -> Subject:
+        """One that a record is of; what nothing is known of any more goes by what the record says."""
+        told = Machine(Kind(kind), uuid or name, name, host if kind == Kind.VM else None)
+        return Subject.of_machine(self._known.get(told.key, told))
+
+    def run(self, run: RunRecord) -> Subject:
+        """One of the whole repository is about no machine."""
+        if run.machine_kind not in tuple(Kind):
+            return Subject("run", run.id, run.name)
+        machine = self.machine(run.machine_kind, run.uuid, run.name, run.host).machine
+        return Subject("run", run.id, run.name, machine)
+
+    def point(self, point: PointRecord) -> Subject:
+        machine = self.machine(point.machine_kind, point.uuid, point.name, point.host).machine
+        return Subject("point", point.id, point.name, machine)
+
+    def recovery(self, recovery: RecoveryRecord) -> Subject:
+        """It is about the machine that was lost: the one of its point."""
+        place = ManifestName.parse(recovery.manifest_name)
+        record = None if place is None else self._appliance.catalog.points.machine(place.series)
+        if record is None:  # its points are all gone
+            lost = self.machine(Kind.VM, None, recovery.source_name, recovery.host)
+        else:
+            lost = self.machine(record.kind, record.uuid, record.name, record.host)
+        return Subject("recovery", recovery.id, recovery.source_name, lost.machine)

@@ -1,0 +1,128 @@
+"""Every route of the API against every role, by HTTP: which act each is, is written down here.
+
+A route that is not in the table fails the test, as does one that is another act, or that lets a role in that may not do
+it. What may be done by whom is in `appliance.acts`, and in the console's own table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from appliance.acts import TRAITS, Act, Role
+from appliance.policy.selectors import Clause, Selector
+from tests.unit.api_site import Site, site
+from web.acts import PUBLIC, stated
+from web.guarding import API
+
+ACTS: dict[str, str] = {
+    "GET /audit": Act.AUDIT_SEE,
+    "GET /audit/verdict": Act.AUDIT_SEE,
+    "GET /hosts": Act.HOST_SEE,
+    "POST /hosts": Act.HOST_ADD,
+    "DELETE /hosts/<name>": Act.HOST_REMOVE,
+    "POST /hosts/<name>/test": Act.HOST_TEST,
+    "GET /machines": Act.MACHINE_SEE,
+    "GET /machines/<path:key>": Act.MACHINE_SEE,
+    "GET /openapi.json": PUBLIC,
+    "GET /overview": Act.OVERVIEW_SEE,
+    "GET /pauses": Act.POLICY_SEE,
+    "POST /pauses": Act.MACHINE_PAUSE,
+    "DELETE /pauses/<path:key>": Act.MACHINE_RESUME,
+    "GET /points": Act.POINT_SEE,
+    "DELETE /points/<id>": Act.POINT_DELETE,
+    "GET /points/<id>": Act.POINT_SEE,
+    "DELETE /points/<id>/protection": Act.POINT_UNPROTECT,
+    "PUT /points/<id>/protection": Act.POINT_PROTECT,
+    "GET /policies": Act.POLICY_SEE,
+    "POST /policies": Act.POLICY_SAVE,
+    "DELETE /policies/<name>": Act.POLICY_REMOVE,
+    "GET /policies/<name>": Act.POLICY_SEE,
+    "PUT /policies/<name>": Act.POLICY_SAVE,
+    "POST /policies/<name>/pause": Act.POLICY_PAUSE,
+    "POST /policies/<name>/resume": Act.POLICY_RESUME,
+    "POST /policies/preview": Act.POLICY_SEE,
+    "GET /recoveries": Act.RECOVERY_SEE,
+    "POST /recoveries": Act.RECOVERY_START,
+    "GET /recoveries/<id>": Act.RECOVERY_SEE,
+    "POST /recoveries/<id>/discard": Act.RECOVERY_DISCARD,
+    "POST /recoveries/<id>/migrate": Act.RECOVERY_MIGRATE,
+    "GET /repository": Act.REPOSITORY_SEE,
+    "POST /repository/collect": Act.REPOSITORY_COLLECT,
+    "POST /repository/copy": Act.REPOSITORY_COPY,
+    "GET /repository/growth": Act.REPOSITORY_SEE,
+    "POST /repository/verify": Act.REPOSITORY_VERIFY,
+    "POST /restores": Act.RESTORE_START,
+    "POST /restores/disk": Act.RESTORE_START,
+    "POST /restores/in-place": Act.RESTORE_OVERWRITE,
+    "GET /runs": Act.RUN_SEE,
+    "POST /runs": Act.RUN_START,
+    "GET /runs/<id>": Act.RUN_SEE,
+    "POST /runs/<id>/cancel": Act.RUN_CANCEL,
+    "POST /runs/<id>/retry": Act.RUN_RETRY,
+    "GET /search": Act.OVERVIEW_SEE,
+    "GET /sessions": Act.USER_SEE,
+    "DELETE /sessions/<id>": Act.SESSION_REVOKE,
+    "GET /tokens": Act.USER_SEE,
+    "POST /tokens": Act.TOKEN_ADD,
+    "DELETE /tokens/<id>": Act.TOKEN_REVOKE,
+    "GET /users": Act.USER_SEE,
+    "POST /users": Act.USER_SAVE,
+    "DELETE /users/<name>": Act.USER_REMOVE,
+    "GET /users/<name>": Act.USER_SEE,
+    "PATCH /users/<name>": Act.USER_SAVE,
+    "POST /users/<name>/disable": Act.USER_DISABLE,
+    "POST /users/<name>/enable": Act.USER_ENABLE,
+    "POST /users/<name>/reset": Act.USER_RESET,
+}
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(tmp_path_factory.mktemp("api")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tokens(api: Site) -> dict[Role, str]:
+    """Each names every act that its role includes."""
+    granted = (Selector((Clause(image="*"),)),)
+    return {
+        role: api.token_of(
+            role, [act for act in Act if role in TRAITS[act].roles], granted if role is Role.RESTORER else ()
+        )
+        for role in Role
+    }
+
+
+def routes(api: Site) -> dict[str, str | None]:
+    return {
+        f"{method} {rule.rule.removeprefix('/api/v1')}": stated(api.app.view_functions[rule.endpoint])
+        for rule in api.app.url_map.iter_rules()
+        if rule.endpoint.startswith(API)
+        for method in rule.methods or ()
+        if method not in ("HEAD", "OPTIONS")
+    }
+
+
+def test_the_table_has_every_route_with_its_act(api: Site) -> None:
+    assert routes(api) == ACTS
+
+
+@pytest.mark.parametrize("route", sorted(ACTS))
+def test_a_route_lets_in_who_may_do_its_act_and_nobody_else(api: Site, tokens: dict[Role, str], route: str) -> None:
+    """Of what is not there: who may is told that it is not, or that the request says too little."""
+    method, _, pattern = route.partition(" ")
+    path = re.sub(r"<(?:\w+:)?\w+>", "0000", pattern)
+    act = ACTS[route]
+    if act == PUBLIC:
+        assert api.ask(method, path, token="").status_code == 200
+        return
+    assert api.ask(method, path, token="").status_code == 401
+    assert api.ask(method, path, token="strongroom_guessed").status_code == 401
+    for role, token in tokens.items():
+        status = api.ask(method, path, token=token).status_code
+        assert (status == 403) is (role not in TRAITS[Act(act)].roles), (role, status)
+        assert status in (200, 201, 204, 403, 404, 409, 422), (role, status)

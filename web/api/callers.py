@@ -1,0 +1,117 @@
+"""Who asks something of the API, and whether they may.
+
+The rule: nothing of a view runs for somebody who may do its act to nothing at all; whether they may do it to this very
+thing, the view asks with `performing` or `looking`. A view that asks neither gives nothing to anybody: its answer is
+thrown away. A token proves who asks; a session of the console does too, but for what changes something it has to show
+what only its own pages know.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+
+from flask import Response, current_app, g, request
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Forbidden, Unauthorized
+
+from appliance.policy.selectors import Machine
+from appliance.services.access import FILTERED, NOTHING, Access, Act, Actor, Doing, Role, Subject, Via
+from appliance.services.access.subjects import Subjects
+from appliance.services.accounts.errors import TokenRefused
+from appliance.services.accounts.signing_in import Origin
+from appliance.services.accounts.tokens import TokenService
+from web.acts import PUBLIC, stated
+from web.api.problems import problem
+from web.current import appliance, browsing
+
+__all__ = [
+    "answering", "appliance", "browsing", "caller", "check_answer", "check_caller", "looking", "only_admins",
+    "performing", "subjects", "visible",
+]  # fmt: skip
+
+_log = logging.getLogger("strongroom.api")
+_CHALLENGE: Final = WWWAuthenticate("bearer", {"realm": "strongroom"})
+_REFUSED: Final = WWWAuthenticate("bearer", {"realm": "strongroom", "error": "invalid_token"})  # RFC 6750
+
+
+def caller() -> Actor:
+    """Who asks; of a public view, perhaps nobody."""
+    return cast(Actor, g.api_caller)
+
+
+def identify() -> Actor:
+    """By a token. Unauthorized."""
+    origin = Origin(request.remote_addr or "", request.user_agent.string, Via.API)
+    given = request.authorization
+    if given is None or given.type != "bearer" or not given.token:
+        raise Unauthorized("It is not known who asks.", www_authenticate=_CHALLENGE)
+    try:
+        return TokenService(appliance()).actor_of(given.token, origin)
+    except TokenRefused as err:
+        raise Unauthorized(f"{str(err).capitalize()}.", www_authenticate=_REFUSED) from err
+
+
+def check_caller() -> None:
+    """To be called before every view. Unauthorized, NotAllowed."""
+    which = stated(current_app.view_functions[request.endpoint or ""])
+    assert which is not None, "the application has refused to start with such a view"
+    g.api_act = which
+    g.api_checked = False
+    if which == PUBLIC:
+        g.api_checked = True
+        return
+    g.api_caller = actor = identify()
+    if not Access(appliance()).may(actor, Act(which)):
+        Access(appliance()).check(actor, Act(which), FILTERED)
+
+
+def check_answer(response: Response) -> Response:
+    """To be called after every view: nothing leaves that nobody was asked about."""
+    if response.status_code < 400 and not g.get("api_checked", True):
+        _log.error("request %s: %s asked for no permission", g.get("request_id", "?"), request.endpoint)
+        return problem(500, "Something went wrong here.")
+    return response
+
+
+@contextmanager
+def performing(subject: Subject = NOTHING, **details: object) -> Iterator[Doing]:
+    """The body is the act of this view. NotAllowed, ReauthenticationNeeded. `details`: as the other ways to do the same
+    have them."""
+    with Access(appliance()).performing(caller(), Act(g.api_act), subject, details) as doing:
+        g.api_checked = True
+        yield doing
+
+
+def looking(subject: Subject = NOTHING) -> None:
+    """This view shows this. NotAllowed."""
+    Access(appliance()).check(caller(), Act(g.api_act), subject)
+    g.api_checked = True
+
+
+def only_admins(what: str) -> None:
+    """For what the act alone does not say: whoever names a path on the appliance can do there what root can.
+    Forbidden."""
+    if caller().role is not Role.ADMIN:
+        raise Forbidden(f"Only an admin may {what}.")
+
+
+def visible() -> Callable[[Machine], bool] | None:
+    """What a list may show to who asks; None: everything. The list is to be filtered by it."""
+    looking(FILTERED)
+    return caller().granted if caller().limited else None
+
+
+def subjects() -> Subjects:
+    """Of this request."""
+    if "api_subjects" not in g:
+        g.api_subjects = Subjects(appliance())
+    return cast(Subjects, g.api_subjects)
+
+
+def answering() -> Actor:
+    """Who asks, for a service that asks itself whether they may, and writes down what it does."""
+    g.api_checked = True
+    return caller()

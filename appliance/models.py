@@ -177,6 +177,7 @@ class RunKind(StrEnum):
     VERIFY = "verify"
     COLLECT = "collect"
     COPY = "copy"
+    PRUNE = "prune"
 
 
 class RunState(StrEnum):

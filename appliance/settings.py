@@ -286,6 +286,39 @@ class NoticeSettings:
         return tuple(target for target in self.targets if not names or target.name in names)
 
 
+_COPY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+def _homes(value: object) -> tuple[tuple[str, Path], ...]:
+    """A table, name = path, or text, as in the environment: NAME=PATH, one after the other."""
+    if isinstance(value, str):
+        given: list[tuple[str, object]] = [(name, path) for name, _, path in (w.partition("=") for w in value.split())]
+    elif isinstance(value, dict):
+        given = [(str(name), path) for name, path in value.items()]
+    else:
+        raise ValueError("it must be a table with a path for each name")
+    found = []
+    for name, path in given:
+        if _COPY_NAME.fullmatch(name) is None:
+            raise ValueError(f"{name[:64]!r} is no name of a repository: letters, digits, dots, dashes, underscores")
+        home = _path(path)
+        if not home.is_absolute():
+            raise ValueError(f"the home of {name} must be a path that begins with /")
+        found.append((name, home))
+    if len({name for name, _ in found}) != len(found):
+        raise ValueError("a name is there more than once")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """What follows backups by policy."""
+
+    follow_at: Annotated[str, read_clock_time] = "06:00"  # when points are pruned, verified and copied; "": never
+    zone: Annotated[str, read_zone] = "UTC"  # where that is the time
+    copies: Annotated[tuple[tuple[str, Path], ...], _homes] = ()  # homes whose repositories get copies, by name
+
+
 @dataclass(frozen=True, slots=True)
 class InventorySettings:
     refresh_s: Annotated[float, _seconds(5, 86_400)] = 60.0  # between two looks of `strongroom serve` at the hosts
@@ -357,6 +390,7 @@ class Settings:
     inventory: InventorySettings = InventorySettings()
     web: WebSettings = WebSettings()
     notices: NoticeSettings = NoticeSettings()
+    policies: PolicySettings = PolicySettings()
     accounts: AccountSettings = AccountSettings()
 
     @property
@@ -430,6 +464,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "inventory": InventorySettings,
     "web": WebSettings,
     "notices": NoticeSettings,
+    "policies": PolicySettings,
     "accounts": AccountSettings,
 }
 _SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "url", "targets")

@@ -55,10 +55,11 @@ class KnownImage:
 
 @dataclass(frozen=True, slots=True)
 class BusyRun:
-    """A backup that waits or is under way, of whatever appliance; without a UUID, it was queued by name."""
+    """A run that waits or is under way, of whatever appliance; without a UUID, it was queued by name."""
 
     id: str
     state: RunState
+    kind: RunKind
     machine: str
     machine_kind: str
     name: str
@@ -122,7 +123,10 @@ class Scheduling:
                 frozenset(connection.execute(select(tables.machine_pauses.c.machine)).scalars()),
                 self._vms(connection),
                 tuple(KnownImage(*row) for row in connection.execute(_PLACED)),
-                tuple(BusyRun(id, RunState(state), *rest) for id, state, *rest in connection.execute(_BUSY)),
+                tuple(
+                    BusyRun(id, RunState(state), RunKind(kind), *rest)
+                    for id, state, kind, *rest in connection.execute(_BUSY)
+                ),
                 {machine: moment for machine, moment in connection.execute(_BEGUN, until) if moment is not None},
                 {machine: moment for machine, moment in connection.execute(_CALLED_OFF, until)},  # noqa: C416
             )
@@ -160,13 +164,19 @@ class Scheduling:
 
 
 def _is_busy() -> ColumnElement[bool]:
-    busy = _runs.c.state.in_([RunState.QUEUED.value, RunState.RUNNING.value])
-    return and_(busy, _runs.c.kind == RunKind.BACKUP.value)
+    return _runs.c.state.in_([RunState.QUEUED.value, RunState.RUNNING.value])
 
 
 _POLICIES = select(tables.policies)
 _BUSY = select(
-    _runs.c.id, _runs.c.state, _runs.c.machine, _runs.c.machine_kind, _runs.c.name, _runs.c.uuid, _runs.c.host
+    _runs.c.id,
+    _runs.c.state,
+    _runs.c.kind,
+    _runs.c.machine,
+    _runs.c.machine_kind,
+    _runs.c.name,
+    _runs.c.uuid,
+    _runs.c.host,
 ).where(_is_busy())
 # Of several appliances with a host, the one that has had it longest: it comes last, and counts.
 _OWNERS = select(tables.hosts.c.name, tables.hosts.c.appliance).order_by(

@@ -403,6 +403,7 @@ def standing_json(found: Standing) -> dict[str, object]:
     """The form that scripts rely on."""
     return {
         "scheduler": {"alive": found.alive, "looked_utc": found.looked_utc, "next_utc": found.look.next_utc},
+        "follows_utc": found.follows_utc,
         "selected": found.selected,
         "begins_now": [
             {
@@ -435,6 +436,7 @@ def _show_standing(found: Standing) -> None:
             ("scheduler", "alive" if found.alive else "none"),
             ("looked", moment(found.looked_utc)),
             ("looks again", moment(found.look.next_utc)),
+            *([("prunes, verifies, copies", moment(found.follows_utc))] if found.follows_utc else []),
             ("machines", f"{found.selected} selected, {len(found.missed)} missed their RPO"),
         ]
     )

@@ -6,7 +6,7 @@ steps, as only the second cannot be undone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import tzinfo
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import StrongroomError
 from appliance.models import MachineRecord, new_id
+from appliance.policy.keeping import keep
+from appliance.policy.policies import assign
 from appliance.policy.retention import Candidate, ClockDoubtful, NoRules, Rules, Verdict, check_clock, decide
 from appliance.progress import SILENT, Progress
 from appliance.services.copying import SameRepository
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.healing import Healed
     from imaging.repairing import Repaired
+
+
+Deciding = Callable[[MachineRecord, Sequence[Candidate]], tuple[Verdict, ...]]
 
 
 class CollectionBusy(StrongroomError):
@@ -109,33 +114,56 @@ class MaintenanceService:
             raise NoRules
         PointService(self._appliance).refresh()
         machines = self._machines(names)
+        plan = self._plan(machines, lambda _, candidates: decide(candidates, rules, zone=zone))
+        going = set(plan.going)
+        if not going:
+            return plan
+        points = self._appliance.repository.points()
+        sets = [[p for p in points if p.id in going], [p for p in points if p.id not in going]]
+        return replace(plan, freed_bytes=self._appliance.repository.exclusive(sets, progress).sets_bytes[0])
+
+    def plan_policies(self) -> PrunePlan:
+        """What the policies keep together, of all machines; what it frees is not asked. PolicyUnreadable: which
+        machines such a policy selects is not known, so nothing goes; ImagingError."""
+        from appliance.services.policies import PolicyService
+        from appliance.services.policies.known import known_machines, machine_of
+
+        PointService(self._appliance).refresh()
+        found = PolicyService(self._appliance).list()
+        for unreadable in found.unreadable:
+            raise unreadable
+        known = {machine.key: machine for machine in known_machines(self._appliance)}
+        selecting = assign(found.policies, known.values())
+        named = {policy.name: policy for policy in found.policies}
+
+        def decided(machine: MachineRecord, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:
+            return keep([named[name] for name in selecting.get(machine_of(machine).key, ())], candidates)
+
+        return self._plan(self._machines(()), decided)
+
+    def _plan(self, machines: Sequence[MachineRecord], decided: Deciding) -> PrunePlan:
         points = self._appliance.repository.points()
         uses: dict[str, set[str]] = {}
         for hold in self._appliance.repository.holds():
             uses.setdefault(hold.point, set()).add(hold.purpose)
+        of_series: dict[str, list[Candidate]] = {}
+        for point in points:
+            candidate = Candidate(point.id, point.generation, point.created_utc, frozenset(uses.get(point.id, ())))
+            of_series.setdefault(point.series, []).append(candidate)
         pruned = []
         for machine in machines:
-            candidates = [
-                Candidate(point.id, point.generation, point.created_utc, frozenset(uses.get(point.id, ())))
-                for point in points
-                if point.series == machine.series
-            ]
-            verdicts = decide(candidates, rules, zone=zone)
+            candidates = of_series.get(machine.series, [])
+            verdicts = decided(machine, candidates)
             doubt: ClockDoubtful | None = None
             try:
                 check_clock(machine.name, candidates, verdicts, self._appliance.clock.now_utc())
             except ClockDoubtful as err:
                 doubt = err
             pruned.append(MachinePruned(machine, verdicts, doubt))
-        guarded = self._guarded([point for point in points if any(point.id in each.unkept for each in pruned)])
+        unkept = {id for each in pruned for id in each.unkept}
+        guarded = self._guarded([point for point in points if point.id in unkept])
         held = frozenset(point.id for point in guarded)
-        pruned = [replace(each, guarded=held.intersection(each.unkept)) for each in pruned]
-        going = {id for each in pruned for id in each.going}
-        freed = 0
-        if going:
-            sets = [[p for p in points if p.id in going], [p for p in points if p.id not in going]]
-            freed = self._appliance.repository.exclusive(sets, progress).sets_bytes[0]
-        return PrunePlan(tuple(pruned), freed, guarded)
+        return PrunePlan(tuple(replace(each, guarded=held.intersection(each.unkept)) for each in pruned), 0, guarded)
 
     def _guarded(self, points: Sequence[Point]) -> tuple[Point, ...]:
         """Those of these points that the guard does not let go without asking."""

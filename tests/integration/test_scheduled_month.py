@@ -105,7 +105,7 @@ def month() -> Iterator[Month]:
     with quick_folder() as folder:
         settings = load({
             "STRONGROOM_HOME": str(folder / "home"), "STRONGROOM_REPOSITORY_PATH": str(folder / "repository"),
-            "STRONGROOM_QUEUE_ATTEMPTS": "1",
+            "STRONGROOM_QUEUE_ATTEMPTS": "1", "STRONGROOM_POLICIES_FOLLOW_AT": "",
         })  # fmt: skip
         repositories.init(settings, folder / "repository", "a passphrase for tests", lambda _: None)
         clock = SetClock(START)

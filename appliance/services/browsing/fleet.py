@@ -257,7 +257,7 @@ class Assigned:
         return selecting
 
 
-_OF_ALL: Final = (RunKind.VERIFY, RunKind.COLLECT, RunKind.COPY)
+_OF_ALL: Final = (RunKind.VERIFY, RunKind.COLLECT, RunKind.COPY, RunKind.PRUNE)
 _REMEMBERED: Final = 100_000
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 

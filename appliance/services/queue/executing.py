@@ -118,6 +118,19 @@ def _collect(appliance: Appliance, _run: RunRecord, _asked: RunArguments, progre
     return _Done(f"{size(done.freed_bytes - done.copied_bytes)} are freed{waits}", tuple(done.problems))
 
 
+def _prune(appliance: Appliance, _run: RunRecord, _asked: RunArguments, _progress: Progress) -> _Done:
+    from appliance.services.maintenance import MaintenanceService
+
+    service = MaintenanceService(appliance)
+    plan = service.plan_policies()
+    held = service.prune(plan)
+    doubts = tuple(str(each.doubt) for each in plan.machines if each.doubt is not None)
+    machines = sum(bool(each.going) for each in plan.machines)
+    guarded = f"; {len(plan.guarded)} more stay, as the repository's guard keeps them" if plan.guarded else ""
+    gone = len(plan.going) - len(held)
+    return _Done(f"{gone} restore points of {machines} machines are deleted{guarded}", (*map(str, held), *doubts))
+
+
 def _copy(appliance: Appliance, _run: RunRecord, asked: RunArguments, progress: Progress) -> _Done:
     from appliance.services.copying import CopyService
 
@@ -134,4 +147,5 @@ _WORK: Final[Mapping[RunKind, Callable[[Appliance, RunRecord, RunArguments, Prog
     RunKind.VERIFY: _verify,
     RunKind.COLLECT: _collect,
     RunKind.COPY: _copy,
+    RunKind.PRUNE: _prune,
 }

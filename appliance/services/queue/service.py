@@ -181,6 +181,10 @@ class QueueService:
         """Queue a collection of the repository."""
         return self._ask_all(RunKind.COLLECT, RunArguments(), None, key)
 
+    def ask_prune(self, *, key: Once | None = None) -> Asked:
+        """Queue deleting what no policy keeps, as `MaintenanceService.plan_policies` has it."""
+        return self._ask_all(RunKind.PRUNE, RunArguments(), None, key)
+
     def ask_copy(
         self, home: Path, names: Sequence[str] = (), *, limit_bytes_s: int | None = None, key: Once | None = None
     ) -> Asked:

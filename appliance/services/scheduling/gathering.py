@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from appliance.catalog.scheduling import BusyRun, KnownImage, Stamp
-from appliance.models import RunState
+from appliance.models import RunKind, RunState
 from appliance.policy.policies import Policy, assign
 from appliance.policy.selectors import Kind, Machine
 from appliance.policy.states import AHEAD, Busy, MachineState, PolicyState
@@ -26,13 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """`assigned`: which policies select each machine. `images`: where they are, by their keys. `problems`: why some of
-    it does nothing, as sentences."""
+    """`assigned`: which policies select each machine. `images`: where they are, by their keys. `begun`, `called_off`:
+    when the newest run of each machine, or of other work, began, or was cancelled, by its key; `at_work`: keys of those
+    that wait or are under way. `problems`: why some of it does nothing, as sentences."""
 
     policies: tuple[PolicyState, ...]
     machines: tuple[MachineState, ...]
     assigned: Mapping[str, Sequence[str]]
     images: Mapping[str, KnownImage]
+    begun: Mapping[str, datetime]
+    called_off: Mapping[str, datetime]
+    at_work: frozenset[str]
     problems: tuple[str, ...]
     stamp: Stamp
 
@@ -86,8 +90,8 @@ def gather(appliance: Appliance, now_utc: datetime, memory: Memory) -> Gathered:
     )  # fmt: skip
     return Gathered(
         tuple(each.state for each in found.readable), states,
-        memory.assign(found.policies, (machine for machine, _, _ in machines)), images,
-        tuple(str(each) for each in found.unreadable), known.stamp,
+        memory.assign(found.policies, (machine for machine, _, _ in machines)), images, known.begun, known.called_off,
+        frozenset(run.machine for run in known.busy), tuple(str(each) for each in found.unreadable), known.stamp,
     )  # fmt: skip
 
 
@@ -97,6 +101,8 @@ def _busy(runs: Iterable[BusyRun], machines: Iterable[Machine]) -> dict[str, Bus
     found: dict[str, Busy] = {}
     for run in runs:
         key = run.machine
+        if run.kind is not RunKind.BACKUP:
+            continue
         if run.machine_kind == Kind.VM and run.uuid is None:
             key = named.get((run.host, run.name), key)
         if found.get(key) is not Busy.RUNNING:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from appliance.catalog.errors import CatalogError
 from appliance.catalog.scheduling import Stamp
-from appliance.models import RunDue, RunRecord, RunState, new_id
+from appliance.models import RunDue, RunKind, RunRecord, RunState, new_id
 from appliance.policy.due import LONGEST_LOOK, Look, Request, look
 from appliance.policy.selectors import Kind
 from appliance.services import spawning
 from appliance.services.queue.service import QueueService
+from appliance.services.scheduling.following import follow
 from appliance.services.scheduling.gathering import Gathered, Memory, gather
 
 if TYPE_CHECKING:
@@ -69,12 +71,14 @@ class Scheduler:
         found = look(
             gathered.policies, gathered.machines, gathered.assigned, now, looking_since_utc=since
         )  # fmt: skip
-        self._ask(found, gathered)
+        following = follow(self._appliance, gathered, now)
+        self._ask([*self._backups(found, gathered), *following.runs])
         self._mark(since, now)
-        self._tell(set(gathered.problems))
+        self._tell({*gathered.problems, *following.problems})
         # With what was asked for now, all is as it was once that has ended; so that is looked at in between.
-        self._stamp = None if found.requests else gathered.stamp
-        self._looked_utc, self._looked_s, self._next_utc = now, now_s, found.next_utc
+        self._stamp = None if found.requests or following.runs else gathered.stamp
+        self._looked_utc, self._looked_s = now, now_s
+        self._next_utc = min(filter(None, (found.next_utc, following.next_utc)))
         return found
 
     def _may_differ(self, now: datetime, now_s: float) -> bool:
@@ -95,19 +99,20 @@ class Scheduler:
             since, looked = mark.since_utc, mark.looked_utc
         return since if since <= now <= looked + GAP else now
 
-    def _ask(self, found: Look, gathered: Gathered) -> None:
+    def _backups(self, found: Look, gathered: Gathered) -> list[RunRecord]:
         now = self._clock.now_utc()
         # The queue goes by when they were asked for, and they come in an order.
-        wanted = [
+        return [
             self._run(request, gathered, now + timedelta(microseconds=number))
             for number, request in enumerate(found.requests)
         ]
-        if wanted:
-            for asked in QueueService(self._appliance).ask_due(wanted):
-                why = "; ".join(
-                    f"{each.cause} of {each.policy}, due {each.due_utc:%Y-%m-%d %H:%M}Z" for each in asked.run.due
-                )
-                _log.info("run %s of %s is queued: %s", asked.run.id[:12], asked.run.name, why)
+
+    def _ask(self, wanted: Sequence[RunRecord]) -> None:
+        for asked in QueueService(self._appliance).ask_due(wanted) if wanted else ():
+            run = asked.run
+            why = "; ".join(f"{each.cause} of {each.policy}, due {each.due_utc:%Y-%m-%d %H:%M}Z" for each in run.due)
+            what = run.name if run.kind is RunKind.BACKUP else f"{run.kind} {run.name}"
+            _log.info("run %s of %s is queued: %s", run.id[:12], what, why)
 
     def _run(self, request: Request, gathered: Gathered, asked_utc: datetime) -> RunRecord:
         machine = request.machine

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from appliance.policy.due import Look, look
 from appliance.policy.rpo import Watched
 from appliance.services import spawning
+from appliance.services.scheduling.following import follow
 from appliance.services.scheduling.gathering import Memory, gather
 from appliance.services.scheduling.scheduler import GAP
 
@@ -29,6 +30,7 @@ class Standing:
     alive: bool
     looked_utc: datetime | None
     problems: tuple[str, ...]
+    follows_utc: datetime | None = None  # when pruning, verification and copies are due next
 
     @property
     def missed(self) -> tuple[Watched, ...]:
@@ -54,10 +56,12 @@ class SchedulingService:
         goes_on = mark is not None and mark.since_utc <= now <= mark.looked_utc + GAP
         since = mark.since_utc if mark is not None and goes_on else now
         found = look(gathered.policies, gathered.machines, gathered.assigned, now, looking_since_utc=since)
+        following = follow(self._appliance, gathered, now)
         return Standing(
             found,
             sum(bool(names) for names in gathered.assigned.values()),
             self._appliance.alive(spawning.SCHEDULER),
             None if mark is None else mark.looked_utc,
-            gathered.problems,
+            (*gathered.problems, *following.problems),
+            following.next_utc,
         )

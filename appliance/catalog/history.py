@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.models import PointRecord, ReadKind, RunKind, RunRecord, RunState
+from appliance.planning.habits import MadePoint
 
 _runs = tables.runs
 _points = tables.points
@@ -95,6 +96,17 @@ class History:
         query = query.where(created < end).group_by(_points.c.series)
         with self._database.read() as connection:
             return {row[0]: SeriesSpan(int(row[1]), int(row[2]), row[3], row[4]) for row in connection.execute(query)}
+
+    def made_points(self) -> Iterator[tuple[str, MadePoint]]:
+        """All points, with their series, in the order in which they were made."""
+        columns = _points.c
+        query = select(
+            columns.series, columns.id, columns.generation, columns.created_utc, columns.kind, columns.size_bytes,
+            columns.read_bytes, columns.stored_bytes, columns.duration_ms,
+        ).order_by(columns.series, columns.generation)  # fmt: skip
+        with self._database.read() as connection:
+            for series, id, generation, created, kind, *amounts in connection.execute(query):
+                yield series, MadePoint(id, generation, created, kind == ReadKind.FULL.value, *amounts)
 
     def points(self) -> int:
         with self._database.read() as connection:

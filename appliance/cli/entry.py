@@ -45,6 +45,7 @@ _COMMANDS = {
     "notice": "notices:notice",
     "metrics": "metrics:metrics",
     "report": "reports:report",
+    "plan": "plans:plan",
     "appliance": "appliances:appliance",
     "audit": "audit:audit",
     "user": "users:user",

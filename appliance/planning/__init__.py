@@ -1,0 +1,1 @@
+"""What the fleet will need: room, bandwidth, time to recover; and what another retention would cost. Pure."""

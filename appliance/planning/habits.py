@@ -1,0 +1,122 @@
+"""What machines do, as their restore points show it, or as somebody types it in. Pure.
+
+Rules: what a machine does is the middle of its last points (time between two, speed), or their mean where it is summed
+up (bytes). Of a machine with too few points, the fleet's share of changed bytes is assumed, and that is said.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from statistics import fmean, median
+from typing import Final
+
+from appliance.policy.policies import Policy
+
+_LAST: Final = 30  # incremental points that a mean is of
+_INTERVALS: Final = 14
+_LEAST: Final = 2  # incremental points: fewer tell nothing
+_DAY: Final = timedelta(days=1)
+_SPEED_BYTES_MIN: Final = 64 << 20  # read, in a run whose speed counts
+
+
+@dataclass(frozen=True, slots=True)
+class MadePoint:
+    id: str
+    generation: int
+    created_utc: datetime
+    full: bool
+    size_bytes: int
+    read_bytes: int
+    stored_bytes: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A machine, or `count` that are alike. `points`: oldest first; `policies`: that select it; none: nothing is
+    pruned."""
+
+    name: str
+    host: str | None
+    size_bytes: int
+    points: tuple[MadePoint, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    count: int = 1
+    instant_ms: int | None = None  # what its last instant recovery took
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """Of one machine. `assumed`: by the fleet's, as it has too few points of its own. `speed_bytes_s`: of reading it;
+    None: nothing that was read tells."""
+
+    interval: timedelta
+    read_bytes: int
+    stored_bytes: int
+    duration_s: float
+    speed_bytes_s: float | None
+    assumed: bool = False
+
+    @property
+    def runs_a_day(self) -> float:
+        return _DAY / self.interval
+
+
+def habits(histories: Sequence[History]) -> tuple[Habit | None, ...]:
+    """One for each; None: nothing can be said, as no machine of the fleet has points enough."""
+    own = [_own(each) for each in histories]
+    known = [(habit, each) for habit, each in zip(own, histories, strict=True) if habit is not None]
+    size = sum(each.size_bytes for _, each in known)
+    if not size:
+        return tuple(own)
+    assumed = Habit(
+        interval=timedelta(seconds=median(habit.interval.total_seconds() for habit, _ in known)),
+        read_bytes=sum(habit.read_bytes for habit, _ in known),
+        stored_bytes=sum(habit.stored_bytes for habit, _ in known),
+        duration_s=fmean(habit.duration_s for habit, _ in known),
+        speed_bytes_s=None,
+        assumed=True,
+    )
+    return tuple(
+        habit
+        if habit is not None
+        else replace(
+            assumed,
+            read_bytes=assumed.read_bytes * each.size_bytes // size,
+            stored_bytes=assumed.stored_bytes * each.size_bytes // size,
+        )
+        for habit, each in zip(own, histories, strict=True)
+    )
+
+
+def reading_speed(histories: Sequence[History]) -> float | None:
+    """Bytes a second of full reads in the middle: what reading whole machines was measured to take."""
+    speeds = [speed for each in histories for point in each.points if point.full and (speed := _speed(point))]
+    return median(speeds) if speeds else None
+
+
+def _own(history: History) -> Habit | None:
+    last = [point for point in history.points if not point.full][-_LAST:]
+    if len(last) < _LEAST:
+        return None
+    times = [point.created_utc for point in history.points[-_INTERVALS:]]
+    between = [(after - before).total_seconds() for before, after in itertools.pairwise(times) if after > before]
+    if not between:
+        return None
+    speeds = [speed for point in last if (speed := _speed(point))]
+    return Habit(
+        interval=timedelta(seconds=max(60.0, median(between))),
+        read_bytes=round(fmean(point.read_bytes for point in last)),
+        stored_bytes=round(fmean(point.stored_bytes for point in last)),
+        duration_s=fmean(point.duration_ms for point in last) / 1000,
+        speed_bytes_s=median(speeds) if speeds else None,
+    )
+
+
+def _speed(point: MadePoint) -> float | None:
+    if point.read_bytes < _SPEED_BYTES_MIN or point.duration_ms <= 0:
+        return None
+    return point.read_bytes / (point.duration_ms / 1000)

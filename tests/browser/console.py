@@ -230,12 +230,36 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
         for document in _POLICIES:
             appliance.catalog.policies.add(_stored(read_policy(document)))
         assert PolicyService(appliance).list().readable
-        from appliance.services.browsing import BrowsingService
+        from appliance.models import RunState
+        from appliance.services.browsing import BrowsingService, RunFilter
 
         rows = BrowsingService(appliance).fleet().rows
         row = next(each for each in rows if each.last_point and each.machine.host)
-        runs = BrowsingService(appliance).runs(limit=1).items
-    return person, {"vm": f"/vms/{row.key}", "run": f"/runs/{runs[0].id}", "when": f"/recover?machine={row.key}"}
+        browsing = BrowsingService(appliance)
+        runs = browsing.runs(limit=1).items
+        over = browsing.runs(RunFilter(frozenset({RunState.SUCCEEDED})), limit=1).items[0]
+        _say(appliance, over.id)
+    return person, {
+        "vm": f"/vms/{row.key}", "run": f"/runs/{runs[0].id}", "run-over": f"/runs/{over.id}",
+        "when": f"/recover?machine={row.key}",
+    }  # fmt: skip
+
+
+def _say(appliance: Appliance, run: str) -> None:
+    """What a run leaves in its log: its reads, and how fast they were."""
+    from appliance.services.runlogs import RunLogWriter
+    from appliance.throughput import Sample
+
+    log = RunLogWriter(appliance.settings, run, appliance.clock.now_utc)
+    for text in ("it begins", "vda (incremental): 1.0 GiB"):
+        log.say(text)
+    log.say("put packs/5e1f…: the store answered 503; tried again in 2 s", "warning")
+    log.say("it is done")
+    done, samples = 0, [Sample(0.0, 0)]
+    for second in range(1, 61):
+        done += 18_000_000 + 7_000_000 * (second % 5) - (12_000_000 if 30 < second < 36 else 0)
+        samples.append(Sample(float(second), done))
+    log.samples(samples)
 
 
 def _stored(policy: Any) -> Any:

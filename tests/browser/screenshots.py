@@ -30,7 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     given.into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="strongroom-shots-") as work:
         person, found = seed_home(Path(work) / "home")
-        pages = {**PAGES, "vm": found["vm"], "run": found["run"], "recover-when": found["when"]}
+        pages = {
+            **PAGES,
+            "vm": found["vm"],
+            "run": found["run"],
+            "run-over": found["run-over"],
+            "recover-when": found["when"],
+        }
         with serving(Path(work) / "home") as console, chromium(Path(work) / "profile") as driver:
             browser = Browser(driver, console)
             browser.scheme("dark" if given.dark else "light")

@@ -23,7 +23,11 @@ requestAnimationFrame(() => requestAnimationFrame(() => done(sum)));
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Person, dict[str, str]]:
     home = tmp_path_factory.mktemp("pages") / "home"
     person, found = seed_home(home)
-    return home, person, {**PAGES, "vm": found["vm"], "run": found["run"], "recover-when": found["when"]}
+    return (
+        home,
+        person,
+        {**PAGES, "vm": found["vm"], "run": found["run"], "run-over": found["run-over"], "recover-when": found["when"]},
+    )
 
 
 @pytest.fixture(scope="module")

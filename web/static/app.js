@@ -120,13 +120,13 @@ function draw(place, plot, times, rates) {
   const here = place.querySelector("[data-plot]");
   if (!here || typeof uPlot === "undefined" || times.length < 2) return plot;
   if (plot && here.contains(plot.root)) { plot.setData([times, rates]); return plot; }
-  const style = getComputedStyle(root);
-  const ink = getComputedStyle(here).color, line = style.getPropertyValue("--line"), accent = getComputedStyle(document.querySelector("a")).color;
+  // Colours as they are computed: a canvas knows no light-dark().
+  const ink = getComputedStyle(here).color, line = getComputedStyle(here.closest(".card")).borderTopColor, accent = getComputedStyle(document.querySelector("a")).color;
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line } };
   here.replaceChildren();
   return new uPlot({
     width: here.clientWidth, height: 200, legend: { show: false }, cursor: { show: false },
-    series: [{}, { stroke: accent, width: 2 }],
+    series: [{}, { stroke: accent, width: 2, points: { show: false } }],
     axes: [axis, { ...axis, size: 75, values: (_, values) => values.map((value) => `${size(value)}/s`) }],
   }, [times, rates], here);
 }

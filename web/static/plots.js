@@ -7,8 +7,8 @@ document.addEventListener("DOMContentLoaded", () => {
   if (!place || !told) return;
   const data = JSON.parse(told.textContent);
   const days = data.days.map((day) => Date.parse(`${day}T00:00:00Z`) / 1000);
-  const style = getComputedStyle(document.documentElement);
-  const ink = getComputedStyle(place).color, line = style.getPropertyValue("--line");
+  // Colours as they are computed: a canvas knows no light-dark().
+  const ink = getComputedStyle(place).color, line = getComputedStyle(place.closest(".card")).borderTopColor;
   const accent = getComputedStyle(document.querySelector("main a, .side a")).color;
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line } };
   const plot = new uPlot({

@@ -172,13 +172,13 @@ class StatusService:
 
     def dismiss(self, name: str) -> tuple[RunRecord, ...]:
         """Take the failed last run of a machine or image (by name, UUID, vm:NAME or image:NAME) off the list of what
-        needs an eye, until the next one fails. NothingToDismiss.
+        needs an eye, until the next one fails; by the id of a run, that one alone. NothingToDismiss.
         """
         runs, now = self._appliance.catalog.runs, self._appliance.clock.now_utc()
         found = tuple(
             replace(run, dismissed_utc=now)
             for run in runs.last()
-            if _waits(run) and name in (run.name, run.uuid, f"{run.machine_kind}:{run.name}")
+            if _waits(run) and name in (run.id, run.name, run.uuid, f"{run.machine_kind}:{run.name}")
         )
         if not found:
             raise NothingToDismiss(name)

@@ -77,10 +77,10 @@ def check_answer(response: Response) -> Response:
 
 
 @contextmanager
-def performing(subject: Subject = NOTHING, **details: object) -> Iterator[Doing]:
-    """The body is the act of this view. NotAllowed, ReauthenticationNeeded. `details`: as the other ways to do the same
-    have them."""
-    with Access(appliance()).performing(caller(), Act(g.api_act), subject, details) as doing:
+def performing(subject: Subject = NOTHING, which: Act | None = None, /, **details: object) -> Iterator[Doing]:
+    """The body is the act of this view, or `which`. NotAllowed, ReauthenticationNeeded. `details`: as the other ways to
+    do the same have them."""
+    with Access(appliance()).performing(caller(), which or Act(g.api_act), subject, details) as doing:
         g.api_checked = True
         yield doing
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from appliance.catalog.once import Once
 from appliance.models import RunKind, RunRecord, RunState
 from appliance.services.access import Act, Subject
+from appliance.services.access.repeats import act_to_repeat
 from appliance.services.browsing import RunFilter
 from appliance.services.queue.service import Asked, QueueService, Seen
 from web.acts import act
@@ -146,10 +147,11 @@ def cancel_run(path: Id) -> Response:
 @resources.post("/runs/<id>/retry", summary="Queue the same once more", responses={201: RunAsked, 200: RunAsked})
 @act(Act.RUN_RETRY)
 def retry_run(path: Id, header: Key) -> Response:
-    """What a run that is over was about, as a new run; one that waits for its next attempt waits no longer."""
+    """What a run that is over was about, as a new run; one that waits for its next attempt waits no longer. Whoever may
+    not do what it does may not have it done once more either."""
     service = QueueService(appliance())
     run = service.run(path.id).run
-    with performing(subjects().run(run)) as doing:
+    with performing(subjects().run(run), act_to_repeat(run)) as doing:
         asked = service.again(run.id, key=once(header))
         doing.note(run=asked.run.id)
     return send_asked(asked)

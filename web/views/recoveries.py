@@ -11,8 +11,9 @@ from werkzeug.wrappers import Response
 
 from appliance.bootstrap import Appliance
 from appliance.models import RecoveryRecord
-from appliance.policy.selectors import Kind, Machine
+from appliance.policy.selectors import Kind
 from appliance.services.access import Access, Act, Subject
+from appliance.services.access.subjects import Subjects
 from appliance.services.browsing import MachineRow, TimePoint
 from appliance.services.inventory import InventoryService
 from appliance.services.recovery import RecoveryService
@@ -33,7 +34,12 @@ _MIB: Final = 1 << 20
 def listing() -> str:
     may_see = sees()
     records = RecoveryService(appliance()).list(ended=True, everyones=True)
-    shown = [each for each in reversed(records) if may_see is None or may_see(machine_of(each))]
+    subjects = Subjects(appliance())
+    shown = [
+        each
+        for each in reversed(records)
+        if may_see is None or ((machine := subjects.recovery(each).machine) is not None and may_see(machine))
+    ]
     live = [each for each in shown if not each.state.ended]
     ended = [each for each in shown if each.state.ended][:_SHOWN]
     return render_template("recoveries/listing.html", live=live, ended=ended, title="Recovery")
@@ -93,7 +99,7 @@ def start() -> Response:
     def work(own: Appliance, job: Job) -> RecoveryRecord:
         with Access(own).performing(who, Act.RECOVERY_START, subject, details) as doing:
             record = RecoveryService(own).start(
-                row.machine.id, point, host=host, new_name=name, network=network,
+                row.series or row.key, point, host=host, new_name=name, network=network,
                 memory_bytes=None if memory is None else memory * _MIB, vcpus=cpus, progress=job,
             )  # fmt: skip
             doing.note(recovery=record.id)
@@ -128,7 +134,7 @@ def starting(id: str) -> Response | str:
 def page(id: str) -> str:
     record = found(id, Act.RECOVERY_SEE)
     template = "recoveries/now.html" if request.headers.get("HX-Request") else "recoveries/page.html"
-    return render_template(template, record=record, machine=machine_of(record), title=record.machine_name)
+    return render_template(template, record=record, machine=subject_of(record).machine, title=record.machine_name)
 
 
 @blueprint.get("/recoveries/<id>/console")
@@ -167,14 +173,6 @@ def found(id: str, wanted: Act) -> RecoveryRecord:
     return record
 
 
-def machine_of(record: RecoveryRecord) -> Machine:
-    """The machine that was protected, as grants go by it."""
-    rows = browsing().fleet().rows
-    known = next((row.machine for row in rows if row.last_point == record.point), None) or next(
-        (row.machine for row in rows if row.machine.name == record.source_name and row.last_point), None
-    )
-    return known or Machine(Kind.VM, record.machine_uuid, record.source_name, record.host)
-
-
 def subject_of(record: RecoveryRecord) -> Subject:
-    return Subject.of_machine(machine_of(record))
+    """The machine that was protected, as grants go by it: the one of its point, whatever others are called."""
+    return Subjects(appliance()).recovery(record)

@@ -21,8 +21,9 @@ from flask import (
 from werkzeug.wrappers import Response as AnyResponse
 
 from appliance.models import RunRecord, RunState
-from appliance.policy.selectors import Kind, Machine
 from appliance.services.access import Act, Subject
+from appliance.services.access.repeats import act_to_repeat
+from appliance.services.access.subjects import Subjects
 from appliance.services.browsing import RunFilter
 from appliance.services.queue.service import QueueService, Seen
 from appliance.services.runlogs import read_run_log
@@ -61,7 +62,8 @@ def page(id: str) -> str:
         template,
         seen=seen,
         run=seen.run,
-        machine=machine_of(seen.run),
+        machine=subject_of(seen.run).machine,
+        repeat=act_to_repeat(seen.run),
         lines=log.lines,
         rates=bytes_s(log.samples) if seen.run.state.ended else (),
         title=f"Run of {seen.run.name}",
@@ -123,7 +125,7 @@ def cancel(id: str) -> AnyResponse:
 @act(Act.RUN_RETRY)
 def retry(id: str) -> AnyResponse:
     run = found(id).run
-    with performing(Act.RUN_RETRY, subject_of(run), {"run": run.id}) as doing:
+    with performing(act_to_repeat(run), subject_of(run), {"run": run.id}) as doing:
         again = QueueService(appliance()).again(run.id).run
         doing.note(again=again.id)
     flash("It is in the queue.", "good")
@@ -135,7 +137,7 @@ def retry(id: str) -> AnyResponse:
 def dismiss(id: str) -> AnyResponse:
     run = found(id).run
     with performing(Act.RUN_DISMISS, subject_of(run), {"run": run.id}):
-        StatusService(appliance()).dismiss(run.uuid or f"{run.machine_kind}:{run.name}")
+        StatusService(appliance()).dismiss(run.id)
     flash("It needs no eye any more.", "good")
     return redirect(url_for("runs.page", id=run.id))
 
@@ -147,13 +149,5 @@ def found(id: str) -> Seen:
     return seen
 
 
-def machine_of(run: RunRecord) -> Machine:
-    """As policies and grants select it, with the tags that it was last seen with."""
-    row = browsing().fleet().row(run.machine)
-    if row is not None:
-        return row.machine
-    return Machine(Kind(run.machine_kind), run.uuid or run.name, run.name, run.host)
-
-
 def subject_of(run: RunRecord) -> Subject:
-    return Subject.of_machine(machine_of(run))
+    return Subjects(appliance()).run(run)

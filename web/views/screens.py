@@ -10,25 +10,30 @@ import contextlib
 import select
 import socket
 import threading
+import time
+from collections.abc import Callable
 from typing import Final
 
 from flask import Blueprint, Response, request
 from simple_websocket import ConnectionClosed, Server
 from werkzeug.exceptions import Forbidden, ServiceUnavailable
 
+from appliance.models import RecoveryRecord
 from appliance.services.access import Act
 from appliance.services.recovery import RecoveryService
 from web.acts import act
 from web.current import appliance, parts
-from web.guarding import performing
+from web.guarding import access, performing
 from web.security import same_site
 from web.server import TooManyStreams
+from web.sessions import authenticate
 from web.views.recoveries import found, subject_of
 
 blueprint = Blueprint("screens", __name__)
 _READ_BYTES: Final = 1 << 16
 _LOOK_S: Final = 0.5
 _PING_S: Final = 10
+_ASK_S: Final = 10.0
 _MESSAGE_BYTES_MAX: Final = 1 << 20
 
 
@@ -49,12 +54,18 @@ def screen(id: str) -> Response:
         browser = Server(
             request.environ, ping_interval=_PING_S, max_message_size=_MESSAGE_BYTES_MAX, subprotocols=["binary"]
         )
-        _carry(browser, machine, over)
+        _carry(browser, machine, over, lambda: _may_still(record))
     return Response()
 
 
-def _carry(browser: Server, machine: socket.socket, over: threading.Event) -> None:
-    """Until one of both has gone, or `over`."""
+def _may_still(record: RecoveryRecord) -> bool:
+    """A screen that is open ends with the session, and with the right to it."""
+    who = authenticate()
+    return who is not None and access().may(who, Act.CONSOLE_OPEN, subject_of(record))
+
+
+def _carry(browser: Server, machine: socket.socket, over: threading.Event, may_still: Callable[[], bool]) -> None:
+    """Until one of both has gone, or `over`, or whoever looks may not any more (asked every ten seconds)."""
     gone = threading.Event()
 
     def from_browser() -> None:
@@ -70,8 +81,13 @@ def _carry(browser: Server, machine: socket.socket, over: threading.Event) -> No
 
     carrier = threading.Thread(target=from_browser, name="screen", daemon=True)
     carrier.start()
+    asked_s = time.monotonic()
     try:
         while not gone.is_set() and not over.is_set():
+            if time.monotonic() - asked_s >= _ASK_S:
+                if not may_still():
+                    break
+                asked_s = time.monotonic()
             if select.select([machine], [], [], _LOOK_S)[0]:
                 data = machine.recv(_READ_BYTES)
                 if not data:
@@ -83,4 +99,6 @@ def _carry(browser: Server, machine: socket.socket, over: threading.Event) -> No
         gone.set()
         with contextlib.suppress(ConnectionClosed, OSError):
             browser.close()
+        with contextlib.suppress(OSError):
+            machine.shutdown(socket.SHUT_RDWR)  # QEMU may hang, and the carrier in what it sends
         carrier.join()

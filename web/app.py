@@ -27,6 +27,7 @@ from web.views import (
     audit,
     hosts,
     machines,
+    metrics,
     overview,
     policies,
     public,
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
 
 _SECRET_BYTES = 32
 _VIEWS = (
-    public, sign_in, account, overview, machines, runs, recoveries, screens, policies, hosts, repository, search, audit,
-    users, settings,
+    public, metrics, sign_in, account, overview, machines, runs, recoveries, screens, policies, hosts, repository,
+    search, audit, users, settings,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from appliance.services.watcher import RunWatcher
 from web.jobs import Jobs
 
 if TYPE_CHECKING:
+    from appliance.services.metrics import MetricsService
     from web.server import Streams
 
 
@@ -27,6 +28,12 @@ class Parts:
     @cached_property
     def browsing(self) -> BrowsingService:
         return BrowsingService(self.appliance)
+
+    @cached_property
+    def metrics(self) -> MetricsService:
+        from appliance.services.metrics import MetricsService
+
+        return MetricsService(self.appliance)
 
     @cached_property
     def watcher(self) -> RunWatcher:
@@ -45,3 +52,7 @@ def appliance() -> Appliance:
 
 def browsing() -> BrowsingService:
     return parts().browsing
+
+
+def metrics() -> MetricsService:
+    return parts().metrics

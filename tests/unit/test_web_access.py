@@ -45,6 +45,7 @@ NOBODY_NEEDED = None  # public
 
 MAY: dict[str, frozenset[Role] | None] = {
     "GET /alive": NOBODY_NEEDED,
+    "GET /metrics": NOBODY_NEEDED,  # no session: a token, tests/unit/test_web_metrics.py
     "GET /static/<version>/<path:name>": NOBODY_NEEDED,
     "GET /sign-in": NOBODY_NEEDED,
     "POST /sign-in": NOBODY_NEEDED,

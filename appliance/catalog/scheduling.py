@@ -80,6 +80,7 @@ class Known:
     busy: tuple[BusyRun, ...]
     begun: Mapping[str, datetime]
     called_off: Mapping[str, datetime]
+    marks: tuple[SchedulerMark, ...]  # of all appliances
 
     @property
     def stamp(self) -> Stamp:
@@ -129,6 +130,7 @@ class Scheduling:
                 ),
                 {machine: moment for machine, moment in connection.execute(_BEGUN, until) if moment is not None},
                 {machine: moment for machine, moment in connection.execute(_CALLED_OFF, until)},  # noqa: C416
+                tuple(rows.decode(SchedulerMark, row) for row in connection.execute(select(_schedulers))),
             )
 
     def stamp(self) -> Stamp:

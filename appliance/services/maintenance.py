@@ -24,7 +24,7 @@ from appliance.services.points import PointService, machines_named
 from imaging.collecting import Collected, Options
 from imaging.collection import CollectionPlan
 from imaging.copying import SamePoints
-from imaging.errors import PointHeld, SeriesBusy
+from imaging.errors import PointHeld, PointNotFound, SeriesBusy
 from imaging.points import Point
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ class MaintenanceService:
                     delete(id)
                 except PointHeld as err:
                     held.append(err)
+                except PointNotFound:
+                    continue  # somebody else has deleted it meanwhile
         return tuple(held)
 
     # Forecasting

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from appliance.bootstrap import Appliance
+from appliance.catalog import Catalog
 from appliance.models import RunArguments, RunKind, RunState
 from appliance.policy.policies import read_policy
 from appliance.policy.stored import StoredPolicy
 from appliance.services.guard import GuardService
+from appliance.services.maintenance import MaintenanceService
 from appliance.services.points import PointService
 from appliance.services.policies import PolicyService
 from appliance.services.policies.service import PolicyUnreadable
@@ -151,6 +153,34 @@ def test_the_scheduler_asks_for_all_of_it_once_a_day(
     assert [run for run in appliance.catalog.queue.waiting() if run.kind is not RunKind.BACKUP] == []
     told = line("policy", "due")
     assert "no repository of that name is set in policies.copies" in told.err
+
+
+def test_of_several_appliances_one_asks_for_what_concerns_the_whole_repository(appliance: Appliance) -> None:
+    long_ago = datetime(2026, 1, 1, tzinfo=UTC)
+    document = {
+        "version": 1, "name": "all", "select": {"include": [{"all": True}]}, "schedule": {"cron": "0 22 * * *"},
+        "retention": {"last": 1},
+    }  # fmt: skip
+    appliance.attach()
+    appliance.catalog.policies.add(StoredPolicy("all", document, 1, long_ago, long_ago))
+    now = datetime.now(UTC)
+    other = Catalog(appliance.catalog.database, "0" * 32)
+    other.scheduling.keep_mark(now, now)
+    Scheduler(appliance).turn()
+    assert appliance.catalog.queue.waiting() == ()
+    other.scheduling.keep_mark(now, now - timedelta(minutes=21))  # it is away
+    Scheduler(appliance).turn()
+    assert [run.kind.value for run in appliance.catalog.queue.waiting()] == ["prune", "collect"]
+
+
+def test_a_point_that_somebody_deletes_meanwhile_is_no_failure(appliance: Appliance) -> None:
+    made = back_up_days(appliance, "web", 4)
+    add(appliance, "web", {"include": [{"image": "*"}]}, retention={"last": 1})
+    service = MaintenanceService(appliance)
+    plan = service.plan_policies()
+    PointService(appliance).delete(made[1])
+    assert service.prune(plan) == ()
+    assert kept(appliance) == {made[3]}
 
 
 def test_homes_of_copies_are_checked_when_they_are_read(line: CommandLine) -> None:

@@ -1,7 +1,8 @@
 """What the scheduler asks for beside backups, once a day: pruning and collecting, a verification, copies.
 
 The rule: each is a run of the queue like any other, and answered by the newest of its kind that began, on whatever
-appliance of the catalog; it is asked for by an appliance that looks after a machine of the policies that want it.
+appliance of the catalog. Each appliance asks for copies of its own machines' points; what is done for the whole
+repository one asks for, of those whose schedulers look: all come to look at the same second, and would all ask.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance.models import RunArguments, RunDue, RunKind, RunRecord, RunState, new_id
+from appliance.policy.due import LONGEST_LOOK
 from appliance.policy.following import FollowUp, Wanted, Work, due, unknown_targets, wanted
 from appliance.policy.schedules import Schedule
+from appliance.policy.states import AHEAD
 from appliance.services.policies.known import machine_of
 from appliance.services.scheduling.gathering import Gathered
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
 
+GAP: Final = LONGEST_LOOK + timedelta(minutes=5)  # without a look for longer, a scheduler was away
 _WHOLE: Final = "repository"
 _KINDS: Final = {
     Work.PRUNE: RunKind.PRUNE, Work.COLLECT: RunKind.COLLECT, Work.VERIFY: RunKind.VERIFY, Work.COPY: RunKind.COPY,
@@ -42,7 +46,9 @@ def follow(appliance: Appliance, gathered: Gathered, now_utc: datetime) -> Follo
     homes = dict(settings.copies)
     selecting = {name for names in gathered.assigned.values() for name in names}
     mine = [each for each in gathered.policies if each.policy.name in selecting]
-    everything = wanted(mine)
+    copies = [each for each in wanted(mine) if each.work is Work.COPY]
+    whole = [each for each in wanted(gathered.policies) if each.work is not Work.COPY]
+    everything = (*(whole if _leads(appliance, gathered, now_utc) else ()), *copies)
     problems = unknown_targets(everything, homes)
     everything = tuple(each for each in everything if each.target is None or each.target in homes)
     if not everything or not settings.follow_at:
@@ -67,6 +73,13 @@ def follow(appliance: Appliance, gathered: Gathered, now_utc: datetime) -> Follo
             run = replace(run, arguments=RunArguments(home=run.name, names=names))
         runs.append(run)
     return Following(tuple(runs), schedule.around(now_utc).next_utc, problems)
+
+
+def _leads(appliance: Appliance, gathered: Gathered, now_utc: datetime) -> bool:
+    """Whether this is the one that asks, of all that have looked lately."""
+    me = appliance.catalog.me
+    alive = {mark.appliance for mark in gathered.marks if now_utc - GAP <= mark.looked_utc <= now_utc + AHEAD}
+    return me == min(alive | {me})
 
 
 def daily(clock_time: str, zone: str) -> Schedule:

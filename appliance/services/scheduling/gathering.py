@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from appliance.catalog.scheduling import BusyRun, KnownImage, Stamp
+from appliance.catalog.scheduling import BusyRun, KnownImage, SchedulerMark, Stamp
 from appliance.models import RunKind, RunState
 from appliance.policy.policies import Policy, assign
 from appliance.policy.selectors import Kind, Machine
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Gathered:
     """`assigned`: which policies select each machine. `images`: where they are, by their keys. `begun`, `called_off`:
     when the newest run of each machine, or of other work, began, or was cancelled, by its key; `at_work`: keys of those
-    that wait or are under way. `problems`: why some of it does nothing, as sentences."""
+    that wait or are under way; `marks`: when the schedulers of the catalog looked. `problems`: why some of it does
+    nothing, as sentences."""
 
     policies: tuple[PolicyState, ...]
     machines: tuple[MachineState, ...]
@@ -37,6 +38,7 @@ class Gathered:
     begun: Mapping[str, datetime]
     called_off: Mapping[str, datetime]
     at_work: frozenset[str]
+    marks: tuple[SchedulerMark, ...]
     problems: tuple[str, ...]
     stamp: Stamp
 
@@ -91,7 +93,8 @@ def gather(appliance: Appliance, now_utc: datetime, memory: Memory) -> Gathered:
     return Gathered(
         tuple(each.state for each in found.readable), states,
         memory.assign(found.policies, (machine for machine, _, _ in machines)), images, known.begun, known.called_off,
-        frozenset(run.machine for run in known.busy), tuple(str(each) for each in found.unreadable), known.stamp,
+        frozenset(run.machine for run in known.busy), known.marks, tuple(str(each) for each in found.unreadable),
+        known.stamp,
     )  # fmt: skip
 
 

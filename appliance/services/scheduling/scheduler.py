@@ -22,7 +22,7 @@ from appliance.policy.due import LONGEST_LOOK, Look, Request, look
 from appliance.policy.selectors import Kind
 from appliance.services import spawning
 from appliance.services.queue.service import QueueService
-from appliance.services.scheduling.following import follow
+from appliance.services.scheduling.following import GAP, follow
 from appliance.services.scheduling.gathering import Gathered, Memory, gather
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _POLL_S: Final = 2.0
-GAP: Final = LONGEST_LOOK + timedelta(minutes=5)  # without a look for longer, it was away
 _MARK_EVERY: Final = timedelta(minutes=1)
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from appliance.policy.due import Look, look
 from appliance.policy.rpo import Watched
 from appliance.services import spawning
-from appliance.services.scheduling.following import follow
+from appliance.services.scheduling.following import GAP, follow
 from appliance.services.scheduling.gathering import Memory, gather
-from appliance.services.scheduling.scheduler import GAP
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance

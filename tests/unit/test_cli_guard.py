@@ -366,6 +366,7 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "request apply": [(), (request,)],
         "request refuse": [(request,)],
         "appliance list": [()],
+        "plan": [()],
         "audit list": [()],
         "audit verify": [()],
         "audit export": [()],

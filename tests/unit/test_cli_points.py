@@ -241,6 +241,7 @@ def test_status_json_has_every_part(strongroom: CommandLine) -> None:
         "machines",
         "last_runs",
         "runs",
+        "policies",
         "queued",
         "workers",
         "recoveries",

@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import pyotp
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -171,13 +172,18 @@ class Browser:
 
     def press(self, text: str) -> None:
         """The button or link of this text, in an open dialog if there is one."""
-        dialogs = self.driver.find_elements(By.CSS_SELECTOR, "dialog[open]")
-        within = dialogs[0] if dialogs else self.driver
         wanted = f".//button[normalize-space()='{text}'] | .//a[normalize-space()='{text}']"
-        shown = WebDriverWait(self.driver, PATIENCE_S).until(
-            lambda _: [each for each in within.find_elements(By.XPATH, wanted) if each.is_displayed()]
-        )
-        shown[0].click()
+
+        def pressed(driver: webdriver.Chrome) -> bool:
+            dialogs = driver.find_elements(By.CSS_SELECTOR, "dialog[open]")
+            for each in (dialogs[0] if dialogs else driver).find_elements(By.XPATH, wanted):
+                if each.is_displayed():
+                    each.click()
+                    return True
+            return False
+
+        # A part of the page may be replaced while it is looked at: then it is looked at again.
+        self._until(pressed, f"there is no {text!r}", PATIENCE_S)
 
     def wait_for(self, selector: str, text: str, *, patience_s: float = PATIENCE_S) -> None:
         def there(driver: webdriver.Chrome) -> bool:
@@ -186,10 +192,18 @@ class Browser:
             )
             return any(text in each for each in texts)
 
-        WebDriverWait(self.driver, patience_s).until(there, f"{text!r} is in no {selector}: {self.text()[:1500]}")
+        self._until(there, f"{text!r} is in no {selector}", patience_s)
+
+    def _until(self, done: Callable[[webdriver.Chrome], bool], what: str, patience_s: float) -> None:
+        try:
+            WebDriverWait(self.driver, patience_s, ignored_exceptions=[StaleElementReferenceException]).until(done)
+        except TimeoutException:
+            raise AssertionError(f"{what}, at {self.driver.current_url}: {self.text()[:1500]}") from None
 
     def text(self) -> str:
-        return self.driver.find_element(By.TAG_NAME, "body").text
+        found = self.driver.execute_script("return document.body.innerText")
+        assert isinstance(found, str)
+        return found
 
     def violations(self) -> list[str]:
         """What axe-core finds on the page, by WCAG 2.2 A and AA."""

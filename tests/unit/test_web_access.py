@@ -124,12 +124,17 @@ class Signed:
         return token_in(self.client.get("/account", base_url=BASE))
 
     def send(self, method: str, path: str, **data: str) -> TestResponse:
-        headers = {"Origin": BASE, "Referer": f"{BASE}/"}
+        headers = {"Origin": BASE, "Referer": f"{BASE}/", **upgrade(path)}
         if method == "GET":
             return self.client.get(path, base_url=BASE, headers=headers)
         return self.client.open(
             path, method=method, base_url=BASE, headers=headers, data={"csrf_token": self.token(), **data}
         )
+
+
+def upgrade(path: str) -> dict[str, str]:
+    """A screen is asked for as a websocket, or not at all."""
+    return {"Connection": "Upgrade", "Upgrade": "websocket"} if path.endswith("/screen") else {}
 
 
 def token_in(answer: TestResponse) -> str:
@@ -228,7 +233,7 @@ def test_nobody_reaches_anything_that_is_not_public(app: Flask, route: str) -> N
     client = app.test_client()
     token = token_in(client.get("/sign-in", base_url=BASE))
     answer = client.open(path, method=method, base_url=BASE, data=None if method == "GET" else {"csrf_token": token},
-                         headers={"Origin": BASE, "Referer": f"{BASE}/"})  # fmt: skip
+                         headers={"Origin": BASE, "Referer": f"{BASE}/", **upgrade(path)})  # fmt: skip
     if MAY[route] is NOBODY_NEEDED:
         assert "/sign-in?" not in answer.headers.get("Location", "")
     else:

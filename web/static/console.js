@@ -14,7 +14,7 @@ function connect() {
   if (screen) screen.disconnect();
   tell("connecting", "busy");
   const address = new URL(place.dataset.address, location.href);
-  address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+  address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   screen = new RFB(place, address.href, { wsProtocols: ["binary"] });
   const mine = screen;
   screen.scaleViewport = true;

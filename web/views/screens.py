@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from flask import Blueprint, Response, request
 from simple_websocket import ConnectionClosed, Server
@@ -37,7 +37,14 @@ _ASK_S: Final = 10.0
 _MESSAGE_BYTES_MAX: Final = 1 << 20
 
 
-@blueprint.get("/recoveries/<id>/screen")
+class _Carried(Response):
+    """The answer after a websocket: none. The socket is closed, and StopIteration tells gunicorn so."""
+
+    def __call__(self, environ: object, start_response: object) -> NoReturn:
+        raise StopIteration
+
+
+@blueprint.get("/recoveries/<id>/screen", websocket=True)
 @act(Act.CONSOLE_OPEN)
 def screen(id: str) -> Response:
     """A websocket with RFB in binary messages."""
@@ -52,10 +59,11 @@ def screen(id: str) -> Response:
         ending.enter_context(performing(Act.CONSOLE_OPEN, subject_of(record), {"recovery": record.id}))
         machine = ending.enter_context(RecoveryService(appliance()).open_screen(record.id))
         browser = Server(
-            request.environ, ping_interval=_PING_S, max_message_size=_MESSAGE_BYTES_MAX, subprotocols=["binary"]
-        )
+            request.environ, receive_bytes=_READ_BYTES, ping_interval=_PING_S, max_message_size=_MESSAGE_BYTES_MAX,
+            subprotocols=["binary"],
+        )  # fmt: skip
         _carry(browser, machine, over, lambda: _may_still(record))
-    return Response()
+    return _Carried()
 
 
 def _may_still(record: RecoveryRecord) -> bool:

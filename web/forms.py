@@ -16,6 +16,8 @@ TEXT_CHARACTERS_MAX = 2000
 class FormWrong(StrongroomError):
     """What was typed cannot be used. `field`: the name of the input; the form is shown again with this beside it."""
 
+    exit_code = 2
+
     def __init__(self, field: str, what: str) -> None:
         super().__init__(what, hint="Correct it, then send the form again.", field=field)
         self.field = field

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import Forbidden, MisdirectedRequest
+from werkzeug.exceptions import BadRequest, Forbidden, MisdirectedRequest
 
 from appliance.models import new_id
 from appliance.settings import WebSettings
@@ -70,6 +70,8 @@ def protect(app: Flask, settings: WebSettings) -> None:
         g.request_id = new_id()[:12]
         if not is_ours(request.host, names):
             raise MisdirectedRequest
+        if "\x00" in request.path or any("\x00" in text for text in request.args.values()):
+            raise BadRequest  # PostgreSQL has no such text, and no form of ours sends one
         if request.method not in _SAFE and not same_site():
             raise Forbidden("The request came from another site.")
 

@@ -71,6 +71,16 @@ def assign(policies: Iterable[Policy], machines: Iterable[Machine]) -> dict[str,
     }
 
 
+def assign_keeping(policies: Iterable[Policy], machines: Iterable[Machine]) -> dict[str, tuple[str, ...]]:
+    """As `assign`, for what keeps restore points: of a machine that is gone, whose tags nobody knows any more, every
+    policy has a say that may have selected it. So what was removed by mistake keeps what it had."""
+    known = sorted(policies, key=lambda each: each.name)
+    return {
+        machine.key: tuple(policy.name for policy in known if policy.select.may_select(machine))
+        for machine in machines
+    }  # fmt: skip
+
+
 def read_policy(value: object) -> Policy:
     """From its JSON form, decoded. PolicyInvalid."""
     document = Document(value, "policy")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
 from appliance.policy.keeping import keep
-from appliance.policy.policies import Policy, assign
+from appliance.policy.policies import Policy, assign, assign_keeping
 from appliance.policy.retention import Candidate
 from appliance.policy.selectors import Clause, Machine
 
@@ -119,7 +119,7 @@ def losing(
 ) -> dict[Machine, tuple[Candidate, ...]]:
     """Which points go by the policies as they would be, and stay by those that are, by machine."""
     known, wanted = {each.name: each for each in before}, {each.name: each for each in after}
-    now, then = assign(known.values(), points), assign(wanted.values(), points)
+    now, then = assign_keeping(known.values(), points), assign_keeping(wanted.values(), points)
     found = {}
     for machine, candidates in points.items():
         kept = {each.candidate for each in keep([known[name] for name in now[machine.key]], candidates) if each.kept}

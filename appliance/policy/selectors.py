@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -30,13 +30,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What can be selected. `id`: a virtual machine's UUID, an image's name; `host` is None for an image."""
+    """What can be selected. `id`: a virtual machine's UUID, an image's name; `host` is None for an image. `tags_known`:
+    False of one that is on no host that was seen, and may have had any."""
 
     kind: Kind
     id: str
     name: str
     host: str | None = None
     tags: frozenset[str] = frozenset()
+    tags_known: bool = field(default=True, compare=False)
 
     @property
     def key(self) -> str:
@@ -63,6 +65,11 @@ class Clause:
             and (self.name is None or _fits(self.name, machine.name))
             and (self.tag is None or any(_fits(self.tag, tag) for tag in machine.tags))
         )
+
+    def may_fit(self, machine: Machine) -> bool:
+        """Whether it fits, whatever tags it has, if those are not known."""
+        clause = self if machine.tags_known or self.tag is None else replace(self, tag=None)
+        return clause.fits(machine)
 
     def __str__(self) -> str:
         stated = self.to_json()
@@ -102,6 +109,16 @@ class Selector:
             if clause.fits(machine):
                 return Selection(True, clause)
         return Selection(False)
+
+    def may_select(self, machine: Machine) -> bool:
+        """For what errs towards selecting: what is not known of its tags speaks for it."""
+        if any(clause.fits(machine) for clause in self.exclude if machine.tags_known or clause.tag is None):
+            return False
+        return any(clause.may_fit(machine) for clause in self.include)
+
+    def surely_selects(self, machine: Machine) -> bool:
+        """For what errs towards leaving out: what is not known of its tags speaks against it."""
+        return self.decide(machine).selected and not any(clause.may_fit(machine) for clause in self.exclude)
 
     def to_json(self) -> dict[str, object]:
         return {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from appliance.errors import StrongroomError
 from appliance.models import MachineRecord, new_id
 from appliance.policy.keeping import keep
-from appliance.policy.policies import assign
+from appliance.policy.policies import assign_keeping
 from appliance.policy.retention import Candidate, ClockDoubtful, NoRules, Rules, Verdict, check_clock, decide
 from appliance.progress import SILENT, Progress
 from appliance.services.copying import SameRepository
@@ -133,7 +133,7 @@ class MaintenanceService:
         for unreadable in found.unreadable:
             raise unreadable
         known = {machine.key: machine for machine in known_machines(self._appliance)}
-        selecting = assign(found.policies, known.values())
+        selecting = assign_keeping(found.policies, known.values())
         named = {policy.name: policy for policy in found.policies}
 
         def decided(machine: MachineRecord, candidates: Sequence[Candidate]) -> tuple[Verdict, ...]:

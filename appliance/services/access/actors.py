@@ -67,7 +67,7 @@ class Actor:
 
 
 def _fits(selectors: tuple[Selector, ...], machine: Machine) -> bool:
-    return any(selector.decide(machine).selected for selector in selectors)
+    return any(selector.surely_selects(machine) for selector in selectors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Subjects:
 
     def machine(self, kind: str, uuid: str | None, name: str, host: str | None) -> Subject:
         """One that a record is of; what nothing is known of any more goes by what the record says."""
-        told = Machine(Kind(kind), uuid or name, name, host if kind == Kind.VM else None)
+        told = Machine(Kind(kind), uuid or name, name, host if kind == Kind.VM else None, tags_known=False)
         return Subject.of_machine(self._known.get(told.key, told))
 
     def run(self, run: RunRecord) -> Subject:

@@ -230,7 +230,7 @@ def _machine(seen: SeenRow | None, series: SeriesRow | None) -> Machine:
     assert series is not None
     if series.kind == Kind.IMAGE:
         return Machine(Kind.IMAGE, series.name, series.name)
-    return Machine(Kind.VM, series.uuid or series.name, series.name, series.host)
+    return Machine(Kind.VM, series.uuid or series.name, series.name, series.host, tags_known=False)
 
 
 class Assigned:

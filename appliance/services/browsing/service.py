@@ -299,4 +299,4 @@ def _told(may_see: MaySee | None, uuid: str | None, name: str | None, host: str 
     """Whether what is about this machine is told; what is about none is for those who may see all."""
     if may_see is None:
         return True
-    return uuid is not None and may_see(Machine(Kind.VM, uuid, name or "", host))
+    return uuid is not None and may_see(Machine(Kind.VM, uuid, name or "", host, tags_known=False))

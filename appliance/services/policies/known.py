@@ -29,4 +29,4 @@ def machine_of(record: MachineRecord) -> Machine:
     """A series of restore points as what can be selected; its tags are not known by that."""
     if record.kind == Kind.IMAGE:
         return Machine(Kind.IMAGE, record.name, record.name)
-    return Machine(Kind.VM, record.uuid or record.name, record.name, record.host)
+    return Machine(Kind.VM, record.uuid or record.name, record.name, record.host, tags_known=False)

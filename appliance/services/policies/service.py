@@ -148,7 +148,8 @@ class PolicyService:
         known = {machine.key: machine for machine in known_machines(self._appliance)}
         points: dict[Machine, list[Candidate]] = {}
         for record in self._appliance.catalog.points.machines():
-            machine = known[machine_of(record).key]
+            machine = machine_of(record)
+            machine = known.get(machine.key, machine)  # what runs out of the repository is none that is known
             points.setdefault(machine, []).extend(
                 Candidate(each.id, each.generation, each.created_utc, frozenset(uses[each.id]))
                 for each in self._appliance.catalog.points.times(record.series)

@@ -1,7 +1,8 @@
 """What kind of failure an error is, for programs: whether to look elsewhere, to wait, or to ask for something else.
 
-The rule: one table, by class, so that console, API and command line mean the same by it. An error that is in no line is
-a conflict: it was asked of something that is not in a state for it. What is no error of ours has no kind.
+The rule: one table, by class, so that console, API and command line mean the same by it. An error that is in no line
+goes by what its class declares (to be tried again, wrong usage); else it is a conflict: it was asked of something that
+is not in a state for it. What is no error of ours has no kind.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ _KINDS: Final[tuple[tuple[Kind, tuple[type[Exception], ...]], ...]] = (
         Kind.MISSING,
         (
             catalog.RecordMissing, hypervisor.MachineNotFound, hypervisor.StorageNotFound, NotProtected,
-            NothingThatOld, DiskNotOnPoint, MachineUnknown, NothingToDismiss, imaging.PointNotFound,
-            imaging.HoldNotFound, imaging.SlotNotFound,
+            NothingThatOld, DiskNotOnPoint, MachineUnknown, NothingToDismiss, accounts.LinkUnusable,
+            imaging.PointNotFound, imaging.HoldNotFound, imaging.SlotNotFound,
         ),
     ),
     (
@@ -100,6 +101,8 @@ _LAST: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (catalog.CatalogError, Kind.BROKEN),  # the engine's own
 )
 
+_USAGE: Final = 2  # the exit code of what whoever asked can mend by asking otherwise
+
 
 def failure_of(error: Exception) -> Failure | None:
     """None: it is nothing that we raise on purpose, and what it says is for the log alone."""
@@ -117,4 +120,6 @@ def _kind(error: Exception) -> Kind:
     for which, kind in _LAST:
         if isinstance(error, which):
             return kind
-    return Kind.AWAY if getattr(error, "retryable", False) else Kind.CONFLICT
+    if getattr(error, "retryable", False):
+        return Kind.AWAY
+    return Kind.UNUSABLE if getattr(error, "exit_code", None) == _USAGE else Kind.CONFLICT

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from flask import Flask, Response, current_app, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from appliance.catalog.errors import RecordMissing
-from appliance.errors import StrongroomError
-from appliance.services.access import AccessError
-from appliance.services.accounts.errors import LinkUnusable
-from appliance.services.points import NotProtected
+from appliance.failures import Kind, failure_of
 
 _log = logging.getLogger("strongroom.web")
 
-_STATUS: tuple[tuple[type[StrongroomError], int], ...] = (
-    (RecordMissing, 404),
-    (NotProtected, 404),
-    (LinkUnusable, 404),
-    (AccessError, 403),
-)
-_USAGE = 2  # the exit code of errors that whoever asked can mend by asking otherwise
+STATUSES: Final = {
+    Kind.MISSING: 404,
+    Kind.CONFLICT: 409,
+    Kind.UNUSABLE: 422,
+    Kind.FORBIDDEN: 403,
+    Kind.AWAY: 503,
+    Kind.BROKEN: 500,
+}
+_OF_PAGES: Final = STATUSES | {Kind.UNUSABLE: 400}
 
 Renderer = Callable[[int, str, str, str], Response]
 """Makes an answer of a status, a title, a sentence and a hint."""
@@ -46,21 +45,12 @@ _TOLD = {
 
 def show_errors(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(StrongroomError, _ours)
-    app.register_error_handler(Exception, _unknown)
+    app.register_error_handler(Exception, _any)
 
 
 def tell_otherwise(app: Flask, prefix: str, renderer: Renderer) -> None:
     """Answers under this path are made by this renderer: the API's are no pages."""
     app.extensions.setdefault("strongroom_errors", {})[prefix] = renderer
-
-
-def status_of(error: StrongroomError) -> int:
-    """The status that tells a program what kind of error this is; the sentence tells a person."""
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    return 503 if error.retryable else 400 if error.exit_code == _USAGE else 409
 
 
 def answer(status: int, sentence: str = "", hint: str = "", title: str = "") -> Response:
@@ -85,10 +75,12 @@ def _http(error: HTTPException) -> Response:
     return told
 
 
-def _ours(error: StrongroomError) -> Response:
-    return answer(status_of(error), str(error), error.hint, "That did not work")
-
-
-def _unknown(error: Exception) -> Response:
-    _log.error("request %s: %s %s", g.get("request_id", "?"), request.method, request.path, exc_info=error)
-    return answer(InternalServerError.code)
+def _any(error: Exception) -> Response:
+    failure = failure_of(error)
+    if failure is None:
+        _log.error("request %s: %s %s", g.get("request_id", "?"), request.method, request.path, exc_info=error)
+        return answer(InternalServerError.code)
+    status = _OF_PAGES[failure.kind]
+    if status >= 500:
+        _log.warning("request %s: %s %s: %s", g.get("request_id", "?"), request.method, request.path, error)
+    return answer(status, failure.sentence, failure.hint, "That did not work")

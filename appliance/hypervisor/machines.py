@@ -7,6 +7,7 @@ undefined together with its disks.
 from __future__ import annotations
 
 import builtins
+import os
 import socket
 from collections.abc import Callable
 
@@ -157,4 +158,8 @@ class LibvirtMachines:
             opened = domain.open_graphics(kinds.index("vnc"), libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)
         except Refused as error:
             raise ScreenUnavailable(machine, error.words) from error
-        return socket.socket(fileno=opened)
+        try:
+            return socket.socket(fileno=opened)
+        except OSError as error:
+            os.close(opened)
+            raise ScreenUnavailable(machine, "what libvirt opened is no socket") from error

@@ -11,7 +11,10 @@ from werkzeug.test import TestResponse
 
 from appliance.acts import Act, Role
 from appliance.policy.selectors import Clause, Selector
+from appliance.services.access import local_actor
+from appliance.services.accounts.users import UserService
 from tests.unit.api_site import Site, site
+from tests.unit.test_web_access import BASE, _set_up
 from web.acts import PUBLIC, act, stated
 from web.api.bodies import BODY_BYTES_MAX
 from web.api.resources import PREFIX, resource
@@ -279,8 +282,13 @@ def test_every_act_and_every_refusal_is_written_down(api: Site) -> None:
 
 
 def test_what_changes_something_is_not_done_for_a_cookie_alone(api: Site) -> None:
-    answer = api.app.test_client().post(f"{PREFIX}/runs", json={"machine": "test"}, headers={"Origin": "https://evil"})
-    problem(answer, 403)
+    invited = UserService(api.appliance).add(local_actor({}), "cookie", Role.ADMIN)
+    admin = _set_up(api.app, api.appliance, invited.link, "cookie")
+    assert admin.send("GET", "/account").status_code == 200, "the session is good for pages"
+    asked = {"json": {"machine": "test"}, "base_url": BASE}
+    problem(admin.client.post(f"{PREFIX}/runs", headers={"Origin": BASE}, **asked), 401)
+    problem(admin.client.get(f"{PREFIX}/runs", base_url=BASE), 401)
+    problem(admin.client.post(f"{PREFIX}/runs", headers={"Origin": "https://evil"}, **asked), 403)
 
 
 # Accounts

@@ -95,7 +95,6 @@ MAY: dict[str, frozenset[Role] | None] = {
     "POST /hosts/<name>/test": WORKS,
     "POST /hosts/<name>/remove": ADMINS,
     "GET /repository": LOOKS,
-    "GET /repository/jobs/<id>": LOOKS,
     "POST /repository/verify": WORKS,
     "POST /repository/collect": ADMINS,
     "GET /audit": AUDITS,

@@ -100,7 +100,7 @@ def test_what_is_done_once_more_is_as_grave_as_what_is_done(appliance: Appliance
     assert answer.status_code == 403
     assert "Prove that it is you" in answer.text
     answer = operator.send("POST", f"/runs/{run(appliance, RunKind.VERIFY, RunArguments()).id}/retry")
-    assert answer.status_code == 409
+    assert answer.status_code == 503
     assert "repository" in answer.text, "that one they may; there is none here"
 
 

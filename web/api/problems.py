@@ -17,17 +17,10 @@ from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
 from appliance.failures import Kind, failure_of
+from web.errors import STATUSES
 
 _log = logging.getLogger("strongroom.api")
 MIME_TYPE: Final = "application/problem+json"
-STATUSES: Final = {
-    Kind.MISSING: 404,
-    Kind.CONFLICT: 409,
-    Kind.UNUSABLE: 422,
-    Kind.FORBIDDEN: 403,
-    Kind.AWAY: 503,
-    Kind.BROKEN: 500,
-}
 _RETRY_S: Final = 5
 _KIND: Final = "urn:strongroom:error:"
 _HINTS: Final = {

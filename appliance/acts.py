@@ -111,7 +111,6 @@ class Act(StrEnum):
 
     # The appliance
     APPLIANCE_TAKE_OVER = "appliance.take-over"
-    DEBT_DISMISS = "debt.dismiss"
     SETTINGS_SAVE = "settings.save"
     NOTICE_TEST = "notice.test"
     AUDIT_EXPORT = "audit.export"
@@ -236,7 +235,6 @@ TRAITS: Final[Mapping[Act, Traits]] = MappingProxyType(
         Act.REQUEST_REFUSE: _do(Scope.FLEET, _LOOKS),  # to stop something is the safe side, and urgent
         Act.REQUEST_APPLY: _grave(Scope.FLEET, _ADMIN),
         Act.APPLIANCE_TAKE_OVER: _grave(Scope.FLEET, _ADMIN),
-        Act.DEBT_DISMISS: _do(Scope.FLEET, _WORKS),
         Act.SETTINGS_SAVE: _grave(Scope.FLEET, _ADMIN),
         Act.NOTICE_TEST: _do(Scope.FLEET, _ADMIN),
         Act.AUDIT_EXPORT: _do(Scope.FLEET, _AUDITS),

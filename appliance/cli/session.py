@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from appliance.cli.acting import Acting
+
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from appliance.progress import Progress
@@ -34,6 +36,7 @@ class Session:
     debug: bool = False
     home: str | None = None
     limit_bytes_s: int | None = None
+    acting: Acting | None = None
     closing: ExitStack = field(default_factory=ExitStack)
     _appliance: Appliance | None = None
     _progress: Progress | None = None
@@ -55,6 +58,8 @@ class Session:
             from appliance.bootstrap import Appliance
 
             self._appliance = self.closing.enter_context(Appliance(self.settings(), wait=self.wait))
+        if self.acting is not None:
+            self.acting.opened(self._appliance)
         return self._appliance
 
     @property
@@ -68,12 +73,15 @@ class Session:
 
 
 def pass_session(command: Callable[Concatenate[Session, P], T]) -> Callable[P, T]:
-    """Hand the session to a command as its first argument."""
+    """Hand the session to a command as its first argument; the command is an act from when it opens the appliance."""
 
     def with_session(*args: P.args, **kwargs: P.kwargs) -> T:
-        session = click.get_current_context().find_object(Session)
+        context = click.get_current_context()
+        session = context.find_object(Session)
         assert session is not None
-        return command(session, *args, **kwargs)
+        session.acting = Acting(context)
+        with session.acting.until_its_end():
+            return command(session, *args, **kwargs)
 
     return update_wrapper(with_session, command)
 

@@ -76,7 +76,7 @@ def setup_link(session: Session, name: str | None, as_json: bool) -> None:
     from appliance.services.accounts.users import UserService
 
     if name is None:
-        link = SetUpService(session.appliance).first_link()
+        link = SetUpService(session.appliance).first_link(local_actor())
     else:
         link = UserService(session.appliance).reset(local_actor(), name).link
     if as_json:

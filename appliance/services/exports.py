@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import home
+from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.models import ExportKind, ExportRecord, new_id
 from appliance.ownership import remove_unowned
-from appliance.services.points import PointService, choose_disk
+from appliance.services.points import PointService, choose_disk, point_subject
 from imaging import convert, export
 from imaging.errors import ExportFailed, HoldNotFound, ImagingError, MountFailed
 from imaging.export import Export, Listen
@@ -76,6 +77,7 @@ class ExportService:
         self, point: Point, entry: DiskEntry, *, port: int | None = None, purpose: str = "export"
     ) -> Iterator[Served]:
         """As `serve`, of a point that was found already. `purpose` is what the hold says."""
+        about(point_subject(point), disk=entry.name, port=port)
         record = self._new_record(ExportKind.EXPORT, point, (entry.name,))
         with self._own(record.id, f"export {record.id}"):
             listen = Listen(self._socket(record.id, 0), port=port)
@@ -97,6 +99,7 @@ class ExportService:
         process.
         """
         found = PointService(self._appliance).resolve(point, name)
+        about(point_subject(found), directory=str(directory))
         directory = _empty_folder(directory)
         names = tuple(entry.name for entry in found.manifest.disks)
         for disk in names:
@@ -122,6 +125,7 @@ class ExportService:
         wanted = str(directory.resolve())
         for record in self._appliance.catalog.exports.list():
             if record.kind is ExportKind.MOUNT and record.address == wanted:
+                about(Subject("export", record.id, record.name), directory=wanted)
                 with self._own(record.id, f"mount {wanted}"):
                     self._end(record)
                 return record

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.models import ApplianceRecord
 
@@ -98,6 +99,7 @@ class FleetService:
         """Take on what an appliance that is gone for good has under way, with its hosts: it is then settled, resumed,
         discarded as if it had been begun here. RecordMissing, OwnAppliance."""
         member = self.find(wanted)
+        about(Subject("appliance", member.record.id, member.record.name))
         hosts = self._appliance.catalog.hosts
         before = {host.name for host in hosts.list()}
         self._appliance.catalog.queue.give_up(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from appliance.clock import format_utc
+from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.services.holds import HeldPoint, HoldInUse
 from appliance.services.points import PointService
@@ -124,10 +125,12 @@ class GuardService:
 
     def enrol(self, name: str, passphrase: str) -> Person:
         """A key for somebody, who can then be made a person of the guard. RulesRefused, PersonExists."""
+        about(Subject("person", name=name))
         return self._guard.enrol(name, passphrase)
 
     def change_passphrase(self, name: str, old: str, new: str) -> Person:
         """PersonUnknown, PassphraseWrong."""
+        about(Subject("person", name=name))
         (person,) = self._enrolled([name])
         self._guard.persons.change_passphrase(person, old, new)
         return person
@@ -162,6 +165,7 @@ class GuardService:
 
     def turn_on(self, change: ChangeGuard) -> GuardState:
         """GuardChanged."""
+        about(Subject("guard"), persons=[person.name for person in change.rules.persons])
         return self._guard.change(change)
 
     def plan_change(self, edit: Callable[[Rules], Rules], *, add: Sequence[str] = (), remove: Sequence[str] = ()
@@ -215,7 +219,9 @@ class GuardService:
 
     def ask(self, act: Act, person: str, passphrase: str, reason: str = "") -> Told:
         """NothingToAsk, PersonUnknown, PassphraseWrong; Guarded where nobody can ask."""
-        return self._told(self._guard.ask(act, person, passphrase, reason))
+        told = self._told(self._guard.ask(act, person, passphrase, reason))
+        about(Subject("request", told.request.id), to=act.describe(), person=told.asked_by, subjects=told.subjects)
+        return told
 
     def requests(self, *, closed: bool = False) -> tuple[tuple[Told, ...], tuple[DamagedRequest, ...]]:
         """Those that are open, or all, oldest first, and those that cannot be read. To look is also what counts the
@@ -232,11 +238,13 @@ class GuardService:
     def confirm(self, wanted: str, person: str, passphrase: str) -> Told:
         """SamePerson, PersonUnknown, PassphraseWrong, RequestNotReady, RequestNotFound."""
         found = self._guard.request(wanted)
+        about(Subject("request", found.id), to=found.ask.act.describe(), person=person)
         return self._told(self._guard.confirm(found.id, person, passphrase))
 
     def refuse(self, wanted: str, reason: str = "") -> Told:
         """By anybody, and for ever: also how who asked takes it back. RequestNotReady once it is being carried out."""
         found = self._guard.request(wanted)
+        about(Subject("request", found.id), to=found.ask.act.describe(), reason=reason)
         self._guard.refuse(found.id, reason)
         return self._told(self._guard.request(found.id))
 
@@ -286,7 +294,11 @@ class GuardService:
         for each in found:
             if wanted and each not in ready:
                 raise not_ready(each)
-        return tuple(self._apply(each) for each in ready)
+        subject = Subject("request", ready[0].id if len(ready) == 1 else "")
+        about(subject, requests=[{"id": each.id, "to": each.ask.act.describe()} for each in ready])
+        done = tuple(self._apply(each) for each in ready)
+        about(subject)  # each has said what it was about
+        return done
 
     def _apply(self, request: Request) -> Applied:
         told = self._told(request)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.ownership import is_owned
@@ -95,6 +96,7 @@ class HoldService:
     def release(self, held: HeldPoint | DamagedHold) -> None:
         """Let go of one that has no use known to this home. HoldInUse, HoldNotFound; Guarded for one that cannot be
         read and may be a protection."""
+        about(Subject("hold", held.id if isinstance(held, DamagedHold) else held.hold.id))
         if isinstance(held, DamagedHold):
             self._appliance.repository.release(held.id)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import HypervisorError, MachineNotFound
 from appliance.hypervisor.protocol import HostConfig, HostFacts, MachineInfo
@@ -123,6 +124,7 @@ class InventoryService:
     def add_host(self, config: HostConfig, *, test: bool = True) -> HostReport | None:
         """Keep a host, after it has answered (unless told not to ask). HostFieldRefused, RecordExists,
         HypervisorError."""
+        about(Subject("host", config.name, config.name), hostname=config.hostname, tested=test)
         check_host(config)
         report = self._report(config) if test else None
         record = HostRecord(config, self._appliance.clock.now_utc())
@@ -135,6 +137,7 @@ class InventoryService:
         return self._appliance.catalog.hosts.list()
 
     def test_host(self, name: str) -> HostReport:
+        about(Subject("host", name, name))
         return self._report(self._appliance.catalog.hosts.get(name).config)
 
     def _report(self, config: HostConfig) -> HostReport:
@@ -152,6 +155,7 @@ class InventoryService:
         """
         from appliance.services.recovery import RecoveryService
 
+        about(Subject("host", name, name), force=force)
         catalog = self._appliance.catalog
         debts = self.debts(name)
         if debts and not force:
@@ -237,6 +241,7 @@ class InventoryService:
         `others`, those of other tools too, which then read everything as well."""
         found = self.find(name, host)
         uuid = found.machine.uuid
+        about(Subject.of_machine(machine_of("vm", found.machine.name, uuid, found.host)), others=others)
         repository = self._appliance.repository
         points = repository.points(repository.series_of("vm", uuid))
         names = {point.manifest.checkpoint for point in points if point.manifest.checkpoint}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import TYPE_CHECKING
 
+from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.models import MachineRecord, new_id
 from appliance.policy.keeping import keep
@@ -175,14 +176,18 @@ class MaintenanceService:
     def prune(self, plan: PrunePlan) -> tuple[PointHeld, ...]:
         """Deletes the points that go; returns those that somebody has come to use meanwhile."""
         held = []
+        gone = []
         with PointService(self._appliance).deletions() as delete:
             for id in plan.going:
                 try:
                     delete(id)
+                    gone.append(id)
                 except PointHeld as err:
                     held.append(err)
                 except PointNotFound:
                     continue  # somebody else has deleted it meanwhile
+                finally:
+                    about(Subject("repository"), points=gone)
         return tuple(held)
 
     # Forecasting
@@ -228,6 +233,7 @@ class MaintenanceService:
 
     def repair(self, *, progress: Progress = SILENT) -> Repaired:
         """ImagingError."""
+        about(Subject("repository", name="repository"))
         return self._appliance.repository.repair(progress)
 
     # Healing
@@ -260,6 +266,7 @@ class MaintenanceService:
 
     def collect(self, *, wait_s: float, progress: Progress = SILENT) -> Collected:
         """CollectionBusy; ImagingError, and then no restore point has lost anything."""
+        about(Subject("repository", name="repository"))
         try:
             return self._appliance.repository.collect(Options(wait_s=wait_s), progress)
         except SeriesBusy as err:

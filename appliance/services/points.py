@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from appliance.clock import format_utc
+from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.models import (
     CleanupAction,
@@ -251,6 +252,7 @@ class PointService:
         def delete(wanted: str) -> Point:
             nonlocal problems
             point = self.resolve(wanted)
+            about(point_subject(point))
             self._appliance.repository.guard.permit(deletion_of([doomed(point)]), request)  # before anything is noted
             if problems is None:
                 problems = UpkeepService(self._appliance).here()
@@ -278,6 +280,7 @@ class PointService:
     def delete_damaged(self, point: DamagedPoint, request: str | None = None) -> None:
         """Drop what is left of a point that cannot be read, so that the repository can be collected again. PointHeld,
         StillReadable; Guarded as `delete`."""
+        about(Subject("point", point.id))
         self._appliance.repository.delete_point(point, self._appliance.id, request)
         self.refresh()
 
@@ -299,6 +302,7 @@ class PointService:
     def protect(self, wanted: str) -> Point:
         """Keep a point from being deleted. Protected already: fine."""
         details = self.details(wanted)
+        about(point_subject(details.point))
         if not any(hold.purpose == PROTECTED for hold in details.holds):
             self._appliance.repository.hold(details.point, PROTECTED, self._appliance.id)
         return details.point
@@ -306,10 +310,17 @@ class PointService:
     def unprotect(self, wanted: str) -> Point:
         """Lift the protection. Not protected: fine. Guarded."""
         details = self.details(wanted)
+        about(point_subject(details.point))
         for hold in details.holds:
             if hold.purpose == PROTECTED:
                 self._appliance.repository.release(hold.id)
         return details.point
+
+
+def point_subject(point: Point) -> Subject:
+    """As the audit has it."""
+    machine = point.manifest.machine
+    return Subject("point", point.id, machine.name, machine_of(machine.kind, machine.name, machine.uuid, machine.host))
 
 
 def _unless_damaged(chosen: Point, points: Sequence[Point], survey: Survey) -> Point:

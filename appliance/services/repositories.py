@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import home, proofs
+from appliance.acts import Act
 from appliance.bootstrap import Appliance
 from appliance.catalog.errors import CatalogError, CatalogOfAnotherRepository
 from appliance.clock import parse_utc
+from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.models import MachineRecord, PointRecord, RepositoryRecord, new_id
 from appliance.ownership import own
 from appliance.progress import SILENT, Progress
+from appliance.services.access import Access, local_actor
 from appliance.services.points import PointService
 from imaging.errors import Damaged, NotAuthentic, SlotNotFound
 from imaging.repository import Repository
@@ -115,7 +118,7 @@ def init(
         )
         with repository:
             deliver(recovery_key.text())
-            return _take_on(appliance, repository, location, machine_key)
+            return _take_on(appliance, repository, location, machine_key, Act.REPOSITORY_INITIALISE)
 
 
 def adopt(settings: Settings, path: Path | None, secret: Secret) -> Founded:
@@ -130,7 +133,7 @@ def adopt(settings: Settings, path: Path | None, secret: Secret) -> Founded:
         with Repository.open(store, secret, cache=settings.cache_directory, appliance=appliance.identity) as repository:
             _refuse_another(appliance, repository.id.hex())
             repository.add_slot(MachineKey(machine_key), f"machine key of {appliance.identity.host}")
-            return _take_on(appliance, repository, location, machine_key)
+            return _take_on(appliance, repository, location, machine_key, Act.REPOSITORY_ADOPT)
 
 
 @contextmanager
@@ -161,7 +164,7 @@ def _prove_locks(location: Location) -> None:
         versions.prove()
 
 
-def _take_on(appliance: Appliance, repository: Repository, location: Location, machine_key: bytes) -> Founded:
+def _take_on(appliance: Appliance, repository: Repository, location: Location, machine_key: bytes, act: Act) -> Founded:
     settings = appliance.settings
     appliance.use_repository(repository)
     appliance.catalog.attach_repository(RepositoryRecord(repository.id.hex(), str(location), appliance.clock.now_utc()))
@@ -169,6 +172,8 @@ def _take_on(appliance: Appliance, repository: Repository, location: Location, m
     damaged = points.refresh()
     home.remember_repository(settings, location)
     home.write_machine_key(settings, machine_key)
+    subject = Subject("repository", repository.id.hex())
+    Access(appliance).record(local_actor(), act, subject, {"location": str(location)})
     return Founded(
         repository_id=repository.id.hex(),
         location=str(location),
@@ -211,6 +216,7 @@ class RepositoryService:
         """Every object's bytes, and with `reading` chunks, decrypted and compared with their ids. What it found is kept
         in the catalog, unless that is away."""
         began = self._appliance.clock.now_utc()
+        about(Subject("repository", name="repository"), read_data=reading is not None)
         report = self._appliance.repository.verify(progress=progress, reading=reading)
         how = proofs.Reading.TABLES
         if reading is not None:
@@ -244,12 +250,15 @@ class RepositoryService:
         return tuple(self._appliance.repository.slots())
 
     def add_passphrase(self, passphrase: str, label: str) -> Slot:
-        return self._appliance.repository.add_slot(Passphrase(passphrase), label)
+        slot = self._appliance.repository.add_slot(Passphrase(passphrase), label)
+        about(Subject("key", slot.id, label), what=slot.kind)
+        return slot
 
     def add_recovery_key(self, label: str, deliver: Callable[[str], None]) -> Slot:
         """A new recovery key beside those there are; it is delivered only when its slot is in the repository."""
         key = RecoveryKey.new()
         slot = self._appliance.repository.add_slot(key, label)
+        about(Subject("key", slot.id, label), what=slot.kind)
         deliver(key.text())
         return slot
 
@@ -266,6 +275,7 @@ class RepositoryService:
         """SlotNotFound; LastSlot, also for the last one that is no machine key; OwnKey for the one that this appliance
         works with; Guarded, unless `request` is ready.
         """
+        about(Subject("key", slot.id, slot.label), what=slot.kind)
         if slot.kind == MachineKey.kind and self._opens(slot):
             raise OwnKey(slot.id)
         self._appliance.repository.remove_slot(slot.id, request)

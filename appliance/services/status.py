@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from appliance import home
+from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.models import (
     ApplianceRecord,
@@ -184,6 +185,8 @@ class StatusService:
             raise NothingToDismiss(name)
         for run in found:
             runs.save(run)
+            machine = machine_of(run.machine_kind, run.name, run.uuid, run.host)
+            about(Subject.of_machine(machine), run=run.id)
         return found
 
     def _repository(self, problems: list[str]) -> tuple[RepositoryState, tuple[Hold, ...]]:

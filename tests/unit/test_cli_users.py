@@ -75,6 +75,7 @@ def test_the_first_admin_and_those_after(strongroom: CommandLine) -> None:
     assert {entry["actor_kind"] for entry in told} == {"local"}
     assert [entry["act"] for entry in told if entry["result"] == "ok"] == [
         "user.remove", "user.reset", "user.reset", "user.enable", "user.disable", "user.save", "user.save", "user.save",
+        "user.reset",
     ]  # fmt: skip
 
 

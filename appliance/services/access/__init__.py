@@ -8,14 +8,12 @@ with access.performing(actor, Act.RUN_START, Subject.of_machine(machine), detail
 
 from appliance.acts import TRAITS, Act, Role, Scope, role_may
 from appliance.audit import Result
-from appliance.services.access.access import Access, Doing
+from appliance.doing import FILTERED, NOTHING, Doing, Subject, about
+from appliance.services.access.access import Access
 from appliance.services.access.actors import (
-    FILTERED,
-    NOTHING,
     SYSTEM,
     Actor,
     ActorKind,
-    Subject,
     Via,
     local_actor,
     nobody,
@@ -40,6 +38,7 @@ __all__ = [
     "Scope",
     "Subject",
     "Via",
+    "about",
     "local_actor",
     "nobody",
     "role_may",

@@ -9,46 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from appliance.acts import TRAITS, Act
 from appliance.audit import Draft, Result, head_of
+from appliance.doing import NOTHING, Doing, Subject, going_on
 from appliance.errors import StrongroomError
 from appliance.home import HomeUnusable
 from appliance.models import new_id
 from appliance.policy.selectors import Machine
-from appliance.services.access.actors import NOTHING, Actor, Subject
+from appliance.services.access.actors import Actor
 from appliance.services.access.decisions import refusal
 from appliance.services.access.heads import HeadFile
-from appliance.services.access.spool import SOME, Spool, remove
+from appliance.services.access.spool import SOME, Held, Spool, remove
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Doing:
-    """An act that goes on. What its body learns only on the way can be said of it: `subject`, and `note`."""
-
-    subject: Subject
-    details: dict[str, object] = field(default_factory=dict)
-    result: Result = Result.OK
-    error: str = ""
-
-    def note(self, **details: object) -> None:
-        """Plain values, and no secrets."""
-        self.details.update(details)
-
-    def partly(self, why: str = "") -> None:
-        """Done, but not all of it."""
-        self.result, self.error = Result.PARTLY, why
-
-    def failed(self, why: str) -> None:
-        """It did not come to its end, although no error says so."""
-        self.result, self.error = Result.FAILED, why
 
 
 class Access:
@@ -86,15 +65,13 @@ class Access:
         held = self._spool.begin(replace(draft, result=Result.INTERRUPTED))
         try:
             try:
-                yield doing
+                with going_on(doing):
+                    yield doing
             except BaseException as err:
                 doing.failed(_words(err))
                 raise
             finally:
-                draft = self._ended(draft, doing)
-                held.write(draft)
-                if self._write(draft):
-                    held.remove()
+                self._finish(held, self._ended(draft, doing), dropped=doing.dropped)
         finally:
             held.close()
 
@@ -110,6 +87,16 @@ class Access:
     ) -> None:
         """What happened at once, and asks for no permission: a sign-in that failed, for instance."""
         self._note(self._ended(self._draft(actor, act, subject), Doing(subject, dict(details or {}), result, error)))
+
+    def record_all(self, actor: Actor, act: Act, done: Sequence[tuple[Subject, Mapping[str, object]]]) -> None:
+        """As `record`, for what was done at one time to several, in one transaction. If the catalog is away, these are
+        lost with what they tell of, and logged: they are the appliance's own, and in the catalog themselves."""
+        drafts = [self._ended(self._draft(actor, act, subject), Doing(subject, dict(details)))
+                  for subject, details in done]  # fmt: skip
+        try:
+            self._append(drafts)
+        except (StrongroomError, OSError) as err:
+            _log.warning("the audit lacks %d times %s: %s", len(drafts), act, err)
 
     def sweep(self) -> None:
         """Put into the chain what dead processes left, and what could not be written then. CatalogError."""
@@ -140,8 +127,16 @@ class Access:
         return replace(
             draft, ended_utc=self._appliance.clock.now_utc(), result=doing.result, error=doing.error,
             subject_kind=subject.kind, subject_id=subject.id, subject_name=subject.name, machine=_key(subject.machine),
-            details=doing.details,
+            details=doing.told or doing.details,
         )  # fmt: skip
+
+    def _finish(self, held: Held, draft: Draft, *, dropped: bool) -> None:
+        if dropped:
+            held.remove()
+            return
+        held.write(draft)
+        if self._write(draft):
+            held.remove()
 
     def _note(self, draft: Draft) -> None:
         held = self._spool.begin(draft)

@@ -1,4 +1,4 @@
-"""Who does something, and to what. Pure.
+"""Who does something.
 
 The rule: an actor is made where somebody proved who they are (a session, a token, a login on this machine), and carries
 all that decides what they may do; so nothing is asked of the catalog for a decision.
@@ -70,24 +70,6 @@ def _fits(selectors: tuple[Selector, ...], machine: Machine) -> bool:
     return any(selector.surely_selects(machine) for selector in selectors)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What an act is about. `machine`: of machine acts, the one it is about. `filtered`: a list from which the caller
-    leaves out what `Actor.granted` does not fit; only so is a list of everything shown to those who are limited."""
-
-    kind: str = ""
-    id: str = ""
-    name: str = ""
-    machine: Machine | None = None
-    filtered: bool = False
-
-    @classmethod
-    def of_machine(cls, machine: Machine) -> Subject:
-        return cls("machine", machine.id, machine.name, machine)
-
-
-NOTHING: Final = Subject()
-FILTERED: Final = Subject(filtered=True)
 SYSTEM: Final = Actor(ActorKind.SYSTEM, "system", "system", Role.ADMIN, via=Via.SYSTEM)
 
 

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from appliance.acts import TRAITS, Act, Scope
-from appliance.services.access.actors import Actor, ActorKind, Subject
+from appliance.doing import Subject
+from appliance.services.access.actors import Actor, ActorKind
 from appliance.services.access.errors import AccessError, NotAllowed, ReauthenticationNeeded
 
 PROVEN_FOR: Final = timedelta(minutes=5)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from appliance.accounts import USER_NAME, SetupLink, UserRecord
 from appliance.acts import Act, Role
 from appliance.models import new_id
-from appliance.services.access import Access, Actor, ActorKind, Subject
+from appliance.services.access import SYSTEM, Access, Actor, ActorKind, Subject
 from appliance.services.accounts import codes, throttle
 from appliance.services.accounts.errors import CodeWrong, LinkUnusable, NameUnfit, UsersExist
 from appliance.services.accounts.passwords import Passwords, check_password
@@ -65,11 +65,14 @@ class SetUpService:
         self._access = Access(appliance)
         self._passwords = passwords or Passwords()
 
-    def first_link(self) -> Link:
+    def first_link(self, actor: Actor = SYSTEM) -> Link:
         """For the first admin, in place of an earlier one. UsersExist."""
-        link = self.new_link(None)
-        if link is None:
+        if self._appliance.catalog.users.exist():
             raise UsersExist
+        with self._access.performing(actor, Act.USER_RESET, Subject("user", name="the first admin")):
+            link = self.new_link(None)
+            if link is None:
+                raise UsersExist
         return link
 
     def new_link(self, user: str | None) -> Link | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import CatalogError
+from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.hypervisor.protocol import (
     DiskDevice,
@@ -93,6 +94,7 @@ class BackupService:
             progress.note(f"left from an earlier run: {problem}")
         found = InventoryService(self._appliance).find(name, host)
         run = self._run(found.machine.name, "vm", found.machine.uuid, found.host)
+        _tell(run, full)
         with self._pursued(run), self._recorded(run, progress) as (record, watched):
             return self._hosted(record, found, full, watched)
 
@@ -103,6 +105,7 @@ class BackupService:
             progress.note(f"left from an earlier run: {problem}")
         run = self._run(name, "image", None, None)
         run = replace(run, image_path=str(path.absolute()), image_format=image_format)  # policies find it by that
+        _tell(run, False)
         with self._recorded(run, progress) as (record, watched):
             return self._image(record, path, image_format, watched)
 
@@ -289,3 +292,9 @@ class BackupService:
             return
         with watched(self._appliance, run.id, self._interrupt, progress) as watching:
             yield watching
+
+
+def _tell(run: RunRecord, full: bool) -> None:
+    """As the audit has it; the same as of a run of the queue."""
+    subject = Subject.of_machine(machine_of(run.machine_kind, run.name, run.uuid, run.host))
+    about(subject, run=run.id, full=full, limit_bytes_s=run.limit_bytes_s)

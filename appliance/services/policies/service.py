@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import RecordExists
+from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.policy.documents import Document
 from appliance.policy.errors import PolicyInvalid
@@ -160,6 +161,7 @@ class PolicyService:
 
     def add(self, policy: Policy) -> KnownPolicy:
         """RecordExists."""
+        _tell(policy.name, policy=policy.to_json())
         now = self._now()
         self._appliance.attach()
         self._stored.add(StoredPolicy(policy.name, policy.to_json(), 1, now, now))
@@ -168,6 +170,7 @@ class PolicyService:
     def replace(self, name: str, policy: Policy, *, seen: int | None = None) -> KnownPolicy:
         """`seen`: the version that the change was made on; None: whichever there is. Renamed, RecordMissing,
         PolicyChanged."""
+        _tell(name, policy=policy.to_json())
         if policy.name != name:
             raise Renamed(name, policy.name)
         known, now = self._stored.get(name), self._now()
@@ -178,15 +181,18 @@ class PolicyService:
 
     def remove(self, name: str, *, seen: int | None = None) -> None:
         """Its restore points stay. RecordMissing, PolicyChanged."""
+        _tell(name)
         self._stored.remove(name, seen=seen)
 
     def pause(self, name: str) -> KnownPolicy:
         """No run begins by it. Paused already: fine. RecordMissing, PolicyUnreadable."""
+        _tell(name)
         now = self._now()
         return _read(self._stored.set_paused(name, now, now))
 
     def resume(self, name: str) -> KnownPolicy:
         """What was due meanwhile is not made up for. Not paused: fine. RecordMissing, PolicyUnreadable."""
+        _tell(name)
         return _read(self._stored.set_paused(name, None, self._now()))
 
     # Several at once
@@ -207,6 +213,7 @@ class PolicyService:
                 self.replace(policy.name, policy, seen=plan.known[policy.name])
             else:
                 self.add(policy)
+        about(Subject("policy"), policy=None, policies=[policy.to_json() for policy in plan.policies])
 
     # Machines
 
@@ -217,6 +224,7 @@ class PolicyService:
         """No policy begins a run of it. By name, UUID, vm:NAME or image:NAME. MachineUnknown."""
         self._appliance.attach()
         machine = self._machine(name, host)
+        about(Subject.of_machine(machine))
         self._stored.pause_machine(MachinePause(machine.key, machine.name, self._now()))
         return machine
 
@@ -224,8 +232,12 @@ class PolicyService:
         """It catches up once. False: it was not paused. MachineUnknown."""
         mine = [each for each in self.pauses() if name in (each.machine, each.name, each.machine.partition(":")[2])]
         if host is None and len(mine) == 1:  # it need not be known any more
+            kind, _, id = mine[0].machine.partition(":")
+            about(Subject.of_machine(Machine(Kind(kind), id, mine[0].name)))
             return self._stored.resume_machine(mine[0].machine)
-        return self._stored.resume_machine(self._machine(name, host).key)
+        machine = self._machine(name, host)
+        about(Subject.of_machine(machine))
+        return self._stored.resume_machine(machine.key)
 
     def _machine(self, name: str, host: str | None) -> Machine:
         kind, _, bare = name.partition(":")
@@ -284,3 +296,7 @@ def _read(stored: StoredPolicy) -> KnownPolicy:
     except PolicyInvalid as err:
         raise PolicyUnreadable(stored.name, err) from err
     return KnownPolicy(policy, stored.version, stored.since_utc, stored.changed_utc, stored.paused_utc)
+
+
+def _tell(name: str, **details: object) -> None:
+    about(Subject("policy", name, name), **details)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.acts import Act
 from appliance.catalog.errors import CatalogError
+from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.home import NoHome
 from appliance.models import RunArguments, RunKind, RunRecord, RunState, new_id
+from appliance.services.access import SYSTEM, Access
 from appliance.services.backup.watching import HowFar, how_far
 from appliance.services.cleaning import CleaningService
 from appliance.services.points import PointService, choose_disk
@@ -223,6 +226,9 @@ class QueueService:
                 if wakes is not None:
                     wakes.put(kept.id)
                 asked.append(Asked(kept, kept.id == run.id, worker))
+        started = [(_subject(each.run), _scheduled(each.run)) for each in asked if each.new]
+        if started:
+            Access(self._appliance).record_all(SYSTEM, Act.RUN_START, started)
         return tuple(asked)
 
     def again(self, wanted: str, *, key: Once | None = None) -> Asked:
@@ -232,6 +238,7 @@ class QueueService:
             return before
         catalog = self._appliance.catalog
         former = catalog.runs.find(wanted)
+        about(_subject(former), former=former.id)
         if former.state is RunState.QUEUED:
             run = catalog.queue.hurry(former.id)
             return Asked(run, False, self._wake(run))
@@ -267,6 +274,7 @@ class QueueService:
         it sees that. Returns it as it is now. RecordMissing, RunEnded."""
         catalog = self._appliance.catalog
         asked = catalog.runs.find(wanted)
+        about(_subject(asked), run=asked.id)
         if asked.state is RunState.QUEUED and asked.error is not None:  # an earlier attempt may have made its point
             with suppress(ImagingError):  # but a repository that is away keeps no run from being cancelled
                 CleaningService(self._appliance).settle_made(asked)
@@ -293,11 +301,15 @@ class QueueService:
 
     def _before(self, key: Once | None) -> Asked | None:
         run = None if key is None else self._appliance.catalog.queue.asked_before(key)
+        if run is not None:
+            about(_subject(run), run=run.id, **_details(run))
         return None if run is None else Asked(run, False, self._worker(run))
 
     def _put(self, run: RunRecord, key: Once | None) -> Asked:
         self._appliance.attach()
+        about(_subject(run), **_details(run))
         kept = self._appliance.catalog.queue.put(run, key)
+        about(run=kept.id)
         if (kept.image_path, kept.image_format) != (run.image_path, run.image_format):
             raise QueuedOtherwise(kept.name, kept.id, kept.image_path or "")
         return Asked(kept, kept.id == run.id, self._wake(kept))
@@ -328,3 +340,31 @@ class QueueService:
             new_id(), name, kind, uuid, host, RunState.QUEUED, now, asked_utc=now,
             appliance=self._appliance.catalog.me,
         )  # fmt: skip
+
+
+def _subject(run: RunRecord) -> Subject:
+    """As the audit has it: the machine, or the whole repository."""
+    if run.machine_kind == _WHOLE:
+        return Subject(_WHOLE, name=run.name)
+    return Subject.of_machine(machine_of(run.machine_kind, run.name, run.uuid, run.host))
+
+
+def _scheduled(run: RunRecord) -> dict[str, object]:
+    return _details(run) | {"run": run.id, "due": [{"policy": each.policy, "cause": each.cause} for each in run.due]}
+
+
+def _details(run: RunRecord) -> dict[str, object]:
+    if run.kind is RunKind.BACKUP:
+        return {"full": run.full_read, "limit_bytes_s": run.limit_bytes_s}
+    arguments = run.arguments or RunArguments()
+    if run.kind is RunKind.RESTORE and arguments.disk is not None:
+        return {
+            "point": arguments.point, "disk": arguments.disk, "target": arguments.target,
+            "image_format": arguments.image_format, "force": arguments.force,
+        }  # fmt: skip
+    if run.kind is RunKind.RESTORE:
+        return {
+            "point": arguments.point, "host": run.host, "new_name": arguments.new_name, "storage": arguments.storage,
+            "force": arguments.force,
+        }  # fmt: skip
+    return {key: value for key, value in asdict(arguments).items() if value not in (None, False, ())}

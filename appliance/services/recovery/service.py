@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import OfAnotherAppliance
+from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import HostUnreachable
 from appliance.hypervisor.protocol import Hypervisor
@@ -79,6 +80,7 @@ class RecoveryService:
         begun_s = self._appliance.clock.monotonic_s()
         found = PointService(self._appliance).resolve(point, name)
         machine = found.manifest.machine
+        about(Subject.of_machine(machine_of(machine.kind, machine.name, machine.uuid, machine.host)), point=found.id)
         if machine.kind != "vm":
             raise NotAMachine(machine.name)
         request = Request(
@@ -88,8 +90,13 @@ class RecoveryService:
             memory_bytes=memory_bytes,
             vcpus=vcpus,
         )
+        about(
+            host=request.host, machine_name=request.machine_name, network=request.network, memory_bytes=memory_bytes,
+            vcpus=vcpus,
+        )  # fmt: skip
         with self._appliance.connect(request.host) as hypervisor:
             record = self._plan(hypervisor, found, request)
+            about(recovery=record.id)
             with locking.commanding(self._appliance, record.id):
                 record = self._appliance.catalog.recoveries.add(record)
                 recovery = Recovery(self._appliance, hypervisor, record)
@@ -135,6 +142,7 @@ class RecoveryService:
         MigrationGoesElsewhere, MachineIsOff, MigrationStuck, InUse.
         """
         with self._at_work(id) as recovery:
+            about(_subject(recovery.record), recovery=recovery.record.id, to=to, format=image_format)
             self._decide(recovery, to, image_format)
             try:
                 Migration(recovery, bandwidth_bytes_s, progress).run()
@@ -149,6 +157,7 @@ class RecoveryService:
     def begin_migration(self, id: str, *, to: str | None = None, image_format: str = "qcow2") -> RecoveryRecord:
         """As `migrate`, for who does not wait for its end: the supervisor does it, and the record tells how it goes."""
         with self._at_work(id) as recovery:
+            about(_subject(recovery.record), recovery=recovery.record.id, to=to, format=image_format)
             self._decide(recovery, to, image_format)
             record = recovery.record
         ensure_supervisor(self._appliance)
@@ -171,6 +180,7 @@ class RecoveryService:
     def discard(self, id: str) -> RecoveryRecord:
         """Remove the recovered machine, its overlays and exports, and let go of the point. RecoveryEnded, InUse."""
         with self._at_work(id) as recovery:
+            about(_subject(recovery.record), recovery=recovery.record.id)
             recovery.discard()
             return recovery.record
 
@@ -187,6 +197,7 @@ class RecoveryService:
         """The screen of a recovered machine, also after its migration: see `Machines.open_screen`. RecordMissing,
         OfAnotherAppliance, RecoveryEnded, MachineInState, ScreenUnavailable."""
         record = self._own(id)
+        about(_subject(record), recovery=record.id)
         if record.state is RecoveryState.DISCARDED:
             raise RecoveryEnded(record.id, record.state.value)
         with self._appliance.connect(record.host) as hypervisor:
@@ -290,3 +301,9 @@ class RecoveryService:
             name = FleetService(self._appliance).name(record.appliance)
             raise OfAnotherAppliance("recovery", record.id, name)
         return record
+
+
+def _subject(record: RecoveryRecord) -> Subject:
+    """As the audit has it."""
+    machine = machine_of("vm", record.source_name, record.machine_uuid, record.host)
+    return Subject("recovery", record.id, record.machine_name, machine)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.doing import Subject, about, machine_of
 from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.progress import SILENT, Progress
@@ -74,6 +75,10 @@ class RestoreService:
         begun_s = self._appliance.clock.monotonic_s()
         found = PointService(self._appliance).resolve(point, name)
         entry = choose_disk(found.manifest, disk)
+        about(
+            _machine(found), point=found.id, disk=entry.name, target=str(target.absolute()), image_format=image_format,
+            force=force,
+        )  # fmt: skip
         with held_meanwhile(self._appliance, found, f"restore-{new_id()}"):
             restored = DiskRestorer(self._appliance, progress).to(found, entry, target, image_format, force=force)
         return DiskRestored(
@@ -99,6 +104,7 @@ class RestoreService:
         """
         begun_s = self._appliance.clock.monotonic_s()
         found = PointService(self._appliance).resolve(point, name)
+        about(_machine(found), point=found.id, host=host, new_name=new_name, storage=storage, force=force)
         if found.manifest.machine.kind != "vm":
             raise NotAMachine(found.manifest.machine.name)
         if new_name is not None:
@@ -162,8 +168,8 @@ class RestoreService:
             (CleanupAction.UNDEFINE_MACHINE, ()),
         )
         host, now = hypervisor.host.name, self._appliance.clock.now_utc()
-        for action, about in steps:
-            record = CleanupRecord(new_id(), owner, action, now, host, plan.uuid, plan.name, paths=about)
+        for action, subject in steps:
+            record = CleanupRecord(new_id(), owner, action, now, host, plan.uuid, plan.name, paths=subject)
             self._appliance.catalog.cleanups.add(record)
 
     @contextmanager
@@ -177,3 +183,8 @@ class RestoreService:
 
     def _since(self, begun_s: float) -> int:
         return round((self._appliance.clock.monotonic_s() - begun_s) * 1000)
+
+
+def _machine(point: Point) -> Subject:
+    machine = point.manifest.machine
+    return Subject.of_machine(machine_of(machine.kind, machine.name, machine.uuid, machine.host))

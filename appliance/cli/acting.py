@@ -105,6 +105,7 @@ LOOKING: Final = frozenset(
         "point diff",
         "point list",
         "point show",
+        "policy due",
         "policy export",
         "policy list",
         "policy preview",

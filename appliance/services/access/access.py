@@ -86,7 +86,8 @@ class Access:
         error: str = "",
     ) -> None:
         """What happened at once, and asks for no permission: a sign-in that failed, for instance."""
-        self._note(self._ended(self._draft(actor, act, subject), Doing(subject, dict(details or {}), result, error)))
+        doing = Doing(subject, dict(details or {}), result=result, error=error)
+        self._note(self._ended(self._draft(actor, act, subject), doing))
 
     def record_all(self, actor: Actor, act: Act, done: Sequence[tuple[Subject, Mapping[str, object]]]) -> None:
         """As `record`, for what was done at one time to several, in one transaction. If the catalog is away, these are

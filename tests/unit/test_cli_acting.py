@@ -86,7 +86,7 @@ def test_what_is_done_is_told_by_whom_and_on_what(strongroom: CommandLine) -> No
         ("point.protect", "point", "web"), ("point.unprotect", "point", "web"), ("point.delete", "point", "web"),
         ("point.prune", "repository", ""), ("restore.start", "machine", "web"), ("host.add", "host", "mock"),
         ("policy.save", "policy", "nightly"), ("host.remove", "host", "mock"),
-        ("repository.verify", "repository", ""), ("repository.collect", "repository", ""),
+        ("repository.verify", "repository", "repository"), ("repository.collect", "repository", "repository"),
     ]  # fmt: skip
     assert {(entry["result"], entry["actor_kind"], entry["via"]) for entry in found} == {("ok", "local", "cli")}
     assert {entry["actor_name"] for entry in found} == {found[0]["actor_name"]} != {""}

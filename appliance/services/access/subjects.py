@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from appliance.doing import Subject
 from appliance.models import PointRecord, RecoveryRecord, RunRecord
 from appliance.policy.selectors import Kind, Machine
-from appliance.services.access.actors import Subject
 from appliance.services.policies.known import known_machines
 from imaging.manifest import ManifestName
 

@@ -21,6 +21,7 @@ from appliance.models import RecoveryRecord, RecoveryState
 from appliance.ownership import InUse
 from appliance.progress import SILENT, Progress
 from appliance.proofs import Proof, ProofKind
+from appliance.services.access.subjects import Subjects
 from appliance.services.fleet import FleetService
 from appliance.services.points import PointService
 from appliance.services.recovery import locking
@@ -142,7 +143,12 @@ class RecoveryService:
         MigrationGoesElsewhere, MachineIsOff, MigrationStuck, InUse.
         """
         with self._at_work(id) as recovery:
-            about(_subject(recovery.record), recovery=recovery.record.id, to=to, format=image_format)
+            about(
+                Subjects(self._appliance).recovery(recovery.record),
+                recovery=recovery.record.id,
+                to=to,
+                format=image_format,
+            )
             self._decide(recovery, to, image_format)
             try:
                 Migration(recovery, bandwidth_bytes_s, progress).run()
@@ -157,11 +163,20 @@ class RecoveryService:
     def begin_migration(self, id: str, *, to: str | None = None, image_format: str = "qcow2") -> RecoveryRecord:
         """As `migrate`, for who does not wait for its end: the supervisor does it, and the record tells how it goes."""
         with self._at_work(id) as recovery:
-            about(_subject(recovery.record), recovery=recovery.record.id, to=to, format=image_format)
+            about(
+                Subjects(self._appliance).recovery(recovery.record),
+                recovery=recovery.record.id,
+                to=to,
+                format=image_format,
+            )
             self._decide(recovery, to, image_format)
             record = recovery.record
         ensure_supervisor(self._appliance)
         return record
+
+    def _tell(self, record: RecoveryRecord, **details: object) -> None:
+        """The audit, of what is done to it."""
+        about(Subjects(self._appliance).recovery(record), recovery=record.id, **details)
 
     def _decide(self, recovery: Recovery, to: str | None, image_format: str) -> None:
         """From now on it is migrating, whoever does it."""
@@ -180,7 +195,7 @@ class RecoveryService:
     def discard(self, id: str) -> RecoveryRecord:
         """Remove the recovered machine, its overlays and exports, and let go of the point. RecoveryEnded, InUse."""
         with self._at_work(id) as recovery:
-            about(_subject(recovery.record), recovery=recovery.record.id)
+            self._tell(recovery.record)
             recovery.discard()
             return recovery.record
 
@@ -197,7 +212,7 @@ class RecoveryService:
         """The screen of a recovered machine, also after its migration: see `Machines.open_screen`. RecordMissing,
         OfAnotherAppliance, RecoveryEnded, MachineInState, ScreenUnavailable."""
         record = self._own(id)
-        about(_subject(record), recovery=record.id)
+        self._tell(record)
         if record.state is RecoveryState.DISCARDED:
             raise RecoveryEnded(record.id, record.state.value)
         with self._appliance.connect(record.host) as hypervisor:
@@ -301,9 +316,3 @@ class RecoveryService:
             name = FleetService(self._appliance).name(record.appliance)
             raise OfAnotherAppliance("recovery", record.id, name)
         return record
-
-
-def _subject(record: RecoveryRecord) -> Subject:
-    """As the audit has it."""
-    machine = machine_of("vm", record.source_name, record.machine_uuid, record.host)
-    return Subject("recovery", record.id, record.machine_name, machine)

@@ -103,6 +103,7 @@ LOOKING: Final = frozenset(
         "metrics",
         "notice list",
         "notice targets",
+        "plan",
         "point diff",
         "point list",
         "point show",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import click
@@ -77,14 +80,7 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     stop, at_once = threading.Event(), threading.Event()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            at_once.set()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
-            signal.signal(number, end)
+    _end_by_signal(stop, at_once)
     readiness = Readiness()
     supervisor = Supervisor(session.appliance, for_ever=for_ever)
     console = ConsoleService(session.appliance)
@@ -106,9 +102,9 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
         thread.start()
         return thread
 
-    supervising = begin("supervisor", lambda: supervisor.run(over))
+    beside = [begin("supervisor", lambda: supervisor.run(over))]
     if for_ever:
-        _begin_beside(session, begin, stop, over)
+        beside += _begin_beside(session, begin, stop, over)
     taking = begin("workers", lambda: _take_runs(session, stop, at_once)) if for_ever and _workers(session) else None
     showing = begin("console", lambda: console.keep(stop, warn)) if web and console.wanted else None
     if showing is not None:
@@ -118,10 +114,36 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
     for thread in filter(None, (taking, showing)):
         thread.join()
     over.set()
-    # A host that does not answer is not waited for: whatever is under way may be cut off anywhere.
-    supervising.join(_END_S)
+    left = _left(beside)
     if failure:
         raise failure[0]
+    if left:
+        # Python ends a thread that comes back from a library while the interpreter ends, wherever it stands: with the
+        # library's locks, on which others may then wait for ever. So it ends as if it were killed, which hurts nothing.
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _end_by_signal(stop: threading.Event, at_once: threading.Event) -> None:
+    """The first one ends it in order, the second at once."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            at_once.set()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+            signal.signal(number, end)
+
+
+def _left(threads: Sequence[threading.Thread]) -> bool:
+    """Whether one of them is still at work after a moment. A host that does not answer is not waited for: whatever is
+    under way may be cut off anywhere."""
+    end_s = time.monotonic() + _END_S
+    for thread in threads:
+        thread.join(max(0.0, end_s - time.monotonic()))
+    return any(thread.is_alive() for thread in threads)
 
 
 def _invite(session: Session, stop: threading.Event) -> None:
@@ -148,15 +170,21 @@ def _workers(session: Session) -> int:
 
 
 def _begin_beside(
-    session: Session, begin: Callable[[str, Callable[[], None]], object], stop: threading.Event, over: threading.Event
-) -> None:
+    session: Session,
+    begin: Callable[[str, Callable[[], None]], threading.Thread],
+    stop: threading.Event,
+    over: threading.Event,
+) -> list[threading.Thread]:
     """What goes on until the end, whatever comes of runs; nobody asks for more of those once it has begun to end."""
-    begin("inventory", lambda: _look(session, over))
-    begin("sizes", lambda: _measure(session, over))
+    begun = [
+        begin("inventory", lambda: _look(session, over)),
+        begin("sizes", lambda: _measure(session, over)),
+    ]
     if session.appliance.settings.notices.targets:
-        begin("notices", lambda: _tell_people(session, over))
+        begun.append(begin("notices", lambda: _tell_people(session, over)))
     if _workers(session):
-        begin("scheduler", lambda: _schedule(session, stop))
+        begun.append(begin("scheduler", lambda: _schedule(session, stop)))
+    return begun
 
 
 def _schedule(session: Session, stop: threading.Event) -> None:

@@ -217,6 +217,14 @@ def test_the_daemon_looks_at_the_hosts(site: Queueing) -> None:
     assert inventory.machines() == ()
 
 
+def test_a_look_at_the_hosts_that_hangs_keeps_no_daemon_from_ending(site: Queueing) -> None:
+    hanging = "appliance.services.sightings:SightingService.refresh"
+    with site.serving(hanging) as daemon:
+        site.until(lambda: f"{hanging} hangs" in site.said_by_serve(), lambda: "it hangs")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(60) == 0
+
+
 def test_a_sweep_that_hangs_keeps_no_daemon_from_ending(site: Queueing) -> None:
     hanging = "appliance.services.queue.workers:Workers._sweep"
     with site.serving(hanging, workers="1", end_s="600") as daemon:

@@ -15,7 +15,7 @@ help:
 	@echo 'make test     linters, types, layers and all tests'
 	@echo 'make bench    benchmarks, beside other tools'
 	@echo 'make soak     random operations and kills, for as long as you let it'
-	@echo 'make serve    keep recovered machines alive, pay what is owed (strongroom serve)'
+	@echo 'make serve    scheduler, workers and console; keeps recovered machines alive (strongroom serve)'
 	@echo 'make format   format the sources as make test wants them'
 	@echo 'make clean    remove everything that was built here'
 

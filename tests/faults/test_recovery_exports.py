@@ -35,7 +35,7 @@ while [ ! -e /tmp/stop ]; do
   n=$((n+1)); echo 3 >/proc/sys/vm/drop_caches
   [ "$(content /mnt/vda/system 2>>/tmp/errors)" = "$first" ] || echo "round $n: other content" >>/tmp/errors
   { echo "round $n" >/mnt/vda/round-$n && fsync /mnt/vda/round-$n; } 2>>/tmp/errors || echo "round $n" >>/tmp/errors
-  echo $n >/tmp/round
+  echo $n >/tmp/round.new; mv /tmp/round.new /tmp/round  # whole for whoever reads it meanwhile
 done; echo over >/tmp/work
 """
 

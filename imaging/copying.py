@@ -15,7 +15,7 @@ from typing import Final
 
 from imaging.diskmap import difference
 from imaging.errors import CopyUnreadable, ImagingError, SourceError
-from imaging.extents import ByteRange, clip
+from imaging.extents import REGION_BYTES, ByteRange, clip
 from imaging.ingest import WORKERS, Ingested, ParentDisk, ingest_disk
 from imaging.lineage import copied_from, lineage
 from imaging.manifest import DiskEntry, FileEntry, ManifestDraft, Statistics
@@ -76,6 +76,7 @@ class PointDisk:
         self._reader = reader
         self._changed = changed
         self.size_bytes = reader.size_bytes
+        self.piece_bytes = REGION_BYTES
 
     def status(self, start: int, stop: int) -> BlockStatus:
         """See Source."""

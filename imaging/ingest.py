@@ -45,12 +45,13 @@ from imaging.keys import Keys
 from imaging.packing import PackWriter
 from imaging.recutting import RegionPages, recut
 from imaging.sampling import Sampler
-from imaging.source import Source
+from imaging.source import PIECE_BYTES, Source
 
 _WINDOW_REGIONS = 64
 _ZEROS = memoryview(bytes(REGION_BYTES))  # never written, so the kernel's one zero page behind all of it
 _SHORT_ZERO_BYTES = HOLE_PAGES_MIN * PAGE_BYTES
 _LIKENESS_CHUNKS = 16  # after so many, more than half of them changed: that region is another one now
+_PIECE_PAGES = PIECE_BYTES // PAGE_BYTES
 _FLYING = 16  # regions for each worker, so that a slow one leaves the others with work; what waits holds no data
 WORKERS = 3  # two cores: one more than that, so that waiting for the source or a put idles none
 
@@ -218,13 +219,20 @@ class _Ingest:
         # What was a hole and is one is not looked at again, so it need not be cleared either.
         holes = () if old is None else self.still_holes(job, old)
         spared = [ByteRange(start + r.start * PAGE_BYTES, start + r.stop * PAGE_BYTES) for r in holes]
-        self.fill(buffer, start, data, subtract(job.zero, spared))
+        self.fill(buffer, start, [], subtract(job.zero, spared))
         content = buffer[: stop - start]
-        same = None if old is None else self.unchanged(old, content)
+        reading = _Reading(self.source, start, content, data)
+        same = None if old is None else self.unchanged(old, content, reading)
         if old is not None and same is not None:
+            reading.upto(len(content))
             return self.compared(job, old, {hole.start for hole in holes}, same, buffer, stop - start, read)
         self.fill(buffer, start, [], spared)
-        zero, cut = self.flags(_as_pages(buffer))
+        words = _as_pages(buffer)
+        zero, cut = np.empty(len(words), np.bool_), np.empty(len(words), np.bool_)
+        for first in range(0, len(words), _PIECE_PAGES):
+            part = slice(first, first + _PIECE_PAGES)
+            reading.upto(min((first + _PIECE_PAGES) * PAGE_BYTES, len(content)))
+            zero[part], cut[part] = self.flags(words[part])
         return self.store(job.region, content, cut_region(zero, cut), {}, {}, read)
 
     def compared(self, job: _Job, old: Leaf, holes: set[int], same: dict[tuple[int, int], bytes], buffer: memoryview,
@@ -276,14 +284,16 @@ class _Ingest:
         except UNREADABLE:
             return None
 
-    def unchanged(self, old: Leaf, content: memoryview) -> dict[tuple[int, int], bytes] | None:
+    def unchanged(self, old: Leaf, content: memoryview, reading: _Reading) -> dict[tuple[int, int], bytes] | None:
         """(first page, page after the last) → id of the old chunks that are there still; None where few are."""
         same: dict[tuple[int, int], bytes] = {}
         looked = 0
         for record, identity in zip(old.records, old.ids, strict=True):
             if identity is None:
                 continue
-            if blob_id(self.keys, CHUNK, content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]) == identity:
+            end = record.stop * PAGE_BYTES
+            reading.upto(end)
+            if blob_id(self.keys, CHUNK, content[record.start * PAGE_BYTES : end]) == identity:
                 same[record.start, record.stop] = identity
             looked += 1
             if looked == _LIKENESS_CHUNKS and len(same) < looked // 2:
@@ -384,6 +394,7 @@ class _Ingest:
         they are known already."""
         ids: list[bytes | None] = []
         fresh: list[tuple[bytes, memoryview]] = []
+        chunks = waiting_bytes = 0
         for record in records:
             if not record.data:
                 ids.append(None)
@@ -394,10 +405,40 @@ class _Ingest:
                 plain = content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]
                 identity = hashed.get(place) or blob_id(self.keys, CHUNK, plain)
                 fresh.append((identity, plain))
+                waiting_bytes += len(plain)
             ids.append(identity)
+            if waiting_bytes >= PIECE_BYTES:  # compressed while it is still in the processor's cache
+                self.writer.store_chunks(fresh)
+                chunks += len(fresh)
+                fresh, waiting_bytes = [], 0
         self.writer.store_chunks(fresh)
         leaf = encode_leaf(Leaf(tuple(records), tuple(ids)))
-        return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, len(fresh))
+        return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, chunks + len(fresh))
+
+
+class _Reading:
+    """A region's data, read piece by piece, each shortly before it is looked at: then it comes from the processor's
+    cache, of which a whole region is several times the size."""
+
+    def __init__(self, source: Source, start: int, content: memoryview, data: Sequence[ByteRange]) -> None:
+        """`data`: of the disk; `content` is the region's memory, which begins at `start`."""
+        self._source = source
+        step = source.piece_bytes
+        self._pieces = [
+            (at - start, content[at - start : min(at + step, item.stop) - start])
+            for item in data
+            for at in range(item.start, item.stop, step)
+        ]
+        self._start = start
+        self._next = 0
+
+    def upto(self, end: int) -> None:
+        """Reads what begins before byte `end` of the region and is not read yet. Raises SourceError."""
+        first = self._next
+        while self._next < len(self._pieces) and self._pieces[self._next][0] < end:
+            self._next += 1
+        if self._next > first:
+            self._source.read([(self._start + at, view) for at, view in self._pieces[first : self._next]])
 
 
 def _as_pages(buffer: memoryview) -> Words:

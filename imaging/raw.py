@@ -18,7 +18,7 @@ from typing import Final
 
 from imaging.errors import ImageUnreadable, SourceError
 from imaging.extents import ByteRange, clip
-from imaging.source import BlockStatus
+from imaging.source import PIECE_BYTES, BlockStatus
 
 _SECTOR_BYTES: Final = 512
 _ZEROS: Final = memoryview(bytes(_SECTOR_BYTES))
@@ -61,6 +61,7 @@ class RawFileSource:
             raise ImageUnreadable(str(path), err.strerror or str(err)) from err
         self._has_holes = stat.S_ISREG(mode)
         self.size_bytes = -(-self._end // _SECTOR_BYTES) * _SECTOR_BYTES
+        self.piece_bytes = PIECE_BYTES
 
     def __enter__(self) -> RawFileSource:
         return self

@@ -20,7 +20,10 @@ from typing import ClassVar, Final, Protocol
 import nbd
 
 from imaging.errors import SourceError
-from imaging.extents import ByteRange, clip, merge
+from imaging.extents import REGION_BYTES, ByteRange, clip, merge
+
+PIECE_BYTES: Final = 512 << 10
+"""Half of a processor's second-level cache: what is read and hashed in such pieces goes through memory once."""
 
 _REQUEST_BYTES: Final = 512 << 10
 _IN_FLIGHT: Final = 8
@@ -48,6 +51,10 @@ class Source(Protocol):
     def size_bytes(self) -> int:
         """Length of the disk."""
 
+    @property
+    def piece_bytes(self) -> int:
+        """How much is best read at once: PIECE_BYTES where reading is copying, more where a server is kept busy."""
+
     def status(self, start: int, stop: int) -> BlockStatus:
         """What is known of [start, stop). Raises SourceError."""
 
@@ -61,6 +68,7 @@ class BytesSource:
     def __init__(self, content: bytes) -> None:
         self._content = content
         self.size_bytes = len(content)
+        self.piece_bytes = PIECE_BYTES
 
     def status(self, start: int, stop: int) -> BlockStatus:
         """See Source: nothing is known."""
@@ -125,6 +133,7 @@ class NbdSource:
         first = self._connect()
         self._idle.put(first)
         self.size_bytes: int = first.get_size()
+        self.piece_bytes = REGION_BYTES
         if self.size_bytes > DISK_BYTES_MAX:
             self.close()
             raise SourceError(0, 0, f"the disk claims {self.size_bytes} bytes, more than {DISK_BYTES_MAX}")

@@ -14,7 +14,7 @@ from imaging.keys import KeyBundle, Keys
 from imaging.packing import PackWriter
 from imaging.packs import iter_rows
 from imaging.places import Location, PackRows, PackState, unpack_place
-from imaging.source import BlockStatus
+from imaging.source import PIECE_BYTES, BlockStatus
 from imaging.storage.contract import Buffer, Listed
 from imaging.storage.pace import NEAR, Pace
 
@@ -93,6 +93,7 @@ class MemorySource:
     def __init__(self, content: bytes | bytearray, dirty: Sequence[ByteRange] = (), granularity: int = 65536) -> None:
         self.content = content
         self.size_bytes = len(content)
+        self.piece_bytes = PIECE_BYTES
         self.dirty = align_out(dirty, granularity, len(content))
         self.told_zero = True
         self.fail_at: int | None = None

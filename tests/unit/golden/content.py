@@ -13,7 +13,7 @@ from typing import Final
 from blake3 import blake3
 
 from imaging.extents import ByteRange, align_out, merge
-from imaging.source import BlockStatus
+from imaging.source import PIECE_BYTES, BlockStatus
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -70,6 +70,7 @@ class DiskSource:
     def __init__(self, disk: Disk, changes: Sequence[Piece] = ()) -> None:
         self._disk = disk
         self.size_bytes = disk.size_bytes
+        self.piece_bytes = PIECE_BYTES
         dirty = merge([ByteRange(start, start + len(data)) for start, data in changes])
         self._dirty = align_out(dirty, 64 * KIB, disk.size_bytes)
 

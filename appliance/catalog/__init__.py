@@ -14,61 +14,173 @@ unless it says `everyones`.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select
 
 from appliance.catalog import rows, tables
-from appliance.catalog.appliances import Appliances
-from appliance.catalog.audit import Audit
-from appliance.catalog.browsing import Browsing
 from appliance.catalog.database import Database
 from appliance.catalog.errors import CatalogOfAnotherRepository
-from appliance.catalog.exports import Exports
-from appliance.catalog.history import History
-from appliance.catalog.hosts import Hosts
-from appliance.catalog.inventory import Inventory
-from appliance.catalog.notices import Notices
-from appliance.catalog.points import Points
-from appliance.catalog.policies import Policies
-from appliance.catalog.proofs import Proofs
-from appliance.catalog.queue import Queue
-from appliance.catalog.recoveries import Recoveries
-from appliance.catalog.runs import Cleanups, OwedThaws, Runs
-from appliance.catalog.scheduling import Scheduling
 from appliance.catalog.schema import upgrade
-from appliance.catalog.sessions import Attempts, Sessions, Tokens
-from appliance.catalog.users import Users
 from appliance.models import RepositoryRecord
+
+if TYPE_CHECKING:
+    from appliance.catalog.appliances import Appliances
+    from appliance.catalog.audit import Audit
+    from appliance.catalog.browsing import Browsing
+    from appliance.catalog.exports import Exports
+    from appliance.catalog.history import History
+    from appliance.catalog.hosts import Hosts
+    from appliance.catalog.inventory import Inventory
+    from appliance.catalog.notices import Notices
+    from appliance.catalog.points import Points
+    from appliance.catalog.policies import Policies
+    from appliance.catalog.proofs import Proofs
+    from appliance.catalog.queue import Queue
+    from appliance.catalog.recoveries import Recoveries
+    from appliance.catalog.runs import Cleanups, OwedThaws, Runs
+    from appliance.catalog.scheduling import Scheduling
+    from appliance.catalog.sessions import Attempts, Sessions, Tokens
+    from appliance.catalog.users import Users
 
 
 class Catalog:
-    """Owns the database. Safe to use from several threads, processes and appliances. `me`: the id of this appliance."""
+    """Owns the database. Safe to use from several threads, processes and appliances. `me`: the id of this appliance.
+
+    Its parts are imported when they are asked for: most commands use few of them.
+    """
 
     def __init__(self, database: Database, me: str) -> None:
         self.database = database
         self.me = me
-        self.appliances = Appliances(database, me)
-        self.hosts = Hosts(database, me)
-        self.inventory = Inventory(database, me)
-        self.points = Points(database)
-        self.proofs = Proofs(database)
-        self.runs = Runs(database, me)
-        self.browsing = Browsing(database)
-        self.queue = Queue(database, me)
-        self.cleanups = Cleanups(database, me)
-        self.thaws = OwedThaws(database, me)
-        self.recoveries = Recoveries(database, me)
-        self.exports = Exports(database, me)
-        self.policies = Policies(database)
-        self.audit = Audit(database, me)
-        self.notices = Notices(database)
-        self.history = History(database)
-        self.users = Users(database)
-        self.sessions = Sessions(database)
-        self.tokens = Tokens(database)
-        self.attempts = Attempts(database)
-        self.scheduling = Scheduling(database, me)
+
+    @cached_property
+    def appliances(self) -> Appliances:
+        from appliance.catalog.appliances import Appliances
+
+        return Appliances(self.database, self.me)
+
+    @cached_property
+    def hosts(self) -> Hosts:
+        from appliance.catalog.hosts import Hosts
+
+        return Hosts(self.database, self.me)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        from appliance.catalog.inventory import Inventory
+
+        return Inventory(self.database, self.me)
+
+    @cached_property
+    def points(self) -> Points:
+        from appliance.catalog.points import Points
+
+        return Points(self.database)
+
+    @cached_property
+    def proofs(self) -> Proofs:
+        from appliance.catalog.proofs import Proofs
+
+        return Proofs(self.database)
+
+    @cached_property
+    def runs(self) -> Runs:
+        from appliance.catalog.runs import Runs
+
+        return Runs(self.database, self.me)
+
+    @cached_property
+    def browsing(self) -> Browsing:
+        from appliance.catalog.browsing import Browsing
+
+        return Browsing(self.database)
+
+    @cached_property
+    def queue(self) -> Queue:
+        from appliance.catalog.queue import Queue
+
+        return Queue(self.database, self.me)
+
+    @cached_property
+    def cleanups(self) -> Cleanups:
+        from appliance.catalog.runs import Cleanups
+
+        return Cleanups(self.database, self.me)
+
+    @cached_property
+    def thaws(self) -> OwedThaws:
+        from appliance.catalog.runs import OwedThaws
+
+        return OwedThaws(self.database, self.me)
+
+    @cached_property
+    def recoveries(self) -> Recoveries:
+        from appliance.catalog.recoveries import Recoveries
+
+        return Recoveries(self.database, self.me)
+
+    @cached_property
+    def exports(self) -> Exports:
+        from appliance.catalog.exports import Exports
+
+        return Exports(self.database, self.me)
+
+    @cached_property
+    def policies(self) -> Policies:
+        from appliance.catalog.policies import Policies
+
+        return Policies(self.database)
+
+    @cached_property
+    def audit(self) -> Audit:
+        from appliance.catalog.audit import Audit
+
+        return Audit(self.database, self.me)
+
+    @cached_property
+    def notices(self) -> Notices:
+        from appliance.catalog.notices import Notices
+
+        return Notices(self.database)
+
+    @cached_property
+    def history(self) -> History:
+        from appliance.catalog.history import History
+
+        return History(self.database)
+
+    @cached_property
+    def users(self) -> Users:
+        from appliance.catalog.users import Users
+
+        return Users(self.database)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from appliance.catalog.sessions import Sessions
+
+        return Sessions(self.database)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        from appliance.catalog.sessions import Tokens
+
+        return Tokens(self.database)
+
+    @cached_property
+    def attempts(self) -> Attempts:
+        from appliance.catalog.sessions import Attempts
+
+        return Attempts(self.database)
+
+    @cached_property
+    def scheduling(self) -> Scheduling:
+        from appliance.catalog.scheduling import Scheduling
+
+        return Scheduling(self.database, self.me)
 
     @classmethod
     def open(cls, database: Database, lock_file: Path, me: str) -> Catalog:

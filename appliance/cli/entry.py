@@ -94,7 +94,7 @@ def strongroom(context: click.Context, debug: bool, home: str | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (the console script exits with it)."""
     os.umask(0o077)
-    gc.set_threshold(100_000, 50, 50)  # importing makes no garbage; looking for it is a sixth of a command's start
+    gc.set_threshold(200_000, 50, 50)  # importing makes no garbage; looking for it is a sixth of a command's start
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the locale cannot write is no reason to fail

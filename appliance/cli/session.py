@@ -5,6 +5,7 @@ The rule: a command opens nothing that it does not use, and what was opened is c
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -58,6 +59,7 @@ class Session:
             from appliance.bootstrap import Appliance
 
             self._appliance = self.closing.enter_context(Appliance(self.settings(), wait=self.wait))
+            gc.freeze()  # what was imported stays: it is not looked through again
         if self.acting is not None:
             self.acting.opened(self._appliance)
         return self._appliance

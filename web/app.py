@@ -28,10 +28,12 @@ from web.views import (
     hosts,
     machines,
     metrics,
+    notices,
     overview,
     policies,
     public,
     recoveries,
+    reports,
     repository,
     runs,
     screens,
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 _SECRET_BYTES = 32
 _VIEWS = (
     public, metrics, sign_in, account, overview, machines, runs, recoveries, screens, policies, hosts, repository,
-    search, audit, users, settings,
+    search, audit, users, settings, notices, reports,
 )  # fmt: skip
 
 

@@ -109,6 +109,8 @@ MAY: dict[str, frozenset[Role] | None] = {
     "POST /users/<id>/remove": ADMINS,
     "POST /users/sessions/<id>/end": ADMINS,
     "GET /settings": AUDITS,
+    "POST /settings/notices/<name>/test": ADMINS,
+    "GET /report": LOOKS,
 }
 
 

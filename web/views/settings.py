@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from flask import Blueprint, render_template
 
 from appliance.services.access import Act
+from appliance.services.notices import NoticeService
 from web.acts import act
 from web.current import appliance
 
@@ -23,4 +24,7 @@ def page() -> str:
         if is_dataclass(value):
             shown = [(item.name, getattr(value, item.name), item.default, item.repr) for item in fields(value)]
             sections.append((section.name, shown))
-    return render_template("settings/page.html", sections=sections, file=settings.file, title="Settings")
+    return render_template(
+        "settings/page.html", sections=sections, file=settings.file, targets=NoticeService(appliance()).targets(),
+        title="Settings",
+    )  # fmt: skip

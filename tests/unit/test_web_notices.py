@@ -1,0 +1,75 @@
+"""In the console: who is told, whether a target works, and the monthly report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from appliance.acts import Act, Role
+from appliance.audit import Result
+from appliance.bootstrap import Appliance
+from appliance.services.access.audits import AuditService
+from appliance.services.accounts.setting_up import SetUpService
+from appliance.settings import load
+from tests.lab.receivers import Webhook, web_server
+from tests.unit.records import machine_record, point_record
+from tests.unit.test_web_access import Signed, _set_up
+from web.app import create_app
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    with web_server() as made:
+        yield made
+
+
+@pytest.fixture
+def appliance(tmp_path: Path, hook: Webhook) -> Iterator[Appliance]:
+    environment = {"STRONGROOM_HOME": str(tmp_path / "home"), "STRONGROOM_NOTICES_TARGETS": f"ops={hook.url}"}
+    with Appliance(load(environment)) as made:
+        made.catalog.points.add(machine_record(), point_record(name="<b>web-1</b>"))
+        yield made
+
+
+@pytest.fixture
+def admin(appliance: Appliance) -> Signed:
+    app: Flask = create_app(appliance)
+    return _set_up(app, appliance, SetUpService(appliance).first_link(), "admin")
+
+
+def test_a_target_is_tested_by_a_button_and_its_secret_is_not_shown(
+    admin: Signed, appliance: Appliance, hook: Webhook
+) -> None:
+    page = admin.send("GET", "/settings")
+    assert "Send a test" in page.text
+    assert admin.send("POST", "/settings/notices/ops/test").status_code == 302
+    assert "a test" in hook.posts[0]["title"]
+    assert "ops took the message." in admin.send("GET", "/settings").text
+    hook.status = 500
+    admin.send("POST", "/settings/notices/ops/test")
+    failed = admin.send("GET", "/settings").text
+    assert "ops did not take the message" in failed
+    for text in (page.text, failed):
+        assert "hushhush" not in text
+        assert "T0kenOfThisHook" not in text
+    told = AuditService(appliance).newest(limit=2)
+    assert [(each.act, each.subject_name, each.actor_role) for each in told] == [
+        (Act.NOTICE_TEST, "ops", Role.ADMIN)
+    ] * 2
+    assert [each.result for each in told] == [Result.FAILED, Result.OK]
+    assert admin.send("POST", "/settings/notices/nosuch/test").status_code < 500
+
+
+def test_the_report_is_a_file(admin: Signed) -> None:
+    answer = admin.client.get("/report?month=2026-11", base_url="https://localhost")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="strongroom-2026-11.html"'
+    assert "<b>web" not in answer.text
+    assert "Backups in 2026-11" in answer.text
+    assert admin.client.get("/report", base_url="https://localhost").status_code == 200
+    for wrong in ("2026-13", "x", "../../etc/passwd"):
+        answer = admin.client.get("/report", query_string={"month": wrong}, base_url="https://localhost")
+        assert 400 <= answer.status_code < 500

@@ -1,7 +1,8 @@
 """Who is at work on something, told by a lock that the kernel releases when its holder dies.
 
 The rule: no process id is ever trusted (they are reused); a lock file in the home's `run` folder is held with flock for
-as long as the work lasts, so that a SIGKILL frees it at once and the next start knows that nobody is there.
+as long as the work lasts, so that a SIGKILL frees it at once and the next start knows that nobody is there. Only an
+owner has it for himself: who looks, and who removes what nobody owns, shares it, so that neither is ever taken for one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from appliance.errors import StrongroomError
 
 _LOOKS = 5
 _LOOK_S = 0.02
+_SHARED_S = 10.0
+"""How long an owner-to-be waits for those who only look: on a busy machine one may be stopped while it does."""
 
 
 class InUse(StrongroomError):
@@ -52,24 +55,36 @@ def own(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def _locked(path: Path, what: str, wait: bool) -> int:
-    looks = 0
+    looks, deadline_s = 0, time.monotonic() + _SHARED_S
     while True:
         descriptor = _open(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if _is_still(path, descriptor):
-                return descriptor
-        except OSError as err:
+            if _lock(descriptor, fcntl.LOCK_EX, wait):
+                if _is_still(path, descriptor):
+                    return descriptor
+                os.close(descriptor)  # removed between opening and locking: nobody else would find this one
+                continue
+            owned = not _lock(descriptor, fcntl.LOCK_SH)
+        except OSError:
             os.close(descriptor)
-            if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            # Whoever only looks (`is_owned`) holds the lock for a moment too: that is no owner.
-            looks += 1
-            if looks > _LOOKS:
-                raise InUse(what) from err
-            time.sleep(_LOOK_S)
-            continue
-        os.close(descriptor)  # removed between opening and locking: nobody else would find this one
+            raise
+        os.close(descriptor)
+        # A child of an owner that has died has the lock until it runs its program: that is looked at a few times.
+        looks += owned
+        if looks > _LOOKS or time.monotonic() >= deadline_s:
+            raise InUse(what)
+        time.sleep(_LOOK_S)
+
+
+def _lock(descriptor: int, kind: int, wait: bool = False) -> bool:
+    """Whether it was to be had. OSError."""
+    try:
+        fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
+    except OSError as err:
+        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -86,17 +101,26 @@ def remove_unowned(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Held by us now: whoever opened it before will find that it is gone, and make a new one.
-        if _is_still(path, descriptor):
-            path.unlink()
-    except OSError as err:
-        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        raise
+        with _one_remover(path.parent):
+            if not _lock(descriptor, fcntl.LOCK_SH):
+                return False
+            # Nobody becomes its owner now: whoever opened it before will find that it is gone, and make a new one.
+            if _is_still(path, descriptor):
+                path.unlink()
     finally:
         os.close(descriptor)
     return True
+
+
+@contextmanager
+def _one_remover(folder: Path) -> Iterator[None]:
+    """Two that share a lock might remove it one after the other, and the second what a new owner has made since."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_owned(path: Path) -> bool:
@@ -106,12 +130,6 @@ def is_owned(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as err:
-        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return True
-        raise
-    else:
-        return False
+        return not _lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)

@@ -242,13 +242,25 @@ def _environment() -> dict[str, str]:
 
 
 def _locked(lock: int) -> bool:
-    """Take the lock; one that is held for a blink is only somebody who looks whether the server lives."""
-    for _ in range(_LOOKS):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Take the lock; False: a server has it. Who only looks whether one lives shares it, and is waited for."""
+    looks, deadline = 0, time.monotonic() + _STOP_S
+    while looks < _LOOKS and time.monotonic() < deadline:
+        if _flock(lock, fcntl.LOCK_EX):
             return True
+        if _flock(lock, fcntl.LOCK_SH):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        else:
+            looks += 1
         time.sleep(_POLL_S)
     return False
+
+
+def _flock(lock: int, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _held(path: Path) -> bool:
@@ -257,11 +269,7 @@ def _held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not _flock(lock, fcntl.LOCK_SH)
     finally:
         os.close(lock)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from appliance.ownership import InUse, is_owned, own
+from appliance.ownership import InUse, is_owned, own, remove_unowned
+from imaging import export
 
 
 def test_one_owner_at_a_time(tmp_path: Path) -> None:
@@ -48,6 +51,73 @@ def test_looking_takes_nothing_away(tmp_path: Path) -> None:
     finally:
         stop.set()
         looker.join()
+
+
+def test_who_looks_is_taken_for_an_owner_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes: a look that the kernel has stopped in its midst, on a busy machine, is a look."""
+    path = tmp_path / "a.lock"
+    path.touch()
+    looking = os.open(path, os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert not is_owned(path)
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 40:
+            os.close(looking)
+
+    monkeypatch.setattr("appliance.ownership.time.sleep", sleep)
+    with own(path, "it"):
+        assert is_owned(path)
+        assert not remove_unowned(path)
+    assert looks == 40
+    assert remove_unowned(path)
+    assert not path.exists()
+
+
+def test_who_looks_whether_an_export_lives_is_not_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.lock"
+    path.touch()
+    looking, lock = os.open(path, os.O_RDWR), os.open(path, os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert not export._held(path)
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 40:
+            os.close(looking)
+
+    monkeypatch.setattr("imaging.export.time.sleep", sleep)
+    assert export._locked(lock)
+    assert looks == 40
+    assert export._held(path)
+    os.close(lock)
+
+
+def test_removers_take_no_lock_from_a_new_owner(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    stop = threading.Event()
+
+    def remove() -> None:
+        while not stop.is_set():
+            remove_unowned(path)
+
+    removers = [threading.Thread(target=remove) for _ in range(3)]
+    for each in removers:
+        each.start()
+    try:
+        for _ in range(300):
+            with own(path, "it"):
+                assert is_owned(path)
+                assert path.exists()
+    finally:
+        stop.set()
+        for each in removers:
+            each.join()
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

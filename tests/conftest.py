@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import hypothesis
 import pytest
 
 from tests.lab import Lab, LabGuest
+from tests.lab.machines import sweep
+from tests.lab.owned import home_folder
 
 # How long an example takes says how busy the machine is, and nothing of the code. The examples are the same each time,
 # so that whoever sees a test fail has made it fail; --hypothesis-profile=search looks for others, for ever new ones.
@@ -69,12 +70,17 @@ def strongroom_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     It lies where QEMU's user can reach scratch files, overlays and sockets in it, which pytest's tmp_path is not.
     """
-    parent = Path(tempfile.mkdtemp(prefix="strongroom-home-", dir="/var/tmp"))
-    parent.chmod(0o755)
-    monkeypatch.setenv("STRONGROOM_HOME", str(parent / "home"))
-    monkeypatch.setenv("STRONGROOM_PASSPHRASE", secrets.token_urlsafe(16))
-    yield parent / "home"
-    shutil.rmtree(parent)
+    with home_folder() as parent:
+        monkeypatch.setenv("STRONGROOM_HOME", str(parent / "home"))
+        monkeypatch.setenv("STRONGROOM_PASSPHRASE", secrets.token_urlsafe(16))
+        yield parent / "home"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What workers that were killed have left: once all have ended, and by who is none."""
+    if not hasattr(session.config, "workerinput"):
+        sweep()
 
 
 @pytest.hookimpl(hookwrapper=True)

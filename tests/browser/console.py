@@ -19,7 +19,12 @@ from typing import Any, Final
 
 import pyotp
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.common.exceptions import (
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+)
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -35,6 +40,9 @@ PASSWORD: Final = "three blind mice and a cat"
 WIDE: Final = (1280, 900)
 NARROW: Final = (360, 740)
 PATIENCE_S: Final = 60.0
+_AGAIN: Final = (NoSuchElementException, StaleElementReferenceException, ElementNotInteractableException)
+"""What is said of a part of a page that is being replaced while it is looked at: then it is looked at again."""
+
 _AXE: Final = PROJECT / "tests" / "browser" / "vendor" / "axe.min.js"
 
 _FIND: Final = """
@@ -163,12 +171,27 @@ class Browser:
         self.wait_for("h1", "Overview")
 
     def type(self, name: str, text: str) -> None:
-        field = self.find(f"[name='{name}']")
-        field.clear()
-        field.send_keys(text)
+        """Into the field of this name, until it has the text: a part of the page may be replaced meanwhile."""
+
+        def typed(driver: webdriver.Chrome) -> bool:
+            field = driver.find_element(By.CSS_SELECTOR, f"[name='{name}']")
+            field.clear()
+            field.send_keys(text)
+            return field.get_property("value") == text
+
+        self._until(typed, f"{name} does not take what is typed", PATIENCE_S)
 
     def find(self, selector: str) -> WebElement:
         return WebDriverWait(self.driver, PATIENCE_S).until(lambda d: d.find_element(By.CSS_SELECTOR, selector))
+
+    def click(self, selector: str) -> None:
+        """The first of these."""
+
+        def clicked(driver: webdriver.Chrome) -> bool:
+            driver.find_element(By.CSS_SELECTOR, selector).click()
+            return True
+
+        self._until(clicked, f"there is no {selector}", PATIENCE_S)
 
     def press(self, text: str) -> None:
         """The button or link of this text, in an open dialog if there is one."""
@@ -182,7 +205,6 @@ class Browser:
                     return True
             return False
 
-        # A part of the page may be replaced while it is looked at: then it is looked at again.
         self._until(pressed, f"there is no {text!r}", PATIENCE_S)
 
     def wait_for(self, selector: str, text: str, *, patience_s: float = PATIENCE_S) -> None:
@@ -196,7 +218,7 @@ class Browser:
 
     def _until(self, done: Callable[[webdriver.Chrome], bool], what: str, patience_s: float) -> None:
         try:
-            WebDriverWait(self.driver, patience_s, ignored_exceptions=[StaleElementReferenceException]).until(done)
+            WebDriverWait(self.driver, patience_s, ignored_exceptions=_AGAIN).until(done)
         except TimeoutException:
             raise AssertionError(f"{what}, at {self.driver.current_url}: {self.text()[:1500]}") from None
 

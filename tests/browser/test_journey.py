@@ -56,8 +56,8 @@ def test_from_a_fresh_home_to_a_machine_that_was_saved(lab: Lab, strongroom_home
         _back_up(browser)
         guest.remove()
         recovered = f"{guest.name}-recovered"
-        _recover(browser, guest.name, recovered)
         saved = lab.adopt(recovered)
+        _recover(browser, guest.name, recovered)
         saved.wait_ready()
         assert saved.read("/mnt/vda/note") == "written before the loss"
         _type(browser, "touch /mnt/vda/typed", lambda: "typed" in saved.run("ls /mnt/vda"))
@@ -110,7 +110,7 @@ def _back_up(browser: Browser) -> None:
     browser.go("/vms")
     name = browser.driver.execute_script("return document.querySelector('.tag').textContent")
     browser.go(f"/vms?policy={name}")
-    browser.driver.find_element(By.CSS_SELECTOR, "#rows tbody a").click()
+    browser.click("#rows tbody a")
     browser.press("Back up now")
     browser.wait_for("h1", "Run of")
     browser.wait_for(".lead", "succeeded", patience_s=_LONG_S)  # by itself, as events tell it
@@ -121,7 +121,7 @@ def _back_up(browser: Browser) -> None:
 def _recover(browser: Browser, name: str, recovered: str) -> None:
     browser.go("/recover")
     browser.wait_for("#choices", name)
-    browser.driver.find_element(By.CSS_SELECTOR, "#choices a").click()
+    browser.click("#choices a")
     browser.press("Next: where")
     browser.wait_for("h2", "Where")
     browser.press("Next: review")

@@ -24,8 +24,9 @@ import libvirt
 from appliance.models import RunState
 from appliance.ownership import is_owned
 from imaging.points import Point
-from tests.integration.backing_up import MIB, Disk, Rig, blank, firmware_machine, plain, processes_of, rig
+from tests.integration.backing_up import MIB, Disk, Rig, blank, firmware_machine, plain, rig
 from tests.lab import Lab, LabGuest, PrivateLibvirtd
+from tests.lab.owned import processes_of
 
 RUNNING, OFF, IMAGE = "running", "off", "image"
 _KINDS, _SHARES = (RUNNING, OFF, IMAGE), (6, 2, 2)

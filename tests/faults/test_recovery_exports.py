@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import libvirt
 import pytest
 
 from appliance.models import RecoveryRecord, RecoveryState
+from appliance.services.recovery import RecoveryService
 from tests.integration.backing_up import Rig, image_info, plain, rig
 from tests.integration.recovering import (
     assert_export_gone,
@@ -24,7 +26,7 @@ from tests.integration.recovering import (
     supervisors_of,
     wait_until,
 )
-from tests.lab import Lab, LabGuest
+from tests.lab import GuestSilent, Lab, LabGuest
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
@@ -44,9 +46,20 @@ done; echo over >/tmp/work
 class Site:
     rig: Rig
     lab: Lab
-    guest: LabGuest
-    record: RecoveryRecord
+    origin: LabGuest
     content: str
+    recovered: int = 0
+    guest: LabGuest = field(init=False)
+    record: RecoveryRecord = field(init=False)
+
+    def recover(self) -> None:
+        """`guest` is a new machine from the point, under a name of its own."""
+        self.recovered += 1
+        name = f"{self.lab.token}busy{self.recovered}"
+        done = strongroom(self.rig, "recovery", "start", self.origin.name, "--point", "latest", "--as", name, "--json")
+        self.guest = self.lab.adopt(name)
+        self.guest.wait_ready()
+        self.record = record_of(self.rig, done.json()["id"])
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +72,20 @@ def site() -> Iterator[Site]:
         made.backup(origin)
         origin.kill()
         with supervised(made):
-            name = f"{lab.token}busy"
-            done = strongroom(made, "recovery", "start", origin.name, "--point", "latest", "--as", name, "--json")
-            guest = lab.adopt(name)
-            guest.wait_ready()
-            yield Site(made, lab, guest, record_of(made, done.json()["id"]), content)
+            site = Site(made, lab, origin, content)
+            site.recover()
+            yield site
 
 
 @pytest.fixture
 def at_work(site: Site) -> Iterator[LabGuest]:
+    with working(site.guest) as guest:
+        yield guest
+
+
+@contextmanager
+def working(guest: LabGuest) -> Iterator[LabGuest]:
     """The guest reads and writes all the while; afterwards it must not have seen an error."""
-    guest = site.guest
     guest.run("rm -f /tmp/stop /tmp/errors /tmp/round /tmp/work")
     guest.run(f"({_WORK}) >/dev/null 2>&1 &")
     wait_until(lambda: "begun" in guest.run("cat /tmp/work 2>/dev/null || true"), "the guest's work begins")
@@ -137,24 +153,46 @@ def test_while_the_repository_is_away_the_machine_waits(site: Site, at_work: Lab
     wait_until(lambda: record_of(site.rig, site.record.id).error is None, "the trouble is taken back")
 
 
-def test_export_and_command_killed_while_the_disk_moves(site: Site, at_work: LabGuest) -> None:
-    """The last one: the machine stands alone afterwards."""
+def crashed(guest: LabGuest) -> bool:
+    """QEMU 7.2 itself may die when what a job reads from goes away: a null pointer in bdrv_refresh_filename, for the
+    filter that it takes out at the end of the job. Twice in some sixty runs of the test below.
+    """
+    return bool(guest.domain.state() == [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED])
+
+
+def test_export_and_command_killed_while_the_disk_moves(site: Site) -> None:
+    """The last one: the machine stands alone afterwards. Where QEMU crashed nothing was shown: then with another."""
+    for left in range(3, -1, -1):
+        try:
+            with working(site.guest) as guest:
+                disk_moves_on(site, guest)
+            return
+        except (AssertionError, GuestSilent, libvirt.libvirtError):
+            if not left or not crashed(site.guest):
+                raise
+        RecoveryService(site.rig.appliance).discard(site.record.id)
+        site.recover()
+
+
+def disk_moves_on(site: Site, guest: LabGuest) -> None:
     migrating = subprocess.Popen(
         site.rig.command("recovery", "migrate", site.record.id, "--bandwidth", "32MiB"),
         env=site.rig.process_environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_until(lambda: at_work.domain.blockJobInfo("vda"), "the job begins")
-    kill_exports(site.rig, site.record)
-    wait_until(lambda: exports_of(site.rig, site.record), "the export is started again")
-    wait_until(lambda: at_work.domain.blockJobInfo("vda"), "the job begins again")
-    migrating.kill()
-    migrating.communicate()
+    try:
+        wait_until(lambda: guest.domain.blockJobInfo("vda"), "the job begins")
+        kill_exports(site.rig, site.record)
+        wait_until(lambda: exports_of(site.rig, site.record), "the export is started again")
+        wait_until(lambda: guest.domain.blockJobInfo("vda"), "the job begins again")
+    finally:
+        migrating.kill()
+        migrating.communicate()
     assert record_of(site.rig, site.record.id).state is RecoveryState.MIGRATING
     wait_until(lambda: record_of(site.rig, site.record.id).state.ended, "the supervisor carries it on", 60)
     assert record_of(site.rig, site.record.id).state is RecoveryState.MIGRATED
     assert_export_gone(site.rig, site.record)
-    assert "full-backing-filename" not in image_info(at_work.disk_paths["vda"])
-    wait_for_work(at_work)
+    assert "full-backing-filename" not in image_info(guest.disk_paths["vda"])
+    wait_for_work(guest)
 
 
 def test_what_it_wrote_all_the_while_is_on_its_disk(site: Site) -> None:

@@ -19,6 +19,7 @@ import pytest
 import imaging.source
 from imaging.errors import SourceError
 from imaging.source import NbdSource
+from tests.lab.listening import wait_listening
 
 pytestmark = pytest.mark.faults
 
@@ -30,9 +31,7 @@ def nbdkit(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[byt
     listen = folder / "s"
     process = subprocess.Popen(["nbdkit", "--foreground", "--readonly", f"--unix={listen}", *arguments])
     try:
-        while not listen.exists():
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_listening(listen, process)
         yield process, listen
     finally:
         process.send_signal(signal.SIGCONT)

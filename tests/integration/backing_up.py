@@ -6,17 +6,14 @@ through QEMU itself, or the disk's file as qemu-img reads it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +34,7 @@ from imaging.manifest import FileEntry
 from imaging.points import Point
 from imaging.reader import DiskReader
 from tests.lab import Lab, LabDisk, LabGuest
+from tests.lab.owned import home_folder
 
 MIB = 1 << 20
 HOST = "here"
@@ -156,42 +154,12 @@ class Rig:
 @contextmanager
 def rig(environment: Mapping[str, str] | None = None, *, socket: str = "", timeout_s: float = 10) -> Iterator[Rig]:
     """Where QEMU's user can reach scratch and sockets. `environment`: settings as STRONGROOM_SECTION_KEY."""
-    parent = Path(tempfile.mkdtemp(prefix="strongroom-home-", dir="/var/tmp"))
-    parent.chmod(0o755)
-    try:
+    with home_folder() as parent:
         made = Rig(parent / "home", environment, socket=socket, timeout_s=timeout_s)
         try:
             yield made
         finally:
             made.close()
-            _end_processes(made.home)
-    finally:
-        shutil.rmtree(parent)
-
-
-def processes_of(home: Path) -> dict[int, str]:
-    """Command lines of all processes whose environment names this home."""
-    mark = f"STRONGROOM_HOME={home}\0".encode()
-    found: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes():
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                found[int(folder.name)] = b" ".join(words).decode(errors="replace").strip()
-        except OSError:
-            continue  # it has just ended
-    return found
-
-
-def _end_processes(home: Path) -> None:
-    """Those that still work on thaws and the like, so that the home can be removed."""
-    deadline = time.monotonic() + 10
-    while found := processes_of(home):
-        if time.monotonic() >= deadline:
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
 
 
 # --- machines without a guest -----------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from tests.integration.backing_up import (
     tool,
 )
 from tests.lab import Lab, LabDisk, LabGuest
+from tests.lab.listening import wait_listening
 
 pytestmark = pytest.mark.integration
 
@@ -146,8 +147,7 @@ def test_block_devices_and_network_storage(lab: Lab, strongroom: Rig) -> None:
     listen = lab.path("nbd")
     server = subprocess.Popen(["nbdkit", "-f", "-U", listen, "file", served], stdin=subprocess.DEVNULL)
     try:
-        while not listen.exists():
-            assert server.poll() is None
+        wait_listening(listen, server)
         listen.chmod(0o777)
         network = f"""<disk type='network' device='disk'><driver name='qemu' type='raw'/>
             <source protocol='nbd'><host transport='unix' socket='{listen}'/></source>

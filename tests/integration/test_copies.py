@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from imaging.points import Point
 from tests.integration.backing_up import MIB, Disk, Rig, blank, firmware_machine, plain, rig
 from tests.integration.recovering import assert_nothing_left, no_supervisor, reads_right, record_of, strongroom
 from tests.lab import Lab, LabGuest
+from tests.lab.owned import home_folder
 from tests.lab.s3_server import running
 
 __all__ = ["no_supervisor"]
@@ -29,10 +29,7 @@ def bucket() -> Iterator[Rig]:
     """A home whose own settings lead to a bucket: the environment of a copy speaks of its first home alone."""
     server = running()
     with ExitStack() as stack:
-        parent = Path(tempfile.mkdtemp(prefix="strongroom-home-", dir="/var/tmp"))
-        stack.callback(shutil.rmtree, parent)
-        parent.chmod(0o755)
-        home = parent / "home"
+        home = stack.enter_context(home_folder()) / "home"
         home.mkdir(mode=0o711)
         settings = home / "strongroom.toml"
         settings.touch(mode=0o600)

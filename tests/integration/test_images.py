@@ -7,7 +7,6 @@ import random
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from imaging.ingest import Ingested, ParentDisk, ingest_disk
 from imaging.reader import DiskReader
 from imaging.source import NbdSource
 from tests.integration.encrypted import make_encrypted
+from tests.lab.listening import wait_listening
 from tests.unit.memory import KEYS, DictIndex, MemoryStore, reader, writer
 
 MIB = 1 << 20
@@ -261,8 +261,7 @@ def test_a_source_that_fails_mid_read_fails_the_run(tmp_path: Path, fault: str) 
                "error-pread-rate=100%", f"error-file={trigger}"]  # fmt: skip
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        while not listen.exists():
-            assert server.poll() is None
+        wait_listening(listen, server)
         store, index = MemoryStore(), DictIndex()
 
         def advance(_: int) -> None:
@@ -295,9 +294,8 @@ def test_a_server_that_lets_a_client_in_before_it_is_refused_the_image(
     monkeypatch.setattr(images, "_wait_ready", lambda *_: None)
     holder = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(tmp_path / "s"), str(path)])
     try:
-        while not (tmp_path / "s").exists():
-            assert holder.poll() is None
-        time.sleep(0.3)
+        wait_listening(tmp_path / "s", holder)
+        NbdSource(tmp_path / "s", connections=1).close()  # it greets once it has the image, and its lock
         with pytest.raises(ImageUnreadable, match="another process"), serve(path, "qcow2", tmp_path, writable=True):
             pass
     finally:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import libvirt
 import pytest
 
+from tests.integration.backing_up import firmware_machine
 from tests.lab import CommandFailed, GuestSilent, Lab, LabGuest, PrivateLibvirtd
 from tests.lab.guest import parse_report
+from tests.lab.machines import sweep
 
 pytestmark = pytest.mark.integration
 MIB = 1 << 20
@@ -123,3 +129,42 @@ def test_a_report_that_lacks_a_disk_is_refused() -> None:
     assert parse_report(f"{line}\nSTRONGROOM-GUEST ready disks=1 mounted=0\n").disks["vda"].size_bytes == 512
     with pytest.raises(ValueError, match="2 disks and reported 1"):
         parse_report(f"{line}\nSTRONGROOM-GUEST ready disks=2 mounted=0\n")
+
+
+_DIES = """
+import os, subprocess, time
+from tests.integration.backing_up import firmware_machine
+from tests.lab import Lab
+from tests.lab.owned import home_folder
+with Lab() as lab, home_folder() as parent:
+    firmware_machine(lab, [lab.blank_disk("vda", 1 << 20)], "left").start(wait=False)
+    daemon = subprocess.Popen(["sleep", "600"], env={**os.environ, "STRONGROOM_HOME": f"{parent}/home"})
+    print(lab.token, lab.folder, parent, daemon.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.faults
+def test_what_a_killed_process_left_is_removed_and_nothing_else(lab: Lab) -> None:
+    """Machines, processes and folders; what is of a lab that lives stays."""
+    mine = firmware_machine(lab, [lab.blank_disk("vda", MIB)], "mine")
+    mine.start(wait=False)
+    owner = subprocess.Popen([sys.executable, "-c", _DIES], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    token, *folders, daemon = owner.stdout.readline().split()
+
+    def there() -> list[bool]:
+        named = [name for domain in lab.connection().listAllDomains() if (name := domain.name()).startswith(token)]
+        return [bool(named), *(Path(each).exists() for each in folders)]
+
+    assert there() == [True] * 3
+    sweep()
+    assert there() == [True] * 3
+    with os.fdopen(os.pidfd_open(int(daemon))) as process:
+        owner.kill()
+        owner.communicate()
+        sweep()
+        assert there() == [False] * 3
+        assert select.select([process], [], [], 30)[0], "a process is left"
+    assert mine.running
+    assert lab.folder.exists()

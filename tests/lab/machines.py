@@ -1,15 +1,16 @@
 """The Lab: a folder, and the machines defined in it.
 
-The rule: the folder lies where QEMU's user can reach it, and closing the Lab removes it and every machine by its name,
-whatever state the tests left them in; what could not be removed is raised, after all else was tried.
+The rule: the folder lies where QEMU's user can reach it, and closing the Lab removes it and every machine that bears
+its token, whatever state the tests left them in; what could not be removed is raised, after all else was tried. What a
+Lab left whose process was killed, the next process with a Lab removes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import shutil
-import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,17 @@ from typing import Any, Self
 
 import libvirt
 
+from tests.lab import private_libvirtd
 from tests.lab.disks import LabDisk, make_blank_disk, make_ext4_disk
 from tests.lab.domain import MachineSpec, Ports, machine_xml
 from tests.lab.guest import LabGuest
 from tests.lab.image import GuestImage, guest_image
+from tests.lab.owned import PARENT, OwnedFolder, swept
 
 MIB = 1 << 20
 SYSTEM = "qemu:///system"
+_FOLDER = "strongroom-lab-"
+_TOKEN = "strongroom-test-"
 
 
 class Lab:
@@ -38,7 +43,7 @@ class Lab:
         self,
         *,
         uri: str = SYSTEM,
-        parent: Path = Path("/var/tmp"),
+        parent: Path = PARENT,
         virt_type: str = "qemu",
         exact_names: bool = False,
     ) -> None:
@@ -49,8 +54,12 @@ class Lab:
         self._image: GuestImage | None = None
         self._connected: Any = None
         self._guests: list[LabGuest] = []
-        self.token = "" if exact_names else f"strongroom-test-{secrets.token_hex(3)}-"
-        self.folder = Path(tempfile.mkdtemp(prefix="strongroom-test-", dir=parent))
+        if uri == SYSTEM:
+            sweep_once()
+        token = secrets.token_hex(3)
+        self.token = "" if exact_names else f"{_TOKEN}{token}-"
+        self._owned = OwnedFolder(f"{_FOLDER}{token}-", parent)
+        self.folder = self._owned.path
         self.folder.chmod(0o755)
 
     def __enter__(self) -> Self:
@@ -174,19 +183,32 @@ class Lab:
     def close(self) -> None:
         """Remove every machine, then the folder. Raises what failed, after all was tried."""
         failures: list[Exception] = []
-        for guest in reversed(self._guests):
+        for find in (lambda: reversed(self._guests), self._others):
             try:
-                guest.remove()
+                guests = tuple(find())
             except (libvirt.libvirtError, RuntimeError) as err:
                 failures.append(err)
+                continue
+            for guest in guests:
+                try:
+                    guest.remove()
+                except (libvirt.libvirtError, RuntimeError) as err:
+                    failures.append(err)
         self._guests.clear()
         if self._connected is not None:
             with contextlib.suppress(libvirt.libvirtError):
                 self._connected.close()
             self._connected = None
-        shutil.rmtree(self.folder, ignore_errors=False)
+        self._owned.remove()
         if failures:
             raise ExceptionGroup("machines of the lab could not be removed", failures)
+
+    def _others(self) -> list[LabGuest]:
+        """What the product made of a machine of ours under a name that begins as ours do, and no test came to adopt."""
+        if not (self.token and self._guests):
+            return []
+        names = [domain.name() for domain in self.connection().listAllDomains()]
+        return [LabGuest(self.connection, name) for name in names if name.startswith(self.token)]
 
     def _keep(self, guest: LabGuest) -> LabGuest:
         self._guests.append(guest)
@@ -203,3 +225,28 @@ class Lab:
         if not copy.exists():
             shutil.copyfile(source, copy)
         return copy
+
+
+@functools.cache
+def sweep_once() -> None:
+    """In this process: it takes a look at every process of the machine where something is left."""
+    sweep()
+
+
+def sweep() -> None:
+    """Remove what labs and homes of dead processes have left: their machines first, of the machine's own libvirtd."""
+    swept(_FOLDER, before=_remove_machines)
+    swept(private_libvirtd.PREFIX)
+    swept("strongroom-rig-")
+
+
+def _remove_machines(folder: Path) -> None:
+    token = f"{_TOKEN}{folder.name.removeprefix(_FOLDER).split('-')[0]}-"
+    connection = libvirt.open(SYSTEM)
+    try:
+        for domain in connection.listAllDomains():
+            if domain.name().startswith(token):
+                with contextlib.suppress(libvirt.libvirtError):  # it has just gone
+                    LabGuest(lambda: connection, domain.name()).remove()
+    finally:
+        connection.close()

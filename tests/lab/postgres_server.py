@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import os
 import pwd
 import random
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +27,8 @@ from typing import Final, LiteralString, Self
 
 import psycopg
 from psycopg import sql
+
+from tests.lab.owned import PARENT, OwnedFolder, swept
 
 START_TIMEOUT_S: Final = 30.0
 _PREFIX: Final = "strongroom-pg-"
@@ -41,12 +40,11 @@ _STARTS: Final = 3
 class PostgresServer:
     """Owns the processes and their folder below `parent`. `durable`: as it is run for real, for measurements."""
 
-    def __init__(self, parent: Path = Path("/var/tmp"), *, durable: bool = False) -> None:
-        _sweep(parent)
+    def __init__(self, parent: Path = PARENT, *, durable: bool = False) -> None:
+        swept(_PREFIX, parent)
         self._durable = durable
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # for as long as this process lives
+        self._owned = OwnedFolder(_PREFIX, parent)
+        self.folder = self._owned.path
         self._owner = os.getpid()
         self._as_whom = ["setpriv", "--pdeathsig=KILL", "--"]
         if os.geteuid() == 0:
@@ -112,23 +110,24 @@ class PostgresServer:
             return
         if self._process is not None:
             self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+        self._owned.remove(ignore_errors=True)
 
     def fresh(self) -> str:
         """The URL of a new and empty database, over the socket."""
         name = f"t{secrets.token_hex(6)}"
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self._url(name)
+
+    def _url(self, name: str) -> str:
         return f"postgresql+psycopg://{_USER}@/{name}?host={self.folder}&port={self.port}"
 
     def over_tcp(self, url: str, password: str | None = None) -> str:
         """The same database, with a password."""
-        database = url.split("?")[0].rsplit("/", 1)[1]
-        return f"postgresql+psycopg://{_USER}:{password or self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://{_USER}:{password or self.password}@127.0.0.1:{self.port}/{_database_of(url)}"
 
     def execute(self, statement: LiteralString | sql.Composed, url: str | None = None) -> list[tuple[object, ...]]:
         """As the database's owner, in that of `url` or the server's own; the rows that it answers."""
-        database = "postgres" if url is None else url.split("?")[0].rsplit("/", 1)[1]
+        database = "postgres" if url is None else _database_of(url)
         with psycopg.connect(host=str(self.folder), port=self.port, user=_USER, dbname=database,
                              autocommit=True) as connection:  # fmt: skip
             cursor = connection.execute(statement)
@@ -178,6 +177,10 @@ def running() -> PostgresServer:
     return server
 
 
+def _database_of(url: str) -> str:
+    return url.split("?")[0].rsplit("/", 1)[1]
+
+
 def _programs() -> Path:
     """The newest that is installed; Debian keeps them out of PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
@@ -196,15 +199,3 @@ def _free_port() -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
-
-
-def _sweep(parent: Path) -> None:
-    """Whoever can lock a folder knows that its owner is dead, and so its server."""
-    for left in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
-            finally:
-                os.close(lock)

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,11 @@ from typing import Self
 
 import libvirt
 
+from tests.lab.listening import accepts
+from tests.lab.owned import PARENT, OwnedFolder
+
 START_TIMEOUT_S = 60.0
+PREFIX = "strongroom-private-"
 _PLACES = {
     "run": "/run/libvirt",
     "lib": "/var/lib/libvirt",
@@ -33,8 +36,9 @@ _PLACES = {
 class PrivateLibvirtd:
     """Owns two daemons (libvirtd, and the virtlogd it needs) and their folder. Needs root."""
 
-    def __init__(self, parent: Path = Path("/var/tmp")) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="strongroom-libvirtd-", dir=parent))
+    def __init__(self, parent: Path = PARENT) -> None:
+        self._owned = OwnedFolder(PREFIX, parent)
+        self.folder = self._owned.path
         self.folder.chmod(0o755)
         for name in _PLACES:
             (self.folder / name).mkdir(mode=0o755)
@@ -73,7 +77,7 @@ class PrivateLibvirtd:
         """Start it (again) and wait until it answers; harmless when it runs."""
         if self._virtlogd is None or self._virtlogd.poll() is not None:
             self._virtlogd = self._spawn("virtlogd")
-            self._wait_for(lambda: (self.folder / "run" / "virtlogd-sock").exists(), self._virtlogd)
+            self._wait_for(lambda: accepts(self.folder / "run" / "virtlogd-sock"), self._virtlogd)
         if self._libvirtd is None or self._libvirtd.poll() is not None:
             self._libvirtd = self._spawn("libvirtd")
         self._wait_for(self._answers, self._libvirtd)
@@ -97,7 +101,7 @@ class PrivateLibvirtd:
             if process is not None:
                 process.kill()
                 process.wait(timeout=10)
-        shutil.rmtree(self.folder)
+        self._owned.remove()
 
     def log(self) -> str:
         """What the daemon said, for the message of a failing test."""
@@ -114,6 +118,7 @@ class PrivateLibvirtd:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                env={**os.environ, "STRONGROOM_LAB": str(self.folder)},  # whose it is, when we are dead
             )
 
     def _answers(self) -> bool:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import json
 import os
 import random
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -36,6 +34,7 @@ from imaging.errors import ImagingError
 from imaging.storage.endpoints import parse_endpoint
 from imaging.storage.object_lock import GOVERNANCE, Lock, Locking
 from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store
+from tests.lab.owned import PARENT, OwnedFolder, swept
 
 BUCKET: Final = "strongroom-lab"
 LOCKED_BUCKET: Final = "strongroom-locked"
@@ -64,13 +63,10 @@ class S3Server:
     services: ClassVar[tuple[str, ...]] = ("master", "volume", "filer", "s3", "admin")
     """Each has a port of its own."""
 
-    def __init__(self, parent: Path = Path("/var/tmp")) -> None:
-        _sweep(parent)
-        made = Path(tempfile.mkdtemp(prefix=f"new-{_PREFIX}", dir=parent))
-        self._lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # for as long as this process lives
-        # Only now where _sweep of a process beside this one looks: it would take an unlocked folder for a dead one's.
-        self.folder = made.rename(made.with_name(made.name.removeprefix("new-")))
+    def __init__(self, parent: Path = PARENT) -> None:
+        swept(_PREFIX, parent, _remove_sockets_of)
+        self._owned = OwnedFolder(_PREFIX, parent)
+        self.folder = self._owned.path
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self.ports: dict[str, int] = {}
@@ -123,8 +119,7 @@ class S3Server:
         if os.getpid() != self._owner:
             return
         self._end()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+        self._owned.remove(ignore_errors=True)
 
     def _end(self) -> None:
         if self._process is not None:
@@ -253,18 +248,9 @@ def _free_ports(services: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _sweep(parent: Path) -> None:
-    """Whoever can lock a folder knows that its owner is dead."""
-    for left in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    _remove_sockets(json.loads((left / _PORTS).read_text()))
-                shutil.rmtree(left, ignore_errors=True)
-            finally:
-                os.close(lock)
+def _remove_sockets_of(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        _remove_sockets(json.loads((folder / _PORTS).read_text()))
 
 
 def _remove_sockets(ports: Mapping[str, int]) -> None:

@@ -119,9 +119,8 @@ def _run(session: Session, what: _Wanted) -> RunResult:
 
 def _ask(session: Session, what: _Wanted, as_json: bool) -> None:
     from appliance.cli.runs import show_asked
-    from appliance.services.queue.service import QueueService
 
-    service, limit = QueueService(session.appliance), session.limit_bytes_s
+    service, limit = session.queue(), session.limit_bytes_s
     if what.image is not None:
         asked = service.ask_image(*what.image, limit_bytes_s=limit)
     else:

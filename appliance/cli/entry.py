@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -66,9 +67,24 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
     type=click.Path(),
     help="Where settings, catalog, keys and cache are (default: $STRONGROOM_HOME, else /var/lib/strongroom).",
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Ask this appliance, over its API, instead of the one of this machine: https://backup.example.org:8443. The"
+    " token is in STRONGROOM_TOKEN, or in --token-file.",
+)
+@click.option("--ca-file", metavar="FILE", type=click.Path(path_type=Path), help="With --url: certificates to trust.")
+@click.option("--token-file", metavar="FILE", type=click.Path(path_type=Path), help="With --url: where the token is.")
 @click.version_option(package_name="strongroom", message="strongroom %(version)s")
 @click.pass_context
-def strongroom(context: click.Context, debug: bool, home: str | None) -> None:
+def strongroom(
+    context: click.Context,
+    debug: bool,
+    home: str | None,
+    url: str | None,
+    ca_file: Path | None,
+    token_file: Path | None,
+) -> None:
     """Backup and instant recovery of virtual machines and disk images.
 
     Every backup reads only what changed, every restore point is complete on its own, and a lost machine can be started
@@ -84,11 +100,17 @@ def strongroom(context: click.Context, debug: bool, home: str | None) -> None:
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (see the warnings), 143 ended by SIGTERM, 129 by SIGHUP.
-    Environment: STRONGROOM_HOME, STRONGROOM_PASSPHRASE, and STRONGROOM_<SECTION>_<KEY> for every setting.
+    Environment: STRONGROOM_HOME, STRONGROOM_PASSPHRASE, STRONGROOM_TOKEN (with --url), and
+    STRONGROOM_<SECTION>_<KEY> for every setting.
     """
     session = context.ensure_object(Session)
     session.debug = session.debug or debug
     session.home = home if home is not None else session.home
+    if url is None and (ca_file is not None or token_file is not None):
+        raise click.UsageError("--ca-file and --token-file go with --url.")
+    if url is not None and home is not None:
+        raise click.UsageError("Give --home or --url, not both.")
+    session.url, session.ca_file, session.token_file = url, ca_file, token_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

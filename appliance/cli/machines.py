@@ -28,8 +28,8 @@ def vm() -> None:
 def list_machines(session: Session, host: str | None, known: bool, as_json: bool) -> None:
     """List the virtual machines of all hosts, or of one, as they answer now.
 
-    What they tell is kept: --known shows it at any time, also of a host that is away. Ends with exit code 3 when some
-    host did not answer, and 1 when none did. Without any host, --json prints [].
+    What they tell is kept: --known shows it at any time, also of a host that is away; with --url, that is shown always.
+    Ends with exit code 3 when some host did not answer, and 1 when none did. Without any host, --json prints [].
 
     \b
     Examples:
@@ -39,9 +39,9 @@ def list_machines(session: Session, host: str | None, known: bool, as_json: bool
     """
     from appliance.services.inventory import InventoryService, NoHosts
 
-    service = InventoryService(session.appliance)
+    service = session.inventory()
     try:
-        if known:
+        if known or not isinstance(service, InventoryService):
             _show_known(service.known(host), as_json)
             return
         found = service.list_machines(host)

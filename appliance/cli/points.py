@@ -67,9 +67,7 @@ def list_points(session: Session, name: str | None, as_json: bool) -> None:
       strongroom point list
       strongroom point list web-1 --json
     """
-    from appliance.services.points import PointService
-
-    service = PointService(session.appliance)
+    service = session.points()
     damaged = service.refresh()
     records = service.list(name)
     if as_json:

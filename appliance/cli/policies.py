@@ -162,9 +162,7 @@ def list_policies(session: Session, as_json: bool) -> None:
     Example:
       strongroom policy list
     """
-    from appliance.services.policies import PolicyService
-
-    service = PolicyService(session.appliance)
+    service = session.policies()
     found, pauses = service.list(), service.pauses()
     if as_json:
         emit_json(
@@ -212,9 +210,7 @@ def show(session: Session, policy_name: str, as_json: bool) -> None:
     Example:
       strongroom policy show nightly
     """
-    from appliance.services.policies import PolicyService
-
-    service = PolicyService(session.appliance)
+    service = session.policies()
     known = service.get(policy_name)
     if as_json:
         emit_json(policy_json(known))
@@ -241,11 +237,10 @@ def preview(session: Session, policy_name: str | None, file: IO[bytes] | None, a
       strongroom policy preview --file office.json
     """
     from appliance.policy.policies import read_policy
-    from appliance.services.policies import PolicyService
 
     if (policy_name is None) == (file is None):
         raise click.UsageError("Give the name of a policy, or a --file.")
-    service = PolicyService(session.appliance)
+    service = session.policies()
     wanted = read_policy(read_json(file)) if file is not None else service.get(policy_name or "").policy
     found = service.preview(wanted)
     if as_json:
@@ -267,10 +262,8 @@ def pause(session: Session, policy_name: str | None, machine: str | None, host: 
       strongroom policy pause nightly
       strongroom policy pause --vm web-1
     """
-    from appliance.services.policies import PolicyService
-
     _one(policy_name, machine)
-    service = PolicyService(session.appliance)
+    service = session.policies()
     if machine is not None:
         say(f"{service.pause_machine(machine, host).name} is paused.")
     else:
@@ -290,10 +283,8 @@ def resume(session: Session, policy_name: str | None, machine: str | None, host:
       strongroom policy resume nightly
       strongroom policy resume --vm web-1
     """
-    from appliance.services.policies import PolicyService
-
     _one(policy_name, machine)
-    service = PolicyService(session.appliance)
+    service = session.policies()
     if machine is None:
         say(f"Policy {service.resume(policy_name or '').name} is active.")
     elif service.resume_machine(machine, host):

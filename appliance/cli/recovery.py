@@ -106,9 +106,7 @@ def start(
       strongroom recovery start web-1 --point latest
       strongroom recovery start web-1 --point '2026-11-23 14:00' --host rack2 --as web-1-test
     """
-    from appliance.services.recovery import RecoveryService
-
-    record = RecoveryService(session.appliance).start(
+    record = session.recoveries().start(
         name,
         point,
         host=host,
@@ -148,14 +146,11 @@ def list_recoveries(session: Session, active: bool, as_json: bool) -> None:
     Example:
       strongroom recovery list --json
     """
-    from appliance.services.fleet import FleetService
-    from appliance.services.recovery import RecoveryService
-
-    records = RecoveryService(session.appliance).list(ended=not active, everyones=True)
+    records = session.recoveries().list(ended=not active, everyones=True)
     if as_json:
         emit_json([_json(record) for record in records])
         return
-    names = FleetService(session.appliance).names()
+    _, names = session.members()
     whose = ["appliance"] if len(names) > 1 else []
     table(
         ["id", "machine", "host", *whose, "of", "state", "disks", "size", "since", "error"],
@@ -208,9 +203,7 @@ def migrate(
       strongroom recovery migrate 8d2e
       strongroom recovery migrate 8d2e --to default --format qcow2
     """
-    from appliance.services.recovery import RecoveryService
-
-    record = RecoveryService(session.appliance).migrate(
+    record = session.recoveries().migrate(
         id, to=to, image_format=image_format, bandwidth_bytes_s=bandwidth_bytes_s, progress=session.progress
     )
     session.progress.finish()
@@ -237,13 +230,12 @@ def discard(session: Session, id: str, yes: bool, as_json: bool) -> None:
     Example:
       strongroom recovery discard 8d2e --yes
     """
-    from appliance.services.recovery import RecoveryService
-
-    record = RecoveryService(session.appliance).find(id)
+    service = session.recoveries()
+    record = service.find(id)
     confirm(
         f"Remove {record.machine_name} from {record.host}, with everything that it wrote since it was recovered?", yes
     )
-    record = RecoveryService(session.appliance).discard(record.id)
+    record = service.discard(record.id)
     if as_json:
         emit_json(_json(record))
     else:

@@ -41,14 +41,12 @@ def list_runs(session: Session, state: str | None, last: int, as_json: bool) -> 
       strongroom run list --state failed --last 10 --json
     """
     from appliance.models import RunState
-    from appliance.services.fleet import FleetService
-    from appliance.services.queue.service import QueueService
 
-    runs = QueueService(session.appliance).runs(None if state is None else RunState(state), last)
+    runs = session.queue().runs(None if state is None else RunState(state), last)
     if as_json:
         emit_json([run_json(each) for each in runs])
         return
-    me, names = session.appliance.catalog.me, FleetService(session.appliance).names()
+    me, names = session.members()
     table(
         ["id", "kind", "name", "state", "by", "attempts", "started", "ended", "error"],
         [
@@ -83,9 +81,7 @@ def show(session: Session, id: str, log: bool, as_json: bool) -> None:
       strongroom run show 5c1d
       strongroom run show 5c1d --log
     """
-    from appliance.services.queue.service import QueueService
-
-    seen = QueueService(session.appliance).run(id)
+    seen = session.queue().run(id)
     if log:
         _show_log(session, seen, as_json)
         return
@@ -164,9 +160,7 @@ def cancel(session: Session, id: str, as_json: bool) -> None:
     Example:
       strongroom run cancel 5c1d
     """
-    from appliance.services.queue.service import QueueService
-
-    found = QueueService(session.appliance).cancel(id)
+    found = session.queue().cancel(id)
     if as_json:
         emit_json(run_json(found))
     elif found.state == "cancelled":
@@ -187,9 +181,7 @@ def retry(session: Session, id: str, as_json: bool) -> None:
     Example:
       strongroom run retry 5c1d
     """
-    from appliance.services.queue.service import QueueService
-
-    show_asked(session, QueueService(session.appliance).again(id), as_json)
+    show_asked(session, session.queue().again(id), as_json)
 
 
 @run.command(hidden=True)

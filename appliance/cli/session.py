@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import update_wrapper
@@ -18,8 +18,23 @@ import click
 from appliance.cli.acting import Acting
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from appliance.bootstrap import Appliance
     from appliance.progress import Progress
+    from appliance.remote.client import Client
+    from appliance.remote.services import (
+        RemoteInventory,
+        RemotePoints,
+        RemotePolicies,
+        RemoteQueue,
+        RemoteRecoveries,
+    )
+    from appliance.services.inventory import InventoryService
+    from appliance.services.points import PointService
+    from appliance.services.policies import PolicyService
+    from appliance.services.queue.service import QueueService
+    from appliance.services.recovery import RecoveryService
     from appliance.settings import Settings
 
 P = ParamSpec("P")
@@ -31,20 +46,95 @@ EXIT_PARTLY = 3
 
 @dataclass(slots=True)
 class Session:
-    """`wait`: as `appliance.bootstrap.Appliance` takes it."""
+    """`wait`: as `appliance.bootstrap.Appliance` takes it. `url`: of the appliance that is meant instead of the one of
+    this machine; commands that go there too ask for their services here, and all others end with OnlyHere."""
 
     wait: Callable[[float], bool]
     debug: bool = False
     home: str | None = None
+    url: str | None = None
+    ca_file: Path | None = None
+    token_file: Path | None = None
     limit_bytes_s: int | None = None
     acting: Acting | None = None
     closing: ExitStack = field(default_factory=ExitStack)
     _appliance: Appliance | None = None
     _progress: Progress | None = None
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """AddressUnfit, TokenMissing."""
+        if self._client is None:
+            from appliance.remote.client import Client, token_from
+
+            assert self.url is not None
+            self._client = Client(self.url, token_from(os.environ, self.token_file), self.ca_file)
+            self.closing.callback(self._client.close)
+        return self._client
+
+    def queue(self) -> QueueService | RemoteQueue:
+        if self.url is not None:
+            from appliance.remote.services import RemoteQueue
+
+            return RemoteQueue(self.client)
+        from appliance.services.queue.service import QueueService
+
+        return QueueService(self.appliance)
+
+    def points(self) -> PointService | RemotePoints:
+        if self.url is not None:
+            from appliance.remote.services import RemotePoints
+
+            return RemotePoints(self.client)
+        from appliance.services.points import PointService
+
+        return PointService(self.appliance)
+
+    def inventory(self) -> InventoryService | RemoteInventory:
+        if self.url is not None:
+            from appliance.remote.services import RemoteInventory
+
+            return RemoteInventory(self.client)
+        from appliance.services.inventory import InventoryService
+
+        return InventoryService(self.appliance)
+
+    def recoveries(self) -> RecoveryService | RemoteRecoveries:
+        if self.url is not None:
+            from appliance.remote.services import RemoteRecoveries
+
+            return RemoteRecoveries(self.client, self.wait)
+        from appliance.services.recovery import RecoveryService
+
+        return RecoveryService(self.appliance)
+
+    def policies(self) -> PolicyService | RemotePolicies:
+        if self.url is not None:
+            from appliance.remote.services import RemotePolicies
+
+            return RemotePolicies(self.client)
+        from appliance.services.policies import PolicyService
+
+        return PolicyService(self.appliance)
+
+    def members(self) -> tuple[str, Mapping[str, str]]:
+        """The id of the appliance that is meant, and what to call each that shares its catalog, by id."""
+        if self.url is not None:
+            found = self.client.get("/appliances")
+            return str(found["me"]), {str(each["id"]): str(each["name"]) for each in found["items"]}
+        from appliance.services.fleet import FleetService
+
+        return self.appliance.catalog.me, FleetService(self.appliance).names()
 
     def settings(self) -> Settings:
+        """Of the home. OnlyHere."""
         from appliance.settings import load
 
+        if self.url is not None:
+            from appliance.remote.errors import OnlyHere
+
+            raise OnlyHere(click.get_current_context().command_path)
         environment = dict(os.environ)
         if self.home is not None:
             environment["STRONGROOM_HOME"] = os.path.abspath(self.home)

@@ -38,6 +38,9 @@ def status(session: Session, dismiss: str | None, as_json: bool) -> None:
     """
     from appliance.services.status import StatusService
 
+    if session.url is not None and dismiss is None:
+        _show_remote(session, as_json)
+        return
     service = StatusService(session.appliance)
     if dismiss is not None:
         _dismiss(service, dismiss, as_json)
@@ -55,6 +58,30 @@ def status(session: Session, dismiss: str | None, as_json: bool) -> None:
     if found.failed_runs:
         tell("hint: 'strongroom status --dismiss NAME' takes a machine that is not backed up any more off this list")
     exit_with(EXIT_PARTLY if concerns else 0)
+
+
+def _show_remote(session: Session, as_json: bool) -> None:
+    """What the console of the other appliance shows first."""
+    found = session.client.get("/overview")
+    if as_json:
+        emit_json(found)
+    else:
+        states = found["last_day"]["states"]
+        facts(
+            [
+                ("appliance", session.client.url),
+                ("machines", ", ".join(f"{count} {name}" for name, count in found["standings"].items() if count)),
+                ("hosts", ", ".join(host["name"] for host in found["hosts"]) or "none"),
+                ("runs", f"{found['queued']} queued, {len(found['running'])} running"),
+                ("last 24 hours", ", ".join(f"{count} {name}" for name, count in states.items() if count)),
+                ("recoveries", len(found["recoveries"])),
+                ("used", size(found["growth"]["used_bytes"])),
+                ("free", size(found["growth"]["free_bytes"])),
+            ]
+        )
+    for concern in found["concerns"]:
+        warn(concern)
+    exit_with(0 if found["fine"] else EXIT_PARTLY)
 
 
 def _dismiss(service: StatusService, name: str, as_json: bool) -> None:

@@ -18,12 +18,14 @@ from web.acts import PUBLIC, stated
 from web.guarding import API
 
 ACTS: dict[str, str] = {
+    "GET /appliances": Act.OVERVIEW_SEE,
     "GET /audit": Act.AUDIT_SEE,
     "GET /audit/verdict": Act.AUDIT_SEE,
     "GET /hosts": Act.HOST_SEE,
     "POST /hosts": Act.HOST_ADD,
     "DELETE /hosts/<name>": Act.HOST_REMOVE,
     "POST /hosts/<name>/test": Act.HOST_TEST,
+    "GET /inventory": Act.MACHINE_SEE,
     "GET /machines": Act.MACHINE_SEE,
     "GET /machines/<path:key>": Act.MACHINE_SEE,
     "GET /openapi.json": PUBLIC,

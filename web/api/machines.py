@@ -14,6 +14,7 @@ from appliance.policy.stored import MachinePause
 from appliance.proofs import Proof
 from appliance.services.access import Act, Subject
 from appliance.services.browsing import MachineFilter, MachinePage, MachineRow, Sort, Standing
+from appliance.services.inventory import InventoryService, KnownMachines
 from appliance.services.policies import PolicyService
 from web.acts import act
 from web.api.callers import appliance, browsing, looking, performing, subjects, visible
@@ -43,6 +44,7 @@ MachineListed: Final = schema_of(
 )
 MachineListedPage: Final = page_of(MachineListed)
 MachineSeen: Final = schema_of(MachinePage, "MachineSeen", change={"row": MachineListed}, names={"Proof": Proof})
+Inventory: Final = schema_of(KnownMachines, "Inventory")
 Pause: Final = schema_of(MachinePause, "Pause")
 PauseList: Final = list_of(Pause)
 
@@ -63,6 +65,10 @@ class MachineQuery(Paged):
     failed: bool = Field(False, description="Only those whose last run failed.")
     sort: Sort = Sort.NAME
     falling: bool = False
+
+
+class OfHost(BaseModel):
+    host: str | None = Field(None, max_length=64)
 
 
 class NewPause(In):
@@ -88,6 +94,19 @@ def list_machines(query: MachineQuery) -> Response:
 def show_machine(path: Key) -> Response:
     """One that who asks may not see is not there."""
     return send(MachineSeen, browsing().machine(path.key, may_see=visible()))
+
+
+@resources.get("/inventory", summary="Machines as hosts were last seen, with their disks", responses={200: Inventory})
+@act(Act.MACHINE_SEE)
+def show_inventory(query: OfHost) -> Response:
+    """Of this appliance's hosts; none is asked now. `looks`: how that went, by host."""
+    may_see = visible()
+    found = InventoryService(appliance()).known(query.host)
+    if may_see is not None:
+        machines = tuple(each for each in found.machines if may_see(each.machine))
+        hosts = {each.seen.host for each in machines}
+        found = KnownMachines(machines, tuple(look for look in found.looks if look.host in hosts))
+    return send(Inventory, found)
 
 
 @resources.get("/pauses", summary="Machines of which no policy begins a run", responses={200: PauseList})

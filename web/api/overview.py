@@ -10,13 +10,14 @@ from pydantic import BaseModel, Field
 from appliance.services.access import Act
 from appliance.services.browsing import Found, Overview
 from appliance.services.browsing.overview import Debts, LastDay, Proven, Some, Under
+from appliance.services.fleet import FleetService
 from web.acts import act
-from web.api.callers import browsing, visible
+from web.api.callers import appliance, browsing, visible
 from web.api.machines import MachineListed
 from web.api.recoveries import Recovery
 from web.api.resources import resource
 from web.api.runs import Run
-from web.api.schemas import schema_of, send
+from web.api.schemas import Out, schema_of, send
 
 resources = resource("overview", "How everything stands.")
 _Some: Final = schema_of(Some, "SomeMachines", change={"rows": list[MachineListed]})  # type: ignore[valid-type]
@@ -61,3 +62,22 @@ def show_overview() -> Response:
 @act(Act.OVERVIEW_SEE)
 def search(query: Text) -> Response:
     return send(FoundOut, browsing().search(query.q, may_see=visible()))
+
+
+class Appliance(Out):
+    id: str
+    name: str
+
+
+class ApplianceList(Out):
+    me: str = Field(description="The id of the one that answers.")
+    items: list[Appliance] = Field(description="All that share its catalog.")
+
+
+@resources.get("/appliances", summary="The appliances that share the catalog", responses={200: ApplianceList})
+@act(Act.OVERVIEW_SEE)
+def list_appliances() -> Response:
+    """By their names and ids: runs and recoveries tell of which one they are."""
+    visible()
+    names = FleetService(appliance()).names()
+    return send(ApplianceList, {"me": appliance().id, "items": [{"id": k, "name": v} for k, v in names.items()]})

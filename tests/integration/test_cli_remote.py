@@ -1,0 +1,172 @@
+"""`strongroom --url`: the same commands against another appliance, over TLS, by a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from appliance.acts import Act, Role
+from appliance.models import RunState
+from tests.unit.api_site import Site, serving, site
+from tests.unit.cli_runner import PROJECT, CommandLine, Ran
+
+
+@dataclass
+class Elsewhere:
+    """A machine that has nothing but the program, a token and the other's certificate."""
+
+    site: Site
+    url: str
+    folder: Path
+    token: str
+
+    def __call__(self, *words: str, token: str | None = None, trust: bool = True, url: str | None = None) -> Ran:
+        certificate = str(self.site.appliance.settings.home / "keys" / "web.crt")
+        environment = {
+            "PATH": os.environ["PATH"], "STRONGROOM_HOME": str(self.folder / "none"),
+            "STRONGROOM_TOKEN": self.token if token is None else token,
+        }  # fmt: skip
+        options = ["--url", url or self.url, *(["--ca-file", certificate] if trust else [])]
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance.cli", *options, *words], cwd=PROJECT, env=environment,
+            capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert not (self.folder / "none").exists(), "it made a home"
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+    folder = tmp_path_factory.mktemp("remote")
+    with site(folder) as made, serving(made) as url:
+        yield Elsewhere(made, url, folder, made.token_of(Role.ADMIN, tuple(Act)))
+
+
+@pytest.fixture
+def here(remote: Elsewhere, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The same commands on the appliance itself."""
+    line = CommandLine(remote.folder, capsys)
+    line.environment = remote.site.environment
+    return line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "list"),
+        ("point", "list"),
+        ("point", "list", "office"),
+        ("vm", "list", "--known"),
+        ("recovery", "list"),
+        ("policy", "list"),
+        ("policy", "show", "nightly"),
+        ("policy", "preview", "nightly"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_shown_is_what_is_shown_there(remote: Elsewhere, here: CommandLine, words: tuple[str, ...]) -> None:
+    for form in ((), ("--json",)):
+        there, found = here(*words, *form), remote(*words, *form)
+        assert (found.code, found.err) == (there.code, there.err)
+        assert found.out == there.out
+        assert found.out
+
+
+def test_runs_are_asked_for_shown_cancelled_and_asked_for_again(remote: Elsewhere, here: CommandLine) -> None:
+    asked = remote("backup", "test", "--queue", "--json")
+    assert asked.code == 0, asked.err
+    id = asked.json()["id"]
+    assert remote.site.appliance.catalog.runs.get(id).state is RunState.QUEUED
+    assert "no worker lives" in asked.err
+    assert remote("run", "show", id[:8]).out == here("run", "show", id).out
+    assert remote("run", "cancel", id, "--json").json()["state"] == "cancelled"
+    again = remote("run", "retry", id)
+    assert again.code == 0
+    assert "is queued" in again.out
+    assert "there is no run ffff" in remote("run", "show", "ffff").error()
+
+
+def test_a_policy_and_a_machine_are_paused_and_go_on(remote: Elsewhere, here: CommandLine) -> None:
+    assert remote("policy", "pause", "nightly").out == "Policy nightly is paused.\n"
+    assert here("policy", "show", "nightly", "--json").json()["paused_utc"]
+    assert remote("policy", "resume", "nightly").code == 0
+    assert remote("policy", "pause", "--vm", "image:office").code == 0
+    assert [each["name"] for each in here("policy", "list", "--json").json()["paused_machines"]] == ["office"]
+    assert remote("policy", "resume", "--vm", "image:office").out == "image:office is active.\n"
+
+
+def test_status_tells_what_needs_eyes(remote: Elsewhere) -> None:
+    found = remote("status")
+    assert found.code == 3
+    assert "1 machine is not protected" in found.err
+    assert remote.url in found.out
+    assert remote("status", "--json").json()["concerns"]
+
+
+def test_a_refusal_is_told_in_the_words_of_who_refuses(remote: Elsewhere) -> None:
+    viewer = remote.site.token_of(Role.VIEWER)
+    refused = remote("backup", "test", "--queue", token=viewer)
+    assert "run.start" in refused.error()
+    image = remote("recovery", "start", "image:office", "--point", "latest")
+    assert "is a disk image" in image.error()
+    assert "revoked" in remote("run", "list", token=_revoked(remote)).error()
+
+
+def _revoked(remote: Elsewhere) -> str:
+    made = remote.site.post("/tokens", {"name": "gone", "role": "viewer"}).json
+    assert made is not None
+    assert remote.site.ask("DELETE", f"/tokens/{made['id']}").status_code == 204
+    secret: str = made["secret"]
+    return secret
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("init", "--repository", "/nowhere", "--recovery-key-file", "/nowhere"),
+        ("backup", "test"),
+        ("point", "delete", "ffff", "--yes"),
+        ("run", "show", "ffff", "--log"),
+        ("repository", "info"),
+        ("policy", "remove", "nightly", "--yes"),
+        ("host", "list"),
+        ("serve",),
+    ],
+    ids=" ".join,
+)
+def test_what_works_on_the_appliance_alone_says_so(remote: Elsewhere, words: tuple[str, ...]) -> None:
+    if words == ("run", "show", "ffff", "--log"):
+        words = ("run", "show", json.loads(remote("run", "list", "--json").out)[0]["id"], "--log")
+    refused = remote(*words)
+    assert refused.code == 2
+    assert "works on the appliance's own machine only" in refused.error()
+
+
+def test_a_token_is_shown_to_nobody_but_the_appliance(remote: Elsewhere, tmp_path: Path) -> None:
+    unknown = remote("run", "list", trust=False)
+    assert unknown.code == 1
+    assert "certificate" in unknown.error()
+    assert "--ca-file" in unknown.error()
+    assert "in the clear" in remote("run", "list", url="http://backup.example.org").error()
+    for url in ("ftp://x", "https://a@b", "https://h/path", "https://h:x"):
+        assert remote("run", "list", url=url).code == 2
+    assert "STRONGROOM_TOKEN" in remote("run", "list", token="").error()
+    file = tmp_path / "token"
+    file.write_text(remote.token)
+    file.chmod(0o644)
+    assert "others may read" in remote("--token-file", str(file), "run", "list", token="").error()
+    file.chmod(0o600)
+    assert remote("--token-file", str(file), "run", "list", token="").code == 0
+    assert "does not answer" in remote("run", "list", url="https://127.0.0.1:1").error()
+
+
+def test_it_does_not_go_together_with_a_home(here: CommandLine) -> None:
+    assert here("--url", "https://h", "--home", "/h", "run", "list").code == 2
+    assert here("--ca-file", "x", "run", "list").code == 2

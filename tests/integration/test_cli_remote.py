@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from appliance.acts import Act, Role
 from appliance.models import RunState
 from tests.unit.api_site import Site, serving, site
-from tests.unit.cli_runner import PROJECT, CommandLine, Ran
+from tests.unit.cli_runner import CommandLine, Ran
 
 
 @dataclass
@@ -26,27 +24,32 @@ class Elsewhere:
     url: str
     folder: Path
     token: str
+    line: CommandLine
 
-    def __call__(self, *words: str, token: str | None = None, trust: bool = True, url: str | None = None) -> Ran:
+    def __call__(
+        self, *words: str, token: str | None = None, trust: bool = True, url: str | None = None, process: bool = False
+    ) -> Ran:
         certificate = str(self.site.appliance.settings.home / "keys" / "web.crt")
-        environment = {
+        self.line.environment = {
             "PATH": os.environ["PATH"], "STRONGROOM_HOME": str(self.folder / "none"),
             "STRONGROOM_TOKEN": self.token if token is None else token,
         }  # fmt: skip
         options = ["--url", url or self.url, *(["--ca-file", certificate] if trust else [])]
-        done = subprocess.run(
-            [sys.executable, "-m", "appliance.cli", *options, *words], cwd=PROJECT, env=environment,
-            capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = (self.line.process if process else self.line)(*options, *words)
         assert not (self.folder / "none").exists(), "it made a home"
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return done
 
 
 @pytest.fixture(scope="module")
-def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str, Path, str]]:
     folder = tmp_path_factory.mktemp("remote")
     with site(folder) as made, serving(made) as url:
-        yield Elsewhere(made, url, folder, made.token_of(Role.ADMIN, tuple(Act)))
+        yield made, url, folder, made.token_of(Role.ADMIN, tuple(Act))
+
+
+@pytest.fixture
+def remote(there: tuple[Site, str, Path, str], capsys: pytest.CaptureFixture[str]) -> Elsewhere:
+    return Elsewhere(*there, CommandLine(there[2], capsys))
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ def test_what_is_shown_is_what_is_shown_there(remote: Elsewhere, here: CommandLi
 
 
 def test_runs_are_asked_for_shown_cancelled_and_asked_for_again(remote: Elsewhere, here: CommandLine) -> None:
-    asked = remote("backup", "test", "--queue", "--json")
+    asked = remote("backup", "test", "--queue", "--json", process=True)
     assert asked.code == 0, asked.err
     id = asked.json()["id"]
     assert remote.site.appliance.catalog.runs.get(id).state is RunState.QUEUED

@@ -95,11 +95,10 @@ def plan(
     """
     from appliance.planning.plans import Numbers
     from appliance.policy.retention import Rules
-    from appliance.services.planning import PlanningService
 
     rules = Rules(keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly)
     window_s = None if window is None else timedelta(hours=window).total_seconds()
-    service = PlanningService(session.appliance)
+    service = session.planning()
     if (machines is None) != (machine_size is None):
         raise click.UsageError("--machines and --size are given together, or neither")
     if exact and (rules.empty or machines is not None):

@@ -261,6 +261,9 @@ def delete(session: Session, id: str, ask: str | None, reason: str, yes: bool) -
     from appliance.services.guard import GuardService
     from appliance.services.points import PointService
 
+    if session.url is not None and ask is None:
+        _delete_there(session, id, yes)
+        return
     service = PointService(session.appliance)
     if (broken := service.damaged(id)) is not None:
         warn(f"restore point {broken.id} cannot be read: {broken.error}")
@@ -283,6 +286,16 @@ def delete(session: Session, id: str, ask: str | None, reason: str, yes: bool) -
     say(f"Restore point {manifest.id} is deleted.")
 
 
+def _delete_there(session: Session, id: str, yes: bool) -> None:
+    from appliance.remote.services import RemotePoints
+
+    service = RemotePoints(session.client)
+    found = service.find(id)
+    confirm(f"Delete the restore point of {found.name} of {moment(found.created_utc)} ({found.id})?", yes)
+    service.remove(found.id)
+    say(f"Restore point {found.id} is deleted.")
+
+
 @point.command()
 @click.argument("id")
 @click.option("--off", is_flag=True, help="Lift the protection.")
@@ -300,6 +313,11 @@ def protect(session: Session, id: str, off: bool, ask: str | None, reason: str) 
     from appliance.services.guard import GuardService
     from appliance.services.points import PointService
 
+    if session.url is not None and ask is None:
+        from appliance.remote.services import RemotePoints
+
+        _say_protected(RemotePoints(session.client).keep(id, off=off).id, off)
+        return
     service = PointService(session.appliance)
     if ask is not None:
         if not off:
@@ -311,6 +329,10 @@ def protect(session: Session, id: str, off: bool, ask: str | None, reason: str) 
         ask_for(session, acts, ask, reason)
         return
     found = service.unprotect(id) if off else service.protect(id)
-    say(f"Restore point {found.manifest.id} is {'no longer protected' if off else 'protected'}.")
+    _say_protected(found.manifest.id, off)
+
+
+def _say_protected(id: str, off: bool) -> None:
+    say(f"Restore point {id} is {'no longer protected' if off else 'protected'}.")
     if off:
         tell("It can be deleted now.")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from appliance.policy.previews import Chosen, Preview
     from appliance.policy.selectors import Machine
     from appliance.policy.windows import Window
+    from appliance.remote.services import RemotePolicies
     from appliance.services.policies import KnownPolicy, PolicyService
     from appliance.services.policies.service import Losing
     from appliance.services.scheduling import Standing
@@ -57,9 +58,8 @@ def add(session: Session, /, policy_name: str, dry_run: bool, yes: bool, as_json
       strongroom policy add office --file office.json --dry-run
     """
     from appliance.policy.policies import read_policy
-    from appliance.services.policies import PolicyService
 
-    service = PolicyService(session.appliance)
+    service = session.policies()
     wanted = read_policy(document(given, policy_name))
     losing = _ask(service, wanted.name, wanted, dry_run or yes)
     known = None if dry_run else service.add(wanted)
@@ -98,9 +98,8 @@ def edit(
       strongroom policy edit nightly --file nightly.json --if-version 3
     """
     from appliance.policy.policies import read_policy
-    from appliance.services.policies import PolicyService
 
-    service = PolicyService(session.appliance)
+    service = session.policies()
     stored = service.stored(policy_name)
     made = document(given, policy_name, stored.document)
     clear(made, cleared)
@@ -127,9 +126,7 @@ def remove(session: Session, policy_name: str, seen: int | None, yes: bool) -> N
     Example:
       strongroom policy remove nightly
     """
-    from appliance.services.policies import PolicyService
-
-    service = PolicyService(session.appliance)
+    service = session.policies()
     stored = service.stored(policy_name)
     if not _ask(service, policy_name, None, yes):
         confirm(f"Remove policy {policy_name}?", yes)
@@ -137,7 +134,7 @@ def remove(session: Session, policy_name: str, seen: int | None, yes: bool) -> N
     say(f"Policy {policy_name} is removed.")
 
 
-def _ask(service: PolicyService, name: str, wanted: Policy | None, yes: bool) -> tuple[Losing, ...]:
+def _ask(service: PolicyService | RemotePolicies, name: str, wanted: Policy | None, yes: bool) -> tuple[Losing, ...]:
     """Before points would go that stay now."""
     losing = service.losing(name, wanted)
     for each in losing:

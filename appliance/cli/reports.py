@@ -35,16 +35,7 @@ def report(session: Session, month: str | None, zone: str | None, html_file: str
       strongroom report --month 2026-10 --html report.html
       strongroom report --json
     """
-    from appliance.notices.targets import read_zone
-    from appliance.reports.months import Month
-    from appliance.services.reports import ReportService
-
-    try:
-        where = read_zone(zone if zone is not None else session.settings().notices.zone)
-    except ValueError as err:
-        raise click.BadParameter(str(err), param_hint="--zone") from err
-    wanted = Month.before(session.appliance.clock.now_utc(), where) if month is None else Month.parse(month, where)
-    found = ReportService(session.appliance).month(wanted)
+    found = _report(session, month, zone)
     if html_file is not None:
         from appliance.services.reports.page import page
 
@@ -54,6 +45,23 @@ def report(session: Session, month: str | None, zone: str | None, html_file: str
         emit_json(asdict(found))
     elif html_file is None:
         _show(found)
+
+
+def _report(session: Session, month: str | None, zone: str | None) -> Report:
+    if session.url is not None:
+        from appliance.remote.services import RemoteReports
+
+        return RemoteReports(session.client).month(month, zone)
+    from appliance.notices.targets import read_zone
+    from appliance.reports.months import Month
+    from appliance.services.reports import ReportService
+
+    try:
+        where = read_zone(zone if zone is not None else session.settings().notices.zone)
+    except ValueError as err:
+        raise click.BadParameter(str(err), param_hint="--zone") from err
+    wanted = Month.before(session.appliance.clock.now_utc(), where) if month is None else Month.parse(month, where)
+    return ReportService(session.appliance).month(wanted)
 
 
 def _show(found: Report) -> None:

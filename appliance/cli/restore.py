@@ -65,6 +65,8 @@ def restore(
     """
     if (target is None) == (host is None):
         raise click.UsageError("Give --to FILE for a disk, or --host HOST for the whole machine.")
+    if session.url is not None and force and (target is not None or new_name is not None or storage is not None):
+        raise click.UsageError("With --url, --force is for a machine in place, with --host alone.")
     if host is not None:
         if disk is not None or image_format is not None:
             raise click.UsageError("--disk and --format go with --to.")
@@ -72,9 +74,8 @@ def restore(
             confirm(f"Overwrite the disks of {new_name or name} on {host} with restore point {point}?", yes)
         if queued:
             from appliance.cli.runs import show_asked
-            from appliance.services.queue.service import QueueService
 
-            asked = QueueService(session.appliance).ask_restore(
+            asked = session.queue().ask_restore(
                 name, point, host, new_name=new_name, force=force, storage=storage, limit_bytes_s=session.limit_bytes_s
             )
             show_asked(session, asked, as_json)
@@ -88,9 +89,8 @@ def restore(
         confirm(f"Overwrite {target}?", yes)
     if queued:
         from appliance.cli.runs import show_asked
-        from appliance.services.queue.service import QueueService
 
-        asked = QueueService(session.appliance).ask_restore_disk(
+        asked = session.queue().ask_restore_disk(
             name, point, disk, target, image_format or "qcow2", force=force, limit_bytes_s=session.limit_bytes_s
         )
         show_asked(session, asked, as_json)

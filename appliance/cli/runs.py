@@ -16,6 +16,7 @@ from appliance.cli.signals import end_this_process
 if TYPE_CHECKING:
     from appliance.models import RunArguments, RunRecord
     from appliance.services.queue.service import Asked, Seen
+    from appliance.services.runlogs import RunLog
 
 _STATES = ("queued", "running", "succeeded", "partial", "failed", "interrupted", "cancelled")
 _SHOWN = 50
@@ -123,10 +124,9 @@ def show(session: Session, id: str, log: bool, as_json: bool) -> None:
 
 
 def _show_log(session: Session, seen: Seen, as_json: bool) -> None:
-    from appliance.services.runlogs import read_run_log
     from appliance.throughput import bytes_s
 
-    found = read_run_log(session.appliance.settings, seen.run.id)
+    found = _log(session, seen.run.id)
     samples = seen.far.samples if seen.far is not None else found.samples
     if as_json:
         emit_json(
@@ -145,6 +145,16 @@ def _show_log(session: Session, seen: Seen, as_json: bool) -> None:
             f" {size(round(max(speeds)))}/s")  # fmt: skip
     if not found.lines and not samples:
         tell("It has said nothing here: it waits, is older than what is kept, or ran on another appliance.")
+
+
+def _log(session: Session, id: str) -> RunLog:
+    if session.url is not None:
+        from appliance.remote.services import RemoteQueue
+
+        return RemoteQueue(session.client).log(id)
+    from appliance.services.runlogs import read_run_log
+
+    return read_run_log(session.appliance.settings, id)
 
 
 @run.command()

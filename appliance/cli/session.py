@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from appliance.remote.client import Client
     from appliance.remote.services import (
         RemoteInventory,
+        RemotePlanning,
         RemotePoints,
         RemotePolicies,
         RemoteQueue,
         RemoteRecoveries,
     )
     from appliance.services.inventory import InventoryService
+    from appliance.services.planning import PlanningService
     from appliance.services.points import PointService
     from appliance.services.policies import PolicyService
     from appliance.services.queue.service import QueueService
@@ -117,6 +119,15 @@ class Session:
         from appliance.services.policies import PolicyService
 
         return PolicyService(self.appliance)
+
+    def planning(self) -> PlanningService | RemotePlanning:
+        if self.url is not None:
+            from appliance.remote.services import RemotePlanning
+
+            return RemotePlanning(self.client)
+        from appliance.services.planning import PlanningService
+
+        return PlanningService(self.appliance)
 
     def members(self) -> tuple[str, Mapping[str, str]]:
         """The id of the appliance that is meant, and what to call each that shares its catalog, by id."""

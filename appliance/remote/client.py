@@ -46,8 +46,13 @@ class Client:
     def post(self, path: str, document: Mapping[str, object] | None = None) -> Any:
         return self._ask("POST", path, None, document)
 
-    def delete(self, path: str) -> None:
-        self._ask("DELETE", path, None)
+    def put(
+        self, path: str, document: Mapping[str, object] | None = None, query: Mapping[str, object] | None = None
+    ) -> Any:
+        return self._ask("PUT", path, query, document)
+
+    def delete(self, path: str, query: Mapping[str, object] | None = None) -> Any:
+        return self._ask("DELETE", path, query)
 
     def items(self, path: str, query: Mapping[str, object], most: int | None = None) -> Iterator[Any]:
         """Of a list, page by page."""

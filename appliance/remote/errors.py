@@ -57,10 +57,17 @@ class OnlyHere(StrongroomError):
     exit_code = 2
 
     def __init__(self, command: str) -> None:
+        if command.endswith((" backup", " restore")):
+            super().__init__(
+                f"with --url, '{command}' asks for a run and does not do it itself",
+                hint="Add --queue: a worker of that appliance does it, and 'run show' tells how far it is.",
+            )
+            return
         super().__init__(
             f"'{command}' works on the appliance's own machine only, and not with --url",
-            hint="Give it there. With --url go: run, backup --queue, point list, vm list, recovery start | list |"
-            " migrate | discard, policy list | show | preview | pause | resume, status.",
+            hint="Give it there. With --url go: run, backup --queue, restore --queue, vm list, point list |"
+            " protect | delete, recovery start | list | migrate | discard, policy add | edit | remove | list | show |"
+            " preview | pause | resume, plan, report, status.",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,20 +11,26 @@ from urllib.parse import quote
 
 from appliance.catalog.errors import RecordMissing
 from appliance.models import PointRecord, RecoveryRecord, RecoveryState, RunRecord, RunState
+from appliance.planning.plans import Numbers, Plan
 from appliance.policy.policies import Policy, read_policy
 from appliance.policy.previews import Chosen, Preview
+from appliance.policy.retention import Candidate, Rules
 from appliance.policy.selectors import Clause, Kind, Machine
 from appliance.policy.stored import MachinePause
 from appliance.progress import SILENT, Progress
 from appliance.remote.client import Client
 from appliance.remote.errors import MigrationEnded
+from appliance.reports.compliance import Report
 from appliance.services.backup.watching import HowFar
 from appliance.services.inventory import KnownMachines
 from appliance.services.points import oldest_first
 from appliance.services.policies import KnownPolicy, PolicyList
+from appliance.services.policies.service import Losing
 from appliance.services.queue.service import Asked, Seen
+from appliance.services.runlogs import RunLog
 
 _LOOK_S: Final = 1.0
+_KEPT: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _NOT_TOLD: Final = {"manifest_name": ""}
 _SOCKETS: Final = {"socket": "", "host_socket": ""}
 
@@ -43,6 +49,31 @@ class RemoteQueue:
     def ask_image(self, path: Path, image_format: str, name: str, *, limit_bytes_s: int | None = None) -> Asked:
         image = {"path": str(path), "format": image_format, "name": name}
         return self._asked({"image": image, "limit_bytes_s": limit_bytes_s})
+
+    def ask_restore(
+        self, name: str, point: str, host: str, *, new_name: str | None = None, force: bool = False,
+        storage: str | None = None, limit_bytes_s: int | None = None,
+    ) -> Asked:  # fmt: skip
+        """`force`: in place, and only then."""
+        wanted = {"machine": name, "point": point, "host": host, "limit_bytes_s": limit_bytes_s}
+        if force:
+            return self._asked(wanted, "/restores/in-place")
+        return self._asked(wanted | {"new_name": new_name, "storage": storage}, "/restores")
+
+    def ask_restore_disk(
+        self, name: str, point: str, disk: str | None, target: Path, image_format: str, *, force: bool = False,
+        limit_bytes_s: int | None = None,
+    ) -> Asked:  # fmt: skip
+        """`target`: of the other appliance; what is there stays."""
+        assert not force, "nothing is overwritten from elsewhere"
+        wanted = {
+            "machine": name, "point": point, "disk": disk, "target": str(target), "format": image_format,
+            "limit_bytes_s": limit_bytes_s,
+        }  # fmt: skip
+        return self._asked(wanted, "/restores/disk")
+
+    def log(self, id: str) -> RunLog:
+        return self._client.read(RunLog, self._client.get(f"/runs/{_part(id)}/log"))
 
     def again(self, wanted: str) -> Asked:
         return self._read(self._client.post(f"/runs/{_part(wanted)}/retry"))
@@ -63,8 +94,8 @@ class RemoteQueue:
             None if far is None else HowFar(far["label"], far["done_bytes"], far["total_bytes"]),
         )
 
-    def _asked(self, document: dict[str, object]) -> Asked:
-        return self._read(self._client.post("/runs", {k: v for k, v in document.items() if v is not None}))
+    def _asked(self, document: Mapping[str, object], path: str = "/runs") -> Asked:
+        return self._read(self._client.post(path, {k: v for k, v in document.items() if v is not None}))
 
     def _read(self, document: Any) -> Asked:
         return Asked(self._client.read(RunRecord, document), document["new"], document["worker"])
@@ -84,6 +115,19 @@ class RemotePoints:
         keys = [None] if name is None else _keys(self._client, name)
         found = [each for key in keys for each in self._client.items("/points", {"machine": key})]
         return oldest_first(self._client.read(PointRecord, each) for each in found)
+
+    def find(self, id: str) -> PointRecord:
+        """Unlike `resolve`, what the catalog has of it."""
+        return self._client.read(PointRecord, self._client.get(f"/points/{_part(id)}"))
+
+    def remove(self, id: str) -> None:
+        """As `delete`."""
+        self._client.delete(f"/points/{_part(id)}")
+
+    def keep(self, id: str, *, off: bool) -> PointRecord:
+        """As `protect`, or `unprotect`."""
+        path = f"/points/{_part(id)}/protection"
+        return self._client.read(PointRecord, self._client.delete(path) if off else self._client.put(path))
 
 
 class RemoteInventory:
@@ -159,8 +203,56 @@ class RemoteRecoveries:
         return self._client.read(RecoveryRecord, _NOT_TOLD | document | {"disks": disks})
 
 
+class RemotePlanning:
+    """PlanningService."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def plan(
+        self, *, months: int, rules: Rules | None = None, window_s: float | None = None,
+        restore_bytes_s: float | None = None, exact: bool = False, progress: Progress = SILENT,
+    ) -> Plan:  # fmt: skip
+        return self._plan(months, rules or Rules(), window_s, restore_bytes_s, {"exact": str(exact).lower()})
+
+    def plan_typed(
+        self, numbers: Numbers, rules: Rules, *, months: int, window_s: float | None = None,
+        restore_bytes_s: float | None = None,
+    ) -> Plan:  # fmt: skip
+        typed = {
+            "machines": numbers.machines, "machine_bytes": numbers.size_bytes, "runs_a_day": numbers.runs_a_day,
+            "change_percent": numbers.change_percent, "reduction": numbers.reduction,
+            "read_bytes_s": round(numbers.read_bytes_s),
+        }  # fmt: skip
+        return self._plan(months, rules, window_s, restore_bytes_s, typed)
+
+    def _plan(
+        self,
+        months: int,
+        rules: Rules,
+        window_s: float | None,
+        restore_bytes_s: float | None,
+        more: Mapping[str, object],
+    ) -> Plan:
+        query = {f"keep_{kind}": getattr(rules, kind) for kind in _KEPT} | {
+            "months": months, "window_hours": None if window_s is None else window_s / 3600,
+            "restore_bytes_s": None if restore_bytes_s is None else round(restore_bytes_s),
+        }  # fmt: skip
+        return self._client.read(Plan, self._client.get("/plan", {**query, **more}))
+
+
+class RemoteReports:
+    """ReportService; the other appliance knows which month is over, and its own zone."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def month(self, month: str | None, zone: str | None) -> Report:
+        return self._client.read(Report, self._client.get("/report", {"month": month, "zone": zone}))
+
+
 class RemotePolicies:
-    """PolicyService, but for changing what policies say."""
+    """PolicyService."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -178,6 +270,29 @@ class RemotePolicies:
             policy, _chosen(found["selected"]), _chosen(found["excluded"]), found["words"], due,
             policy.schedule.tzinfo, tuple(found["remarks"]),
         )  # fmt: skip
+
+    def stored(self, name: str) -> Stored:
+        found = self._client.get(f"/policies/{_part(name)}")
+        return Stored(found["document"], int(found["version"]))
+
+    def losing(self, name: str, policy: Policy | None) -> tuple[Losing, ...]:
+        if policy is None:
+            found = self._client.get(f"/policies/{_part(name)}/losing")
+        else:
+            found = self._client.post(f"/policies/{_part(name)}/losing", policy.to_json())
+        return tuple(
+            Losing(_machine(each["machine"]), self._client.read(tuple[Candidate, ...], each["points"]))
+            for each in found["items"]
+        )
+
+    def add(self, policy: Policy) -> KnownPolicy:
+        return self._read(self._client.post("/policies", policy.to_json()))
+
+    def replace(self, name: str, policy: Policy, *, seen: int | None = None) -> KnownPolicy:
+        return self._read(self._client.put(f"/policies/{_part(name)}", policy.to_json(), {"if_version": seen}))
+
+    def remove(self, name: str, *, seen: int | None = None) -> None:
+        self._client.delete(f"/policies/{_part(name)}", {"if_version": seen})
 
     def pause(self, name: str) -> KnownPolicy:
         return self._read(self._client.post(f"/policies/{_part(name)}/pause"))
@@ -203,6 +318,14 @@ class RemotePolicies:
         return KnownPolicy(
             read_policy(found["document"]), fields.version, fields.since_utc, fields.changed_utc, fields.paused_utc
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Of a policy, what a change of it begins with."""
+
+    document: dict[str, object]
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ _EXAMPLE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 def test_the_examples_of_the_documentation_work(tmp_path: Path) -> None:
     text = (PROJECT / "docs" / "api.md").read_text()
     examples = _EXAMPLE.findall(text)
-    assert len(examples) == 5
+    assert len(examples) == 6
     # The machine that libvirt's test driver has.
     script = "shopt -s expand_aliases\nset -euo pipefail\n" + "\n".join(examples).replace('"web-1"', '"test"')
-    with site(tmp_path) as made, serving(made) as url:
+    with site(tmp_path) as made, serving(made.environment) as url:
         (tmp_path / "token").write_text(made.token_of(Role.ADMIN, tuple(Act)))
         shutil.copy(made.appliance.settings.home / "keys" / "web.crt", tmp_path)
         done = subprocess.run(

@@ -7,7 +7,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,12 +105,12 @@ def _recovery(appliance: Appliance) -> None:
 
 
 @contextmanager
-def serving(made: Site) -> Iterator[str]:
-    """The console's own server, over TLS; yields its address. Its certificate is `keys/web.crt` in the home."""
+def serving(home: Mapping[str, str]) -> Iterator[str]:
+    """The console's own server of this home, over TLS; yields its address. Its certificate is `keys/web.crt`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = made.environment | {"STRONGROOM_WEB_PORT": str(port)}
+    environment = dict(home) | {"STRONGROOM_WEB_PORT": str(port)}
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "web", "--ready", str(writing)], cwd=PROJECT, env=environment, pass_fds=(writing,),

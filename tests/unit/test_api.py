@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.unit.test_web_access import BASE, _set_up
 from web.acts import PUBLIC, act, stated
 from web.api.bodies import BODY_BYTES_MAX
 from web.api.resources import PREFIX, resource
+from web.api.schemas import Out
 
 OFFICE = Selector((Clause(image="office"),))
 
@@ -40,6 +43,40 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
 
 
 # What it gives
+
+
+def test_what_the_appliance_owes_and_holds_and_its_settings_can_be_seen(api: Site) -> None:
+    status = api.get("/status")
+    assert (status["hosts"], status["workers"], status["repository"]["reachable"]) == (["tested"], False, True)
+    assert (status["scheduler"]["selected"], status["owed_thaws"], status["failed"]) == (2, [], [])
+    sections = api.get("/settings")["sections"]
+    assert sections["recovery"]
+    assert sections["catalog"]["url"] is None
+    assert "STRONGROOM" not in str(sections)
+    (look,) = api.post("/inventory/refresh").json["items"]  # type: ignore[index]
+    assert (look["host"], look["machines"], look["error"]) == ("tested", 1, None)
+    assert (api.get("/notices"), api.get("/notices/targets")) == ({"items": []}, {"items": []})
+    assert "no target" in problem(api.post("/notices/targets/ops/test"), 409)["detail"]
+
+
+def test_months_that_were_and_that_come(api: Site) -> None:
+    report = api.get("/report?month=2026-11&zone=Europe/Berlin")
+    assert (report["month"], report["begin_utc"]) == ("2026-11", "2026-10-31T23:00:00Z")
+    assert {each["name"] for each in report["machines"]} >= {"office", "shop"}
+    for wrong in ("month=2026-13", "zone=Mars", "zone=localtime", "month=../x"):
+        problem(api.ask("GET", f"/report?{wrong}"), 422)
+    plan = api.get("/plan?months=3&keep_daily=1&exact=true")
+    assert (plan["machines"], len(plan["months"]), plan["change"]["freed_bytes"]) == (2, 3, 0)
+    typed = api.get("/plan?months=2&machines=10&machine_bytes=1000000&keep_daily=7")
+    assert (typed["machines"], typed["change"]) == (10, None)
+    for wrong in ("exact=true", "machines=5", "months=121", "machines=5&machine_bytes=9&months=120&runs_a_day=96"):
+        problem(api.ask("GET", f"/plan?{wrong}"), 422)
+
+
+def test_the_audit_leaves_as_lines(api: Site) -> None:
+    lines = api.post("/audit/export").text.splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(1, len(lines) + 1))
+    assert len(api.post(f"/audit/export?after={len(lines)}").text.splitlines()) == 1  # that it was exported
 
 
 def test_what_there_is_can_be_seen(api: Site) -> None:
@@ -407,6 +444,20 @@ def test_a_view_that_asks_for_no_permission_gives_nothing(tmp_path_factory: pyte
         answer = made.ask("GET", "/careless")
         problem(answer, 500)
         assert "everything" not in answer.text
+
+
+def test_a_name_in_the_document_is_of_one_schema(api: Site) -> None:
+    """They are gathered by name, and the last would take the place of the others."""
+    named: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    waiting = [Out]
+    while waiting:
+        model = waiting.pop()
+        waiting += model.__subclasses__()
+        schema = model.model_json_schema(mode="serialization")
+        for name, each in {**schema.pop("$defs", {}), model.__name__: schema}.items():
+            named[name][json.dumps(each, sort_keys=True)].add(model.__name__)
+    assert len(named) > 60
+    assert {name: list(found.values()) for name, found in named.items() if len(found) > 1} == {}
 
 
 def test_every_route_is_in_the_document_and_asks_for_a_token(api: Site) -> None:

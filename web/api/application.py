@@ -19,6 +19,8 @@ from web.api import (
     audit,
     hosts,
     machines,
+    notices,
+    outlooks,
     overview,
     points,
     policies,
@@ -27,6 +29,7 @@ from web.api import (
     repository,
     restores,
     runs,
+    standing,
 )
 from web.api.resources import resource
 from web.errors import tell_otherwise
@@ -52,6 +55,9 @@ _RESOURCES: Final = (
     repository.resources,
     accounts.resources,
     audit.resources,
+    standing.resources,
+    notices.resources,
+    outlooks.resources,
 )
 
 

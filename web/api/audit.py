@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
-from flask import Response
-from pydantic import Field
+from flask import Response, stream_with_context
+from pydantic import BaseModel, Field
 
 from appliance.audit import AuditEntry, Verdict
 from appliance.catalog.audit import Filter
 from appliance.paging import Page, read_key, write_key
 from appliance.services.access import Act
-from appliance.services.access.audits import AuditService
+from appliance.services.access.audits import AuditService, json_line
 from web.acts import act
-from web.api.callers import appliance, looking
+from web.api.callers import appliance, looking, performing
 from web.api.paging import Paged, send_page
 from web.api.resources import resource
 from web.api.schemas import page_of, schema_of, send
@@ -23,11 +24,16 @@ Entry: Final = schema_of(AuditEntry, "AuditEntry", change={"details": dict[str, 
 EntryPage: Final = page_of(Entry)
 VerdictOut: Final = schema_of(Verdict, "Verdict", add={"good": bool})
 _ORDER: Final = "audit"
+_LINES: Final = "application/x-ndjson"
 
 
 class AuditQuery(Paged):
     act: str | None = Field(None, max_length=64, description="An act, or the beginning of some: 'run.'.")
     actor: str | None = Field(None, max_length=200, description="The name of who did it.")
+
+
+class After(BaseModel):
+    after: int = Field(0, ge=0, le=1 << 62, description="Only entries beyond this number.")
 
 
 @resources.get("/audit", summary="The audit, newest first", responses={200: EntryPage})
@@ -52,3 +58,21 @@ def verify_audit() -> Response:
     """It reads every entry."""
     looking()
     return send(VerdictOut, AuditService(appliance()).verify())
+
+
+@resources.post(
+    "/audit/export",
+    summary="The audit as JSON lines, oldest first",
+    responses={200: {"content": {_LINES: {"schema": {"type": "string"}}}}},
+)
+@act(Act.AUDIT_EXPORT)
+def export_audit(query: After) -> Response:
+    """Each line is what the hash of its entry is made of, and the hash."""
+    with performing(form="json", after=query.after):
+        entries = AuditService(appliance()).export(query.after)
+
+    def lines() -> Iterator[str]:
+        for entry in entries:
+            yield f"{json_line(entry)}\n"
+
+    return Response(stream_with_context(lines()), mimetype=_LINES)

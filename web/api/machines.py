@@ -16,6 +16,7 @@ from appliance.services.access import Act, Subject
 from appliance.services.browsing import MachineFilter, MachinePage, MachineRow, Sort, Standing
 from appliance.services.inventory import InventoryService, KnownMachines
 from appliance.services.policies import PolicyService
+from appliance.services.sightings import Sighting, SightingService
 from web.acts import act
 from web.api.callers import appliance, browsing, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
@@ -45,6 +46,18 @@ MachineListed: Final = schema_of(
 MachineListedPage: Final = page_of(MachineListed)
 MachineSeen: Final = schema_of(MachinePage, "MachineSeen", change={"row": MachineListed}, names={"Proof": Proof})
 Inventory: Final = schema_of(KnownMachines, "Inventory")
+
+
+class LookOut(Out):
+    """How asking a host went."""
+
+    host: str
+    asked_utc: datetime
+    machines: int
+    error: str | None = Field(description="Why it did not tell; what was last seen stays then.")
+
+
+LookList: Final = list_of(LookOut)
 Pause: Final = schema_of(MachinePause, "Pause")
 PauseList: Final = list_of(Pause)
 
@@ -109,6 +122,15 @@ def show_inventory(query: OfHost) -> Response:
     return send(Inventory, found)
 
 
+@resources.post("/inventory/refresh", summary="Ask all hosts now", responses={200: LookList})
+@act(Act.INVENTORY_REFRESH)
+def refresh_inventory() -> Response:
+    """It waits for them, those that do not answer until their time-out. `strongroom serve` asks by itself, too."""
+    with performing():
+        found = SightingService(appliance()).refresh()
+    return send(LookList, {"items": [_look(each) for each in found]})
+
+
 @resources.get("/pauses", summary="Machines of which no policy begins a run", responses={200: PauseList})
 @act(Act.POLICY_SEE)
 def list_pauses() -> Response:
@@ -130,6 +152,13 @@ def resume_machine(path: Key) -> Response:
     with performing(_subject(path.key, None)):
         PolicyService(appliance()).resume_machine(path.key)
     return Response(status=204)
+
+
+def _look(found: Sighting) -> dict[str, object]:
+    error = None if found.error is None else str(found.error)
+    return {
+        "host": found.host.name, "asked_utc": found.asked_utc, "machines": len(found.machines), "error": error
+    }  # fmt: skip
 
 
 def _subject(name: str, host: str | None) -> Subject:

@@ -15,6 +15,7 @@ from web.acts import act
 from web.api.callers import appliance, browsing, visible
 from web.api.machines import MachineListed
 from web.api.recoveries import Recovery
+from web.api.repository import GrowthOut
 from web.api.resources import resource
 from web.api.runs import Run
 from web.api.schemas import Out, schema_of, send
@@ -37,6 +38,7 @@ OverviewOut: Final = schema_of(
         "running": list[_Under],  # type: ignore[valid-type]
         "recoveries": list[Recovery],  # type: ignore[valid-type]
         "debts": _Debts,
+        "growth": GrowthOut,
     },
     add={"fine": bool, "concerns": list[str]},
 )

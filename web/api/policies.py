@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from flask import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from appliance.policy.policies import Policy, read_policy
 from appliance.policy.previews import Chosen, Preview
+from appliance.policy.retention import Candidate
 from appliance.services.access import Act, Subject
 from appliance.services.policies import KnownPolicy, PolicyService
 from web.acts import act
 from web.api.callers import appliance, looking, performing
 from web.api.machines import Which
 from web.api.resources import Name, resource
-from web.api.schemas import Out, list_of, send
+from web.api.schemas import Out, list_of, schema_of, send
 
+_Candidate: Final = schema_of(
+    Candidate, "PointInQuestion", change={"uses": Annotated[list[str], BeforeValidator(sorted)]}
+)
 resources = resource("policies", "Which machines are backed up when, and what is kept of them.")
 
 
@@ -58,6 +62,16 @@ class PreviewOut(Out):
     words: str = Field(description="The schedule in words.")
     due_utc: list[datetime]
     remarks: list[str] = Field(description="What may not be meant.")
+
+
+class LosingOut(Out):
+    """Restore points of a machine, oldest first."""
+
+    machine: Which  # type: ignore[valid-type]
+    points: list[_Candidate]  # type: ignore[valid-type]
+
+
+LosingAll: Final = list_of(LosingOut)
 
 
 class Version(BaseModel):
@@ -104,6 +118,22 @@ def replace_policy(path: Name, query: Version, body: Document) -> Response:
     with performing(_subject(path.name), policy=policy.to_json()):
         found = PolicyService(appliance()).replace(path.name, policy, seen=query.if_version)
     return send(KnownOut, _known(found))
+
+
+@resources.post("/policies/<name>/losing", summary="What would go by a change", responses={200: LosingAll})
+@act(Act.POLICY_SEE)
+def points_lost_by_change(path: Name, body: Document) -> Response:
+    """Restore points that stay by the policies as they are, and would go, at the next pruning, if the policy of this
+    name were this one. It asks the repository what is in use."""
+    looking()
+    return send(LosingAll, {"items": PolicyService(appliance()).losing(path.name, _read(body))})
+
+
+@resources.get("/policies/<name>/losing", summary="What would go if it were removed", responses={200: LosingAll})
+@act(Act.POLICY_SEE)
+def points_lost_by_removal(path: Name) -> Response:
+    looking()
+    return send(LosingAll, {"items": PolicyService(appliance()).losing(path.name, None)})
 
 
 @resources.delete("/policies/<name>", summary="Remove a policy", responses={204: None})

@@ -16,6 +16,8 @@ from appliance.services.access import Act, Subject
 from appliance.services.access.repeats import act_to_repeat
 from appliance.services.browsing import RunFilter
 from appliance.services.queue.service import Asked, QueueService, Seen
+from appliance.services.runlogs import RunLog, read_run_log
+from appliance.services.status import StatusService
 from web.acts import act
 from web.api.callers import appliance, browsing, caller, looking, only_admins, performing, subjects, visible
 from web.api.paging import Paged, send_page
@@ -25,6 +27,7 @@ from web.api.schemas import In, Out, page_of, schema_of, send, values_of
 resources = resource("runs", "Backups that wait, that are under way and that are over.")
 Run: Final = schema_of(RunRecord, "Run", add={"machine": str})
 RunPage: Final = page_of(Run)
+RunLogOut: Final = schema_of(RunLog, "RunLog")
 
 
 class Progress(Out):
@@ -134,6 +137,16 @@ def show_run(path: Id) -> Response:
     return send(RunSeen, _seen(seen))
 
 
+@resources.get("/runs/<id>/log", summary="What a run said, and how fast it went", responses={200: RunLogOut})
+@act(Act.RUN_SEE)
+def show_run_log(path: Id) -> Response:
+    """Of all its attempts, oldest first; `samples` of the last. Empty: it has said nothing yet, it was another
+    appliance's, or it is too long ago."""
+    run = QueueService(appliance()).run(path.id).run
+    looking(subjects().run(run))
+    return send(RunLogOut, read_run_log(appliance().settings, run.id))
+
+
 @resources.post("/runs/<id>/cancel", summary="Cancel a run", responses={200: Run})
 @act(Act.RUN_CANCEL)
 def cancel_run(path: Id) -> Response:
@@ -155,6 +168,16 @@ def retry_run(path: Id, header: Key) -> Response:
         asked = service.again(run.id, key=once(header))
         doing.note(run=asked.run.id)
     return send_asked(asked)
+
+
+@resources.post("/runs/<id>/dismiss", summary="It needs no eye any more", responses={200: Run})
+@act(Act.RUN_DISMISS)
+def dismiss_run(path: Id) -> Response:
+    """Of the last run of a machine, that failed: it is told no more, until one fails again."""
+    run = QueueService(appliance()).run(path.id).run
+    with performing(subjects().run(run)):
+        StatusService(appliance()).dismiss(run.id)
+    return send(Run, QueueService(appliance()).run(run.id).run)
 
 
 def once(header: Key) -> Once | None:

@@ -39,6 +39,7 @@ from appliance.catalog.database import Database
 from appliance.catalog.runs import newest_of_each
 from appliance.models import PointRecord, RecoveryState, RunKind, RunRecord, RunState
 from appliance.paging import Key, Page, checked_limit, read_key, write_key
+from appliance.policy.selectors import Kind
 
 Record = TypeVar("Record", RunRecord, PointRecord)
 
@@ -156,6 +157,21 @@ class Browsing:
             runs = {row[0]: LastRun(row[1], RunState(row[2]), *row[3:]) for row in connection.execute(_last_query())}
             busy = {row[0]: RunState(row[1]) for row in connection.execute(_busy_query())}
         return Whole(hosts, seen, series, runs, busy)
+
+    def selectable(self, machine: str | None = None) -> tuple[tuple[SeenRow, ...], tuple[SeriesRow, ...]]:
+        """Machines where they are, and what has restore points, of all appliances; of this one alone (a key)."""
+        seen, series = _seen_query(), _series_query()
+        if machine is not None:
+            kind, _, id = machine.partition(":")
+            columns = tables.machines.c
+            named = or_(columns.uuid == id, and_(columns.uuid.is_(None), columns.name == id))
+            seen = seen.where(_seen.c.uuid == id if kind == Kind.VM else false())
+            series = series.where(columns.kind == kind, named)
+        with self._database.read() as connection:
+            return (
+                tuple(_seen_row(row) for row in connection.execute(seen)),
+                tuple(SeriesRow(*row) for row in connection.execute(series)),
+            )
 
     def runs(self, wanted: RunFilter, *, after: str | None, limit: int, oldest_first: bool = False) -> Page[RunRecord]:
         """By when their last attempt began. PageRefused."""

@@ -1,19 +1,23 @@
 """Runs what takes too long for `make test`, with seeds, and says how it went.
 
-python -m tests.soak [--what backups|schedule|replicas] [--store local|object|gcs] [--appliances 1|2] [--rounds N]
-    [--seed S]
+python -m tests.soak [--what backups|schedule|replicas|permissions] [--store local|object|gcs] [--appliances 1|2]
+    [--rounds N] [--seed S]
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.faults import killing, replicas, schedules
+from tests.unit.api_site import site
+from tests.unit.unchecked import Check, Rig
 
 ROUNDS = {"backups": 200, "schedule": 300}
 STORES: Mapping[str, Callable[[], schedules.MakeStore]] = {
@@ -26,12 +30,13 @@ STORES: Mapping[str, Callable[[], schedules.MakeStore]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak",
-        description="Kill backups of machines at random moments, or what writes to a repository.",
+        description="Kill backups of machines at random moments, or what writes to a repository; or take checks away.",
     )
     parser.add_argument(
-        "--what", choices=("backups", "schedule", "replicas"), default="backups",
+        "--what", choices=("backups", "schedule", "replicas", "permissions"), default="backups",
         help="backups of machines and images, killed (default); or a schedule of backups, deletions, collections and"
-        " checks of one repository, killed; or a repository in an object store of three servers that loses one",
+        " checks of one repository, killed; or a repository in an object store of three servers that loses one; or"
+        " every route of the console and the API without its check of who asks, one after the other",
     )  # fmt: skip
     parser.add_argument("--store", choices=sorted(STORES), default="local", help="of a schedule (default: local)")
     parser.add_argument("--appliances", type=int, choices=(1, 2), default=2, help="of a schedule (default: 2)")
@@ -44,6 +49,8 @@ def main() -> int:
         return _backups(rounds, seed)
     if given.what == "replicas":
         return _replicas(rounds, seed)
+    if given.what == "permissions":
+        return _permissions()
     return _schedule(rounds, seed, given.store, given.appliances)
 
 
@@ -67,6 +74,33 @@ def _replicas(rounds: int, seed: int) -> int:
         with tempfile.TemporaryDirectory(prefix="strongroom-soak-", dir="/var/tmp") as folder:
             _say(replicas.run(Path(folder), seed + number, _say))
     return 0
+
+
+def _permissions() -> int:
+    """No seed: it takes all of them away."""
+    logging.disable()  # what is refused is logged, and most of this is
+    told: Counter[Check] = Counter()
+    by_table: Counter[Check] = Counter()
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="strongroom-soak-", dir="/var/tmp") as folder, site(Path(folder)) as made:
+        rig = Rig.on(made)
+        removals = rig.removals()
+        _say(f"{len(removals)} checks of {len({each.route.name for each in removals})} routes, one after the other")
+        if wrong := [each.route.name for each in removals if rig.told(each.route)] or rig.told_by_the_table():
+            _say(f"told although nothing is gone: {wrong}")
+            return 1
+        for removal in removals:
+            with rig.without(removal):
+                by_http, table = rig.told(removal.route), rig.told_by_the_table()
+            told[removal.check] += bool(by_http or table)
+            by_table[removal.check] += bool(table and not by_http)
+            if not by_http and not table:
+                missed.append(str(removal))
+            _say(f"{removal}: {by_http or (f'by the table alone: {table}' if table else 'NOBODY TELLS')}")
+    for check in Check:
+        number = sum(each.check is check for each in removals)
+        _say(f"{check}: {told[check]} of {number} are told, {by_table[check]} of them by the table alone")
+    return 1 if missed else 0
 
 
 def _say(text: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from appliance.acts import TRAITS, Act, Role
 from appliance.policy.selectors import Clause, Selector
 from tests.unit.api_site import Site, site
+from tests.unit.tenants import OF_NO_MACHINE, routes_of, tenants
 from web.acts import PUBLIC, stated
 from web.guarding import API
 
@@ -112,6 +113,10 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def tokens(api: Site) -> dict[Role, str]:
+    return one_of_each_role(api)
+
+
+def one_of_each_role(api: Site) -> dict[Role, str]:
     """Each names every act that its role includes."""
     granted = (Selector((Clause(image="*"),)),)
     return {
@@ -162,3 +167,11 @@ def test_a_route_lets_in_who_may_do_its_act_and_nobody_else(api: Site, tokens: d
         status = api.ask(method, path, token=token).status_code
         assert (status == 403) is (role not in TRAITS[Act(act)].roles), (role, status)
         assert status in (200, 201, 204, 403, 404, 409, 422), (role, status)
+
+
+def test_no_route_of_pages_or_of_the_api_leads_to_another_s_machine(api: Site) -> None:
+    """An admin who was granted one image tries all on a machine, an image, a run and a recovery of somebody else."""
+    owner = tenants(api)
+    tried = [route for route in routes_of(api.app) if route.of_machines and route.name not in OF_NO_MACHINE]
+    assert len(tried) > 40
+    assert [wrong for route in tried if (wrong := owner.reached(route))] == []

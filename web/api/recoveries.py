@@ -10,8 +10,8 @@ from pydantic import Field
 
 from appliance.models import RecoveryDisk, RecoveryRecord
 from appliance.paging import page_of as page_of_items
-from appliance.policy.selectors import Machine
 from appliance.services.access import Act
+from appliance.services.access.subjects import Subjects
 from appliance.services.points import PointService, record_of
 from appliance.services.recovery import RecoveryService
 from web.acts import act
@@ -57,7 +57,8 @@ def list_recoveries(query: RecoveryQuery) -> Response:
     may_see = visible()
     found = RecoveryService(appliance()).list(ended=not query.active, everyones=True)
     if may_see is not None:
-        found = tuple(each for each in found if may_see(_lost(each)))
+        lost = Subjects(appliance(), many=True)
+        found = tuple(each for each in found if (machine := lost.recovery(each).machine) and may_see(machine))
     page = page_of_items(
         found, lambda each: (each.started_utc, each.id), "recoveries", _KINDS, query.after, query.limit, falling=True
     )
@@ -107,9 +108,3 @@ def discard_recovery(path: Id) -> Response:
     record = service.show(path.id)
     with performing(subjects().recovery(record)):
         return send(Recovery, service.discard(record.id))
-
-
-def _lost(record: RecoveryRecord) -> Machine:
-    machine = subjects().recovery(record).machine
-    assert machine is not None
-    return machine

@@ -56,7 +56,7 @@ def listing() -> str:
 def page(key: str) -> str:
     found = browsing().machine(key, may_see=sees())
     now = appliance().clock.now_utc()
-    days = browsing().time_line(key, now - _TIME_LINE, now + timedelta(days=1), may_see=sees())
+    days = browsing().time_line(found.row, now - _TIME_LINE, now + timedelta(days=1))
     runs = browsing().runs(RunFilter(machine=key), limit=_RUNS, may_see=sees())
     points = [each for day in reversed(days) for each in reversed(day.points)]
     return render_template(

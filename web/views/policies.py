@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Final
 from zoneinfo import available_timezones
 
@@ -15,9 +17,10 @@ from werkzeug.wrappers import Response
 from appliance.policy.errors import PolicyInvalid
 from appliance.policy.policies import Policy, read_policy
 from appliance.services.access import Act, Subject
+from appliance.services.browsing import Standing
 from appliance.services.policies import PolicyService
 from web.acts import act
-from web.current import appliance
+from web.current import appliance, browsing
 from web.forms import FormWrong, flag, text, whole
 from web.guarding import performing
 
@@ -37,10 +40,11 @@ _NEW: Final = {
 @blueprint.get("/policies")
 @act(Act.POLICY_SEE)
 def listing() -> str:
-    service = PolicyService(appliance())
-    found = service.list()
-    previews = {each.name: service.preview(each.policy) for each in found.readable}
-    return render_template("policies/listing.html", found=found, previews=previews, title="Policies")
+    found, now = PolicyService(appliance()).list(), appliance().clock.now_utc()
+    rows = (row for row in browsing().fleet().rows if row.standing is not Standing.RECOVERED)
+    counts = Counter(name for row in rows for name in row.policies)
+    due = {each.name: each.policy.schedule.next_after(now) for each in found.readable}
+    return render_template("policies/listing.html", found=found, counts=counts, due=due, title="Policies")
 
 
 @blueprint.get("/policies/<name>")
@@ -142,9 +146,15 @@ def _form(given: Mapping[str, str], former: str | None, wrong: object = None, lo
             looked = None
     return render_template(
         "policies/form.html", given=given, former=former, wrong=wrong, field_wrong=field, losing=losing,
-        preview=looked, counts=_COUNTS, zones=sorted(available_timezones()),
+        preview=looked, counts=_COUNTS, zones=_zones(),
         title=f"Policy {former}" if former else "New policy",
     )  # fmt: skip
+
+
+@cache
+def _zones() -> tuple[str, ...]:
+    """A folder of the system is searched for them."""
+    return tuple(sorted(available_timezones()))
 
 
 def read_form(given: MultiDict[str, str]) -> Policy:

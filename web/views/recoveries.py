@@ -34,7 +34,7 @@ _MIB: Final = 1 << 20
 def listing() -> str:
     may_see = sees()
     records = RecoveryService(appliance()).list(ended=True, everyones=True)
-    subjects = Subjects(appliance())
+    subjects = Subjects(appliance(), many=True)
     shown = [
         each
         for each in reversed(records)
@@ -80,7 +80,7 @@ def form() -> str:
 
 def _points(row: MachineRow) -> list[TimePoint]:
     now = appliance().clock.now_utc()
-    days = browsing().time_line(row.key, now - _BACK, now + timedelta(days=1), may_see=sees())
+    days = browsing().time_line(row, now - _BACK, now + timedelta(days=1))
     return [each for day in reversed(days) for each in reversed(day.points)]
 
 

@@ -46,7 +46,7 @@ def _beyond_grants(actor: Actor, scope: Scope, subject: Subject | None) -> str:
     if subject is None or subject.filtered:
         return ""
     if subject.machine is None or not actor.granted(subject.machine):
-        return f"{subject.name or 'it'} is none of their machines"
+        return "that is none of their machines"  # nor is its name theirs to know
     return ""
 
 

@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from appliance.doing import Subject
-from appliance.models import PointRecord, RecoveryRecord, RunRecord
+from appliance.models import MachineRecord, PointRecord, RecoveryRecord, RunRecord
 from appliance.policy.selectors import Kind, Machine
-from appliance.services.policies.known import known_machines
+from appliance.services.policies.known import known_machine, known_machines
 from imaging.manifest import ManifestName
 
 if TYPE_CHECKING:
@@ -20,14 +20,23 @@ if TYPE_CHECKING:
 
 
 class Subjects:
-    """Borrows the appliance. Of one moment: to be made anew for each request."""
+    """Borrows the appliance. Of one moment: to be made anew for each request. `many`: it will be asked about so many
+    that everything is better read at once."""
 
-    def __init__(self, appliance: Appliance) -> None:
+    def __init__(self, appliance: Appliance, *, many: bool = False) -> None:
         self._appliance = appliance
+        self._many = many
 
     @cached_property
     def _known(self) -> dict[str, Machine]:
         return {machine.key: machine for machine in known_machines(self._appliance)}
+
+    @cached_property
+    def _serieses(self) -> dict[str, MachineRecord]:
+        return {record.series: record for record in self._appliance.catalog.points.machines()}
+
+    def _machine_of(self, series: str) -> MachineRecord | None:
+        return self._serieses.get(series) if self._many else self._appliance.catalog.points.machine(series)
 
     def named(self, name: str, host: str | None = None) -> tuple[Machine, ...]:
         """Those that have this name, UUID, or vm:NAME, vm:UUID, image:NAME; of this host, if it is given."""
@@ -60,7 +69,8 @@ class Subjects:
     def machine(self, kind: str, uuid: str | None, name: str, host: str | None) -> Subject:
         """One that a record is of; what nothing is known of any more goes by what the record says."""
         told = Machine(Kind(kind), uuid or name, name, host if kind == Kind.VM else None, tags_known=False)
-        return Subject.of_machine(self._known.get(told.key, told))
+        known = self._known.get(told.key) if self._many else known_machine(self._appliance, told.key)
+        return Subject.of_machine(known or told)
 
     def run(self, run: RunRecord) -> Subject:
         """One of the whole repository is about no machine."""
@@ -76,7 +86,7 @@ class Subjects:
     def recovery(self, recovery: RecoveryRecord) -> Subject:
         """It is about the machine that was lost: the one of its point."""
         place = ManifestName.parse(recovery.manifest_name)
-        record = None if place is None else self._appliance.catalog.points.machine(place.series)
+        record = None if place is None else self._machine_of(place.series)
         if record is None:  # its points are all gone
             lost = self.machine(Kind.VM, None, recovery.source_name, recovery.host)
         else:

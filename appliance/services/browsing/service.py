@@ -124,11 +124,18 @@ class BrowsingService:
 
     @_at_once
     def time_line(
-        self, key: str, since_utc: datetime, until_utc: datetime, *, zone: tzinfo = UTC, may_see: MaySee | None = None
+        self,
+        of: str | MachineRow,
+        since_utc: datetime,
+        until_utc: datetime,
+        *,
+        zone: tzinfo = UTC,
+        may_see: MaySee | None = None,
     ) -> tuple[Day, ...]:
         """The points of a machine that were made in this time (its end is not in it), by the days of `zone`; the newest
-        5,000, if there are more. RecordMissing."""
-        row = self._row(key, may_see)
+        5,000, if there are more. `of`: its key, or its row by whoever may see it, so that it is not looked for again.
+        RecordMissing."""
+        row = self._row(of, may_see) if isinstance(of, str) else of
         if row.series is None:
             return ()
         catalog, wanted = self.appliance.catalog, PointFilter(row.series, since_utc=since_utc, until_utc=until_utc)

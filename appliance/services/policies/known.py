@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from appliance.catalog.browsing import SeenRow, SeriesRow
 from appliance.models import MachineRecord
 from appliance.policy.selectors import Kind, Machine
 
@@ -18,14 +19,27 @@ if TYPE_CHECKING:
 
 def known_machines(appliance: Appliance) -> tuple[Machine, ...]:
     """Of all appliances that share the catalog, each once. CatalogError."""
-    seen = appliance.catalog.inventory.machines(own=False)
-    recovered = {each.machine.key for each in seen if each.recovered}
-    found = [machine_of(record) for record in appliance.catalog.points.machines()]
-    found += [each.machine for each in seen]
+    return _known(appliance, None)
+
+
+def known_machine(appliance: Appliance, key: str) -> Machine | None:
+    """The one of this key, if it is known. CatalogError."""
+    return next(iter(_known(appliance, key)), None)
+
+
+def _known(appliance: Appliance, key: str | None) -> tuple[Machine, ...]:
+    seen, series = appliance.catalog.browsing.selectable(key)
+    there = {machine_of_host(each): each.recovered for each in seen}
+    recovered = {machine.key for machine, is_recovered in there.items() if is_recovered}
+    found = [*(machine_of(each) for each in series), *there]
     return tuple({machine.key: machine for machine in found if machine.key not in recovered}.values())
 
 
-def machine_of(record: MachineRecord) -> Machine:
+def machine_of_host(seen: SeenRow) -> Machine:
+    return Machine(Kind.VM, seen.uuid, seen.name, seen.host, frozenset(seen.tags))
+
+
+def machine_of(record: MachineRecord | SeriesRow) -> Machine:
     """A series of restore points as what can be selected; its tags are not known by that."""
     if record.kind == Kind.IMAGE:
         return Machine(Kind.IMAGE, record.name, record.name)

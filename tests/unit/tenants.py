@@ -1,0 +1,180 @@
+"""An appliance with machines of two owners, and one of them who tries every route on what is the other's.
+
+The rule: the other's name is a word that is nowhere else; a page that has it has shown something. What has an address
+of its own is refused by a status that is written down here, or anything at all could pass for a refusal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from appliance.acts import TRAITS, Act, Role, Scope
+from appliance.bootstrap import Appliance
+from appliance.hypervisor.protocol import MachineState
+from appliance.inventory import SeenMachine
+from appliance.models import RecoveryRecord, RecoveryState, RunRecord, RunState
+from appliance.policy.selectors import Clause, Selector
+from appliance.services.access import SYSTEM
+from appliance.services.accounts.users import UserService
+from tests.unit.api_site import Site
+from tests.unit.records import NOW, machine_record, point_record
+from tests.unit.test_web_access import BASE, Signed, _set_up, upgrade
+from web.acts import PUBLIC, stated
+from web.guarding import API
+
+THEIRS: Final = "theirs-e3b1"
+_PART: Final = "heirs-e3b"
+_UUID: Final = "12345678-1234-4234-8234-123456789abc"
+_API: Final = "/api/v1"
+
+
+@dataclass(frozen=True)
+class Route:
+    method: str
+    rule: str
+    endpoint: str
+    act: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.rule}"
+
+    @property
+    def of_api(self) -> bool:
+        return self.endpoint.startswith(API)
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        return TRAITS[Act(self.act)].roles
+
+    @property
+    def of_machines(self) -> bool:
+        return self.act != PUBLIC and TRAITS[Act(self.act)].scope is Scope.MACHINE
+
+
+def routes_of(app: Flask) -> list[Route]:
+    """In the order of their names."""
+    found = [
+        Route(method, rule.rule, rule.endpoint, str(stated(app.view_functions[rule.endpoint])))
+        for rule in app.url_map.iter_rules()
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+    ]
+    return sorted(found, key=lambda route: route.name)
+
+
+@dataclass
+class Tenants:
+    """`owner` is an admin, so that nothing but the machine is in the way; `token` is theirs, and names every act."""
+
+    app: Flask
+    appliance: Appliance
+    owner: Signed
+    token: str
+    places: dict[str, str]
+    given: dict[str, dict[str, Any]]
+
+    def reached(self, route: Route) -> str:
+        """What of the other's machine they get by a route that is about machines; "": nothing."""
+        _put(self.appliance)
+        path, status = self._path(route)
+        answer = self._ask(route, path)
+        if THEIRS in answer.text:
+            return f"{route.name} shows it: {answer.status_code}"
+        if status is not None and answer.status_code != status:
+            return f"{route.name} answers {answer.status_code} and not {status}: {answer.text[-300:]}"
+        return ""
+
+    def _path(self, route: Route) -> tuple[str, int | None]:
+        """With what is the other's in its place; None: a list, which answers as it likes."""
+        if "<" not in route.rule:
+            if route.method == "GET":
+                return route.rule, None
+            assert route.name in self.given, f"say in tests/unit/tenants.py what of another's is sent to {route.name}"
+            return route.rule, _REFUSED.get(route.name, 403)
+        for begin, (place, status) in _PLACES.items():
+            if route.rule.startswith(begin):
+                filled = route.rule
+                while "<" in filled:
+                    filled = filled[: filled.index("<")] + self.places[place] + filled[filled.index(">") + 1 :]
+                return filled, _REFUSED.get(route.name, status)
+        raise AssertionError(f"say in tests/unit/tenants.py what of another's stands in {route.name}")
+
+    def _ask(self, route: Route, path: str) -> TestResponse:
+        given = self.given.get(route.name, {})
+        looks = route.method == "GET"
+        if route.of_api:
+            return self.app.test_client().open(
+                path, method=route.method, headers={"Authorization": f"Bearer {self.token}"}, buffered=True,
+                query_string=given if looks else None, json=None if looks else given,
+            )  # fmt: skip
+        if looks:
+            headers = {"Origin": BASE, "Referer": f"{BASE}/", **upgrade(path)}
+            return self.owner.client.get(path, base_url=BASE, headers=headers, query_string=given, buffered=True)
+        return self.owner.send(route.method, path, **given)
+
+
+# What begins so has this in its place, and refuses so: what is listed is not there, what has an id is not allowed.
+_PLACES: Final = {
+    "/vms/": ("key", 404),
+    "/points/": ("point", 404),
+    "/runs/": ("run", 403),
+    "/recoveries/": ("recovery", 403),
+    f"{_API}/machines/": ("key", 404),
+    f"{_API}/points/": ("point", 403),
+    f"{_API}/runs/": ("run", 403),
+    f"{_API}/recoveries/": ("recovery", 403),
+    f"{_API}/pauses/": ("key", 403),
+}
+_REFUSED: Final = {"POST /recoveries": 404}
+# It tells of what this browser itself has begun, by an id that nobody else is given.
+OF_NO_MACHINE: Final = frozenset({"GET /recoveries/starting/<id>"})
+
+
+def tenants(made: Site) -> Tenants:
+    """On a site, whose image `office` is theirs who tries. The other has its image `shop`, and a machine."""
+    app, appliance = made.app, made.appliance
+    grants = (Selector((Clause(image="office"),)),)
+    owner = _set_up(app, appliance, UserService(appliance).add(SYSTEM, "owner", Role.ADMIN, grants).link, "owner")
+    run, recovery = _put(appliance)
+    point = next(each.id for each in appliance.catalog.points.list() if each.name == "shop")
+    key = f"vm:{_UUID}"
+    image = {"machine": "image:shop", "point": point}
+    given = {
+        "GET /search": {"q": _PART}, f"GET {_API}/search": {"q": _PART}, "GET /recover": {"text": _PART},
+        "POST /recoveries": {"machine": key, "point": point, "host": "tested", "name": "copy"},
+        f"POST {_API}/recoveries": image,
+        f"POST {_API}/runs": {"machine": _UUID},
+        f"POST {_API}/restores": image | {"host": "tested", "new_name": "copy"},
+        f"POST {_API}/restores/in-place": image | {"host": "tested"},
+        f"POST {_API}/restores/disk": image | {"target": "/nowhere/copy.qcow2"},
+        f"POST {_API}/pauses": {"machine": _UUID},
+    }  # fmt: skip
+    return Tenants(
+        app, appliance, owner, made.token_of(Role.ADMIN, list(Act), grants),
+        {"key": key, "point": point, "run": run, "recovery": recovery}, given,
+    )  # fmt: skip
+
+
+def _put(appliance: Appliance) -> tuple[str, str]:
+    """The other's machine with all that is known of it, whatever became of it before; the ids of its run and of its
+    recovery."""
+    catalog, series, host = appliance.catalog, "5" * 32, "tested"
+    seen = SeenMachine(host, _UUID, THEIRS, MachineState.RUNNING, "", 1 << 30, 1, True, 1 << 30, (), (), NOW)
+    catalog.inventory.answered(host, [seen], NOW, NOW)
+    point = replace(point_record(series, id="1" * 32), name=THEIRS, uuid=_UUID, host=host)
+    catalog.points.add(replace(machine_record(series), name=THEIRS, uuid=_UUID, host=host), point)
+    run = RunRecord(
+        "2" * 32, THEIRS, "vm", _UUID, host, RunState.FAILED, NOW, NOW, None, "it failed", appliance=catalog.me
+    )
+    catalog.runs.save(run)
+    recovery = RecoveryRecord(
+        "3" * 32, RecoveryState.RUNNING, point.id, point.manifest_name, THEIRS, host, f"{THEIRS}-recovered",
+        "4" * 32, "none", NOW, NOW, appliance=catalog.me,
+    )  # fmt: skip
+    if recovery.id not in {each.id for each in catalog.recoveries.list(ended=True, everyones=True)}:
+        catalog.recoveries.add(recovery)
+    return run.id, recovery.id

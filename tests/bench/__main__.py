@@ -15,17 +15,22 @@ from tests.bench import company, images, report
 from tests.bench.browsing import measure_browsing
 from tests.bench.collection import measure_collection
 from tests.bench.disk import measure_disk
+from tests.bench.due import measure_due
 from tests.bench.incremental import measure_incremental
 from tests.bench.index import measure_index
 from tests.bench.measure import BenchError
 from tests.bench.object_store import measure_object
+from tests.bench.pages import measure_pages
 from tests.bench.random_reads import measure_random
 from tests.bench.recoveries import measure_recovery
 from tests.bench.sparse import measure_sparse
 from tests.bench.verify import measure_verify
 
 PROJECT = Path(__file__).resolve().parents[2]
-PARTS = ("disk", "incremental", "sparse", "random", "recovery", "object", "verify", "index", "collection", "browsing")
+PARTS = (
+    "disk", "incremental", "sparse", "random", "recovery", "object", "verify", "index", "collection", "browsing",
+    "pages", "due",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,6 +95,10 @@ def _measure(
         return measure_collection(work, quick=quick)
     if name == "browsing":
         return measure_browsing(work, quick=quick)
+    if name == "pages":
+        return measure_pages(work, quick=quick)
+    if name == "due":
+        return measure_due(work, quick=quick)
     if name == "random":
         return measure_random(work, disks, quick=quick)
     if name == "object":

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from sqlalchemy import Table
 
+from appliance.audit import Draft, Head, Result, chained, head_of
 from appliance.catalog import Catalog, rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.runs import row_of
@@ -34,6 +35,9 @@ from appliance.models import (
     PointDisk,
     PointRecord,
     ReadKind,
+    RecoveryDisk,
+    RecoveryRecord,
+    RecoveryState,
     RepositoryRecord,
     RunDisk,
     RunRecord,
@@ -41,6 +45,7 @@ from appliance.models import (
 )
 from appliance.policy.policies import read_policy
 from appliance.policy.stored import StoredPolicy
+from appliance.proofs import Proof, ProofKind, Reading, RepositorySize, Verification
 
 ME = "a" * 32
 _CHUNK = 10_000
@@ -109,6 +114,78 @@ def seed(catalog: Catalog, size: Size = FULL, *, now_utc: datetime, number: int 
     newest = {series: some[-1].id for series, some in points.items()}
     _fill(catalog, tables.runs, (row_of(run) for run in _runs(draw, protected, size, newest, now_utc)))
     _analyse(catalog)
+
+
+def look_after(catalog: Catalog, nights: int, acts: int, *, now_utc: datetime, number: int = 1) -> None:
+    """What so many nights of looking after a fleet leave, beside what was seeded: verifications in shares, proofs of
+    recoveries, sizes of the repository, an instant recovery of each kind, and an audit with so many acts."""
+    draw = random.Random(number)
+    newest: dict[str, PointRecord] = {point.series: point for point in catalog.points.list()}
+    for night in range(nights):
+        began = now_utc - timedelta(days=nights - night - 1, hours=3)
+        ended = began + timedelta(minutes=draw.randrange(20, 50))
+        catalog.proofs.verified(
+            Verification(draw.randbytes(16).hex(), began, ended, Reading.HASHES, 30, draw.randrange(1 << 38), 0)
+        )
+        used = 9 * 10**12 + night * 11 * 10**9 + draw.randrange(6 * 10**9)
+        catalog.proofs.took(RepositorySize("e" * 32, began.date(), began, used, 16 * 10**12 - used))
+    for point in newest.values():
+        for _ in range(draw.randrange(3)):
+            moment = now_utc - timedelta(days=draw.randrange(1, 120), seconds=draw.randrange(86_400))
+            catalog.proofs.proven(
+                Proof(
+                    draw.randbytes(16).hex(),
+                    point.series,
+                    point.id,
+                    ProofKind.RECOVERY,
+                    moment,
+                    draw.randrange(3000, 9000),
+                )
+            )
+    states = (RecoveryState.RUNNING, RecoveryState.MIGRATED, RecoveryState.DISCARDED)
+    for state, point in zip(states, (each for each in newest.values() if each.host is not None), strict=False):
+        assert point.host is not None
+        catalog.recoveries.add(_recovery(draw, state, point, point.host, now_utc))
+    _fill(catalog, tables.audit, _acts(draw, [*newest.values()], acts, now_utc))
+
+
+def _recovery(
+    draw: random.Random, state: RecoveryState, point: PointRecord, host: str, now_utc: datetime
+) -> RecoveryRecord:
+    began = now_utc - timedelta(minutes=draw.randrange(5, 4000))
+    disks = (RecoveryDisk("vda", point.size_bytes, "/run/0", "/run/0", "/var/lib/strongroom/overlays/vda.qcow2"),)
+    return RecoveryRecord(
+        draw.randbytes(16).hex(), state, point.id, point.manifest_name, point.name, host, f"{point.name}-recovered",
+        str(UUID(bytes=draw.randbytes(16), version=4)), "none", began, began, disks=disks, start_ms=3400,
+        notes=("its network card has another address", "its network is none"), appliance=ME,
+    )  # fmt: skip
+
+
+def _acts(draw: random.Random, points: list[PointRecord], count: int, now_utc: datetime) -> Iterator[dict[str, Any]]:
+    """As people and programs do them, chained as the appliance chains them."""
+    head: Head | None = None
+    for number in range(count):
+        point = draw.choice(points)
+        at = now_utc - timedelta(minutes=(count - number) * 7)
+        act, kind, name, machine = draw.choice((
+            ("run.start", "machine", point.name, f"vm:{point.uuid}"),
+            ("recovery.start", "machine", point.name, f"vm:{point.uuid}"),
+            ("session.start", "user", "alice", None),
+            ("policy.save", "policy", "nightly", None),
+            ("host.test", "host", point.host or "rack00", None),
+        ))  # fmt: skip
+        result = draw.choices((Result.OK, Result.FAILED, Result.REFUSED), (90, 4, 6))[0]
+        error = {Result.FAILED: "host does not answer: no route to host",
+                 Result.REFUSED: "the role viewer does not include it"}.get(result, "")  # fmt: skip
+        who = draw.choice(("alice", "bob", "monitoring"))
+        draft = Draft(
+            draw.randbytes(16).hex(), at, at + timedelta(seconds=2), ME, act, result, error,
+            "token" if who == "monitoring" else "user", who, who, "operator", draw.choice(("console", "api")),
+            "192.0.2.7", kind, name, name, machine, {},
+        )  # fmt: skip
+        entry = chained(draft, head)
+        head = head_of(entry)
+        yield rows.encode(entry)
 
 
 def _policies(size: Size, now_utc: datetime) -> Iterator[StoredPolicy]:

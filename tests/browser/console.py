@@ -30,9 +30,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from appliance.acts import Role
 from appliance.bootstrap import Appliance
+from appliance.services.access import SYSTEM
 from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.signing_in import Origin
+from appliance.services.accounts.users import UserService
 from appliance.settings import load
 from tests.unit.cli_runner import PROJECT
 
@@ -255,13 +258,14 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
     from appliance.identity import keep_id
     from appliance.policy.policies import read_policy
     from appliance.services.policies import PolicyService
-    from tests.bench.fleet import ME, SMALL, seed
+    from tests.bench.fleet import ME, SMALL, look_after, seed
 
     settings = load({**os.environ, "STRONGROOM_HOME": str(home)})
     homes.prepare(settings)
     keep_id(settings, ME)
     with Appliance(settings) as appliance:
         seed(appliance.catalog, SMALL, now_utc=datetime.now(UTC))
+        look_after(appliance.catalog, 60, 200, now_utc=datetime.now(UTC))
         person = set_up_admin(appliance)
         for document in _POLICIES:
             appliance.catalog.policies.add(_stored(read_policy(document)))
@@ -275,9 +279,15 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
         runs = browsing.runs(limit=1).items
         over = browsing.runs(RunFilter(frozenset({RunState.SUCCEEDED})), limit=1).items[0]
         _say(appliance, over.id)
+        recovery = appliance.catalog.recoveries.list(ended=False)[0]
+        invited = UserService(appliance).add(SYSTEM, "bob", Role.OPERATOR)
     return person, {
         "vm": f"/vms/{row.key}", "run": f"/runs/{runs[0].id}", "run-over": f"/runs/{over.id}",
-        "when": f"/recover?machine={row.key}",
+        "recover-when": f"/recover?machine={row.key}",
+        "recover-where": f"/recover?machine={row.key}&point={row.last_point}",
+        "recover-review": f"/recover?machine={row.key}&point={row.last_point}&step=review&host={row.machine.host}"
+        f"&name={row.machine.name}-recovered",
+        "recovery": f"/recoveries/{recovery.id}", "set-up": invited.link.path,
     }  # fmt: skip
 
 

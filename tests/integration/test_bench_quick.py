@@ -29,13 +29,15 @@ FIGURES = {
               "grown.bytes_per_chunk"],
     "collection": ["requests.first.get", "requests.again.list", "plans.first.seconds", "plans.again.anonymous_mib",
                    "forecast_s", "ledger_bytes_per_blob"],
+    "pages": ["sqlite.pages.overview.median_ms", "postgresql.pages.a VM.statements", "sqlite.first_load_bytes"],
+    "due": ["queued_s", "drained_s", "runs.succeeded", "busy_most", "running_most", "longest_ms"],
     "browsing": ["sqlite.overview.median_ms", "postgresql.runs.longest_ms", "postgresql.machines.median_ms"],
 }  # fmt: skip
 
 
 pytestmark = pytest.mark.timeout(600)  # all parts are measured by the first test
 
-OF_SCALE = ("verify", "index", "collection", "browsing")
+OF_SCALE = ("verify", "index", "collection", "browsing", "pages", "due")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,239 @@
+"""How long each page of the console takes at the server, with 1,000 machines, 200,000 points and 1,000,000 runs.
+
+`strongroom serve` runs for real, on either engine of the catalog; somebody who is signed in asks for each page, ten
+times after a first one. What a page asks of the database is counted apart, in this process. With SQLite the home is
+kept from one day to the next, below the folder of the benchmark: making it takes minutes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from flask.testing import FlaskClient
+from sqlalchemy import event
+
+from appliance import home as homes
+from appliance.bootstrap import Appliance
+from appliance.catalog import Catalog, schema
+from appliance.catalog.database import Database
+from appliance.identity import keep_id
+from appliance.models import RunState
+from appliance.policy.selectors import Kind
+from appliance.services.browsing import BrowsingService, MachineFilter, RunFilter, Standing
+from appliance.settings import load
+from tests.bench import fleet
+from tests.bench.measure import BenchError, say
+from tests.bench.report import Goal, Part
+from tests.bench.served import Account, account, form_token, serving, signed_in
+from tests.lab.postgres_server import PostgresServer
+from web.app import create_app
+
+_ASKED: Final = 10
+_GOAL_MS: Final = 100.0
+_FIRST_LOAD_BYTES: Final = 300_000
+_KEPT_S: Final = 86_400.0
+_DEEP: Final = 100
+_NIGHTS: Final = 400
+_BASE: Final = "https://localhost"
+# The hosts of the fleet are nowhere: they are looked for once. What policies want is not asked for.
+_QUIET: Final = {"STRONGROOM_QUEUE_WORKERS": "0", "STRONGROOM_INVENTORY_REFRESH_S": "86400"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A home whose catalog is filled."""
+
+    environment: Mapping[str, str]
+    log: Path
+    who: Account
+    checker: Account
+    pages: Mapping[str, str]
+
+
+def measure_pages(work: Path, *, quick: bool) -> Part:
+    size = fleet.SMALL if quick else fleet.FULL
+    part = Part("pages", f"the console with {size.machines} machines, {size.points} points, {size.runs} runs")
+    folder = work / "pages"
+    folder.mkdir(parents=True, exist_ok=True)
+    for engine in ("sqlite", "postgresql"):
+        with _site(engine, folder, size) as site:
+            part.figures[engine] = _measure(site, 2 if quick else _ASKED)
+    rows = []
+    for name, figures in part.figures["sqlite"]["pages"].items():
+        other = part.figures["postgresql"]["pages"][name]
+        rows.append([
+            name, figures["median_ms"], figures["longest_ms"], other["median_ms"], other["longest_ms"],
+            figures["statements"], figures["kb"],
+        ])  # fmt: skip
+    part.table(["ms", "SQLite", "longest", "PostgreSQL", "longest", "statements", "kB"], rows)
+    slowest = max(max(row[1], row[3]) for row in rows)
+    part.goals.append(Goal("the slowest page (median)", slowest, _GOAL_MS, "ms", at_least=False))
+    weight = part.figures["sqlite"]["first_load_bytes"] / 1000
+    part.goals.append(Goal("the first load", weight, _FIRST_LOAD_BYTES / 1000, "kB", at_least=False))
+    return part
+
+
+def _measure(site: _Site, times: int) -> dict[str, Any]:
+    counts = _statements(site)
+    figures: dict[str, Any] = {"pages": {}}
+    with serving(site.environment, site.log) as port, signed_in(port, site.who) as visitor:
+        first = visitor.get("/")
+        assets = [visitor.get(path) for path in _assets(first.text)]
+        figures["first_load_bytes"] = first.bytes + sum(each.bytes for each in assets)
+        for name, path in site.pages.items():
+            answers = [visitor.get(path) for _ in range(times + 1)][1:]
+            if any(each.status != 200 for each in answers):
+                raise BenchError(f"{path} answers {answers[0].status}: {answers[0].text[:300]}")
+            took = [each.ms for each in answers]
+            figures["pages"][name] = {
+                "median_ms": statistics.median(took), "longest_ms": max(took), "statements": counts[name],
+                "kb": answers[0].bytes / 1000,
+            }  # fmt: skip
+    return figures
+
+
+def _assets(page: str) -> list[str]:
+    """What the head of a page asks for."""
+    return re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
+
+
+def _statements(site: _Site) -> dict[str, int]:
+    """How many the second answer to each page costs."""
+    with Appliance(load({**site.environment})) as appliance:
+        client = client_of(appliance, site.checker)
+        found = {}
+        for name, path in site.pages.items():
+            client.get(path, base_url=_BASE)
+            with counted(appliance.catalog) as statements:
+                client.get(path, base_url=_BASE)
+            found[name] = len(statements)
+    return found
+
+
+@contextmanager
+def counted(catalog: Catalog) -> Iterator[list[str]]:
+    """What is asked of the database meanwhile."""
+    statements: list[str] = []
+
+    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement != "BEGIN":
+            statements.append(statement)
+
+    event.listen(catalog.database.engine, "before_cursor_execute", count)
+    try:
+        yield statements
+    finally:
+        event.remove(catalog.database.engine, "before_cursor_execute", count)
+
+
+def client_of(appliance: Appliance, who: Account) -> FlaskClient:
+    client = create_app(appliance).test_client()
+    form = {
+        "csrf_token": form_token(client.get("/sign-in", base_url=_BASE).text),
+        "name": who.name,
+        "password": who.password,
+        "code": who.code,
+    }
+    answer = client.post("/sign-in", base_url=_BASE, headers={"Origin": _BASE, "Referer": f"{_BASE}/"}, data=form)
+    assert answer.status_code == 302, answer.text
+    return client
+
+
+@contextmanager
+def _site(engine: str, folder: Path, size: fleet.Size) -> Iterator[_Site]:
+    home = folder / f"home-{engine}"
+    with ExitStack() as stack:
+        environment = {**_QUIET, "STRONGROOM_HOME": str(home)}
+        if engine == "postgresql":
+            shutil.rmtree(home, ignore_errors=True)
+            stack.callback(shutil.rmtree, home, ignore_errors=True)
+            server = stack.enter_context(PostgresServer(Path("/var/tmp"), durable=True))
+            environment["STRONGROOM_CATALOG_URL"] = server.fresh()
+        elif not _is_fresh(home, size):
+            shutil.rmtree(home, ignore_errors=True)
+        settings = load(environment)
+        if not settings.identity_file.exists():
+            say(f"pages: a catalog in {engine}")
+            homes.prepare(settings)
+            keep_id(settings, fleet.ME)
+            _seed(settings.catalog.url, home, size)
+        with Appliance(settings) as appliance:
+            site = _Site(
+                environment, folder / f"{engine}.log", account(appliance), account(appliance), pages_of(appliance)
+            )
+        yield site
+
+
+def _is_fresh(home: Path, size: fleet.Size) -> bool:
+    made = home / _made(size)
+    return made.exists() and time.time() - made.stat().st_mtime < _KEPT_S
+
+
+def _made(size: fleet.Size) -> str:
+    return f"made-{schema.HEAD}-{size.machines}-{size.points}-{size.runs}"
+
+
+def _seed(url: str, home: Path, size: fleet.Size) -> None:
+    database = Database.shared(url) if url else Database.at(home / "catalog.sqlite")
+    with closing(Catalog.open(database, home / "run" / "seeding.lock", fleet.ME)) as catalog:
+        now = datetime.now(UTC)
+        fleet.seed(catalog, size, now_utc=now)
+        fleet.look_after(catalog, _NIGHTS, size.points // 2, now_utc=now)
+    (home / _made(size)).touch()
+
+
+def pages_of(appliance: Appliance) -> dict[str, str]:
+    """Every page for looking, by what it is: of something that is there, and of a list far down as well."""
+    browsing = BrowsingService(appliance)
+    protected = MachineFilter(kind=Kind.VM, standings=frozenset({Standing.PROTECTED}))
+    row = browsing.machines(protected).items[0]
+    over = browsing.runs(RunFilter(frozenset({RunState.SUCCEEDED})), limit=1).items[0]
+    policy = appliance.catalog.policies.list()
+    pages = {
+        "overview": "/",
+        "VMs": "/vms",
+        "VMs by last point": "/vms?sort=last_point&falling=1",
+        "VMs that no policy protects": "/vms?standing=unprotected",
+        "a VM": f"/vms/{row.key}",
+        "runs": "/runs",
+        f"runs, page {_DEEP}": f"/runs?after={_deep(browsing)}",
+        "runs that failed": "/runs?state=failed",
+        "a run": f"/runs/{over.id}",
+        "recoveries": "/recoveries",
+        "a recovery": f"/recoveries/{appliance.catalog.recoveries.list(ended=False)[0].id}",
+        "recover: what": "/recover",
+        "recover: when": f"/recover?machine={row.key}",
+        "policies": "/policies",
+        "a new policy": "/policy/new",
+        "hosts": "/hosts",
+        "repository": "/repository",
+        "search for a name": "/search?q=web-01",
+        "search for an id": f"/search?q={over.id[:6]}",
+        "audit": "/audit",
+        "users": "/users",
+        "settings": "/settings",
+        "account": "/account",
+    }
+    if policy:
+        pages["a policy"] = f"/policies/{policy[0].name}"
+        pages["a policy is changed"] = f"/policies/{policy[0].name}/edit"
+    return pages
+
+
+def _deep(browsing: BrowsingService) -> str:
+    after = None
+    for _ in range(_DEEP - 1):
+        following = browsing.runs(after=after, limit=50).next
+        if following is None:
+            break
+        after = following
+    return after or ""

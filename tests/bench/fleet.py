@@ -51,6 +51,7 @@ ME = "a" * 32
 _CHUNK = 10_000
 _ROLES = ("web", "db", "mail", "files", "build", "proxy", "ldap", "erp", "desk", "log")
 _GIB = 1 << 30
+AWAY = timedelta(minutes=25)  # for so long the last host does not answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,10 @@ def seed(catalog: Catalog, size: Size = FULL, *, now_utc: datetime, number: int 
     for host in hosts:
         catalog.hosts.add(HostRecord(HostConfig(host, Transport.SSH, hostname=f"{host}.example"), now_utc))
         there = [_seen(draw, each, now_utc) for each in members if each.host == host and each.seen]
-        catalog.inventory.answered(host, there, now_utc, now_utc)
-    catalog.inventory.failed(hosts[-1], f"host {hosts[-1]} does not answer: no route to host", "", now_utc)
+        looked = now_utc - AWAY if host == hosts[-1] else now_utc
+        catalog.inventory.answered(host, there, looked, looked)
+    since = now_utc - AWAY + timedelta(minutes=1)
+    catalog.inventory.failed(hosts[-1], f"host {hosts[-1]} does not answer: no route to host", "", since)
     for policy in _policies(size, now_utc):
         catalog.policies.add(policy)
     protected = [each for each in members if each.protected]
@@ -125,7 +128,7 @@ def look_after(catalog: Catalog, nights: int, acts: int, *, now_utc: datetime, n
         began = now_utc - timedelta(days=nights - night - 1, hours=3)
         ended = began + timedelta(minutes=draw.randrange(20, 50))
         catalog.proofs.verified(
-            Verification(draw.randbytes(16).hex(), began, ended, Reading.HASHES, 30, draw.randrange(1 << 38), 0)
+            Verification(draw.randbytes(16).hex(), began, ended, Reading.HASHES, 7, draw.randrange(1 << 38), 0)
         )
         used = 9 * 10**12 + night * 11 * 10**9 + draw.randrange(6 * 10**9)
         catalog.proofs.took(RepositorySize("e" * 32, began.date(), began, used, 16 * 10**12 - used))
@@ -174,9 +177,8 @@ def _acts(draw: random.Random, points: list[PointRecord], count: int, now_utc: d
             ("policy.save", "policy", "nightly", None),
             ("host.test", "host", point.host or "rack00", None),
         ))  # fmt: skip
-        result = draw.choices((Result.OK, Result.FAILED, Result.REFUSED), (90, 4, 6))[0]
-        error = {Result.FAILED: "host does not answer: no route to host",
-                 Result.REFUSED: "the role viewer does not include it"}.get(result, "")  # fmt: skip
+        result = draw.choices((Result.OK, Result.FAILED), (90, 10))[0] if kind in ("machine", "host") else Result.OK
+        error = "host does not answer: no route to host" if result is Result.FAILED else ""
         who = draw.choice(("alice", "bob", "monitoring"))
         draft = Draft(
             draw.randbytes(16).hex(), at, at + timedelta(seconds=2), ME, act, result, error,
@@ -293,7 +295,7 @@ def _runs(
             ended_utc=started + timedelta(seconds=draw.randrange(4, 4000)),
             point=newest[member.series] if state in (RunState.SUCCEEDED, RunState.PARTIAL) else None,
             error="host does not answer: no route to host" if state is RunState.FAILED else None,
-            disks=(RunDisk("vda", ReadKind.INCREMENTAL, None, 1 << 30, 1 << 28),),
+            disks=(RunDisk("vda", ReadKind.INCREMENTAL, None, _odd(number, 9000) << 20, _odd(number, 2000) << 20),),
             notes=("sda was skipped",) if state is RunState.PARTIAL else (),
             appliance=ME,
             asked_utc=started - timedelta(seconds=5),
@@ -302,8 +304,13 @@ def _runs(
         if number < size.running + size.queued:  # of the newest night
             live = RunState.RUNNING if number < size.running else RunState.QUEUED
             run = replace(run, state=live, started_utc=now_utc - timedelta(seconds=60), ended_utc=None, point=None,
-                          error=None, notes=(), attempts=int(live is RunState.RUNNING))  # fmt: skip
+                          error=None, notes=(), disks=(), attempts=int(live is RunState.RUNNING))  # fmt: skip
         yield run
+
+
+def _odd(number: int, most: int) -> int:
+    """One that looks drawn."""
+    return number * 7919 % most + 9
 
 
 def _fill(catalog: Catalog, table: Table, values: Iterable[dict[str, Any]]) -> None:

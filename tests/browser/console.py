@@ -6,12 +6,14 @@ it makes through services or, for a large fleet, through tests/bench/fleet.py.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +34,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from appliance.acts import Role
 from appliance.bootstrap import Appliance
+from appliance.models import RunRecord
 from appliance.services.access import SYSTEM
 from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.signing_in import Origin
@@ -278,7 +281,7 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
         browsing = BrowsingService(appliance)
         runs = browsing.runs(limit=1).items
         over = browsing.runs(RunFilter(frozenset({RunState.SUCCEEDED})), limit=1).items[0]
-        _say(appliance, over.id)
+        _say(appliance, over)
         recovery = appliance.catalog.recoveries.list(ended=False)[0]
         invited = UserService(appliance).add(SYSTEM, "bob", Role.OPERATOR)
     return person, {
@@ -291,19 +294,51 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
     }  # fmt: skip
 
 
-def _say(appliance: Appliance, run: str) -> None:
+@contextmanager
+def at_work(home: Path) -> Iterator[None]:
+    """As while workers take runs: those that are under way live, and tell how far they are."""
+    from appliance.models import RunState
+    from appliance.progress import SILENT
+    from appliance.services.backup.watching import living, watched
+    from appliance.services.spawning import WORKERS
+
+    over = threading.Event()
+    with Appliance(load({**os.environ, "STRONGROOM_HOME": str(home)})) as appliance, ExitStack() as stack:
+        stack.enter_context(appliance.own(WORKERS, "the queue of this home"))
+        told = []
+        for run in appliance.catalog.runs.list(state=RunState.RUNNING):
+            stack.enter_context(living(appliance, run.id))
+            told.append(stack.enter_context(watched(appliance, run.id, lambda: None, SILENT)))
+            told[-1].start("vda", 48 << 30)
+
+        def read() -> None:
+            while not over.wait(0.5):
+                for number, progress in enumerate(told):
+                    progress.advance((number + 3) << 25)
+
+        reading = threading.Thread(target=read, daemon=True)
+        reading.start()
+        try:
+            yield
+        finally:
+            over.set()
+            reading.join()
+
+
+def _say(appliance: Appliance, run: RunRecord) -> None:
     """What a run leaves in its log: its reads, and how fast they were."""
     from appliance.services.runlogs import RunLogWriter
     from appliance.throughput import Sample
 
-    log = RunLogWriter(appliance.settings, run, appliance.clock.now_utc)
+    log = RunLogWriter(appliance.settings, run.id, lambda: run.started_utc)
     for text in ("it begins", "vda (incremental): 1.0 GiB"):
         log.say(text)
     log.say("put packs/5e1f…: the store answered 503; tried again in 2 s", "warning")
     log.say("it is done")
     done, samples = 0, [Sample(0.0, 0)]
-    for second in range(1, 61):
-        done += 18_000_000 + 7_000_000 * (second % 5) - (12_000_000 if 30 < second < 36 else 0)
+    for second in range(1, 121):
+        stalls = 70 < second < 76
+        done += 2_000_000 if stalls else int(95e6 + 30e6 * math.sin(second / 11) + second * 7919 % 9 * 1e6)
         samples.append(Sample(float(second), done))
     log.samples(samples)
 

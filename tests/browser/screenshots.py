@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import base64
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.browser.console import NARROW, WIDE, Browser, chromium, seed_home, serving, settled
+from tests.browser.console import NARROW, WIDE, Browser, at_work, chromium, seed_home, serving, settled
 from tests.unit.cli_runner import PROJECT
 
 FOLDER = PROJECT / "docs" / "screenshots"
@@ -29,10 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, default=FOLDER, metavar="FOLDER")
     given = parser.parse_args(arguments)
     given.into.mkdir(parents=True, exist_ok=True)
+    os.environ["STRONGROOM_REPOSITORY_PATH"] = "/srv/repository"  # nothing is there, and nothing is asked of it
     with tempfile.TemporaryDirectory(prefix="strongroom-shots-") as work:
         person, found = seed_home(Path(work) / "home")
         pages = {**PAGES, **found}
-        with serving(Path(work) / "home") as console, chromium(Path(work) / "profile") as driver:
+        with (
+            at_work(Path(work) / "home"),
+            serving(Path(work) / "home") as console,
+            chromium(Path(work) / "profile") as driver,
+        ):
             browser = Browser(driver, console)
             browser.scheme("dark" if given.dark else "light")
             if not given.only or "sign-in" in given.only:

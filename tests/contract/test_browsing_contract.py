@@ -46,7 +46,7 @@ from appliance.services.browsing import (
     TimePoint,
 )
 from appliance.settings import load
-from tests.bench.fleet import ME, SMALL, seed
+from tests.bench.fleet import AWAY, ME, SMALL, seed
 from tests.contract.catalogs import Place
 from tests.lab.postgres_server import running
 
@@ -440,7 +440,9 @@ def test_debts_and_hosts_are_concerns(site: Site) -> None:
     assert overview.debts.thaws == (OwedThaw("u", "rack00", "web", NOW, appliance=ME),)
     assert overview.concerns[0] == "1 guest may be frozen"
     (away,) = overview.away
-    assert (away.name, away.answered_utc, away.failing_since_utc) == ("rack02", NOW, NOW)
+    assert (away.name, away.answered_utc, away.failing_since_utc) == (
+        "rack02", NOW - AWAY, NOW - AWAY + timedelta(minutes=1),
+    )  # fmt: skip
     assert "no route" in (away.error or "")
 
 

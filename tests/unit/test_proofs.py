@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 
 from appliance.models import new_id
-from appliance.proofs import Checked, Reading, Verification, checked
+from appliance.proofs import Checked, Reading, Verification, checked, checking
 from tests.unit.records import NOW
 
 POINT = "a" * 32
@@ -51,3 +52,20 @@ def test_damage_is_told_until_everything_was_read_without_finding_it() -> None:
     assert not told(found, run(2)).damaged
     assert told(found, run(2), run(3, Reading.TABLES, 1, POINT)).damaged
     assert not told(found, point="b" * 32).damaged
+
+
+def test_many_points_are_told_what_each_would_be() -> None:
+    """With rounds of several kinds, damage that comes and goes, and verifications that overlap."""
+    draw, points, damaged = random.Random(5), [f"{number:032x}" for number in range(6)], 0
+    for case in range(150):
+        moments = sorted(draw.sample(range(40), draw.randrange(12)), reverse=case % 10 != 0)
+        runs = [
+            run(day, draw.choice(list(Reading)), draw.randrange(1, 4), *draw.sample(points, draw.choice((0, 0, 1))))
+            for day in moments
+        ]
+        said = checking(runs)
+        for point in points:
+            created = NOW + timedelta(days=draw.randrange(-1, 41))
+            assert said(point, created) == checked(point, created, runs)
+            damaged += said(point, created).damaged
+    assert damaged > 20

@@ -2,7 +2,6 @@
 "use strict";
 
 const root = document.documentElement;
-root.classList.add("js");
 
 // Times in the reader's zone.
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, tzinfo
 
 from appliance.models import PointRecord
-from appliance.proofs import Checked, Verification, checked
+from appliance.proofs import Checked, Verification, checking
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Day:
 
 def with_checks(points: Iterable[PointRecord], verifications: Sequence[Verification]) -> tuple[TimePoint, ...]:
     """`verifications`: newest first."""
-    return tuple(TimePoint(point, checked(point.id, point.created_utc, verifications)) for point in points)
+    said = checking(verifications)
+    return tuple(TimePoint(point, said(point.id, point.created_utc)) for point in points)
 
 
 def by_day(points: Iterable[TimePoint], zone: tzinfo) -> tuple[Day, ...]:

@@ -13,9 +13,10 @@ import shutil
 import statistics
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import cycle
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Final
 
@@ -127,6 +128,12 @@ def _prepare(appliance: Appliance, folder: Path, number: int, due: datetime) -> 
     return frozenset(known)
 
 
+def _at_once(spans: Iterable[tuple[datetime | None, datetime | None]]) -> int:
+    """The most of these that overlap; what begins when another ends does not overlap it."""
+    moments = [(moment, change) for span in spans for moment, change in zip(span, (1, -1), strict=True) if moment]
+    return max(accumulate(change for _, change in sorted(moments)), default=0)
+
+
 def _watch(appliance: Appliance, visitor: Visitor, due: datetime, known: frozenset[str]) -> _Seen:
     """Until as many runs as policies have ended."""
     seen, deadline = _Seen(), time.monotonic() + _MOST_S
@@ -149,10 +156,10 @@ def _watch(appliance: Appliance, visitor: Visitor, due: datetime, known: frozens
                 asked |= new
                 seen.queued_s = turn - began
             seen.states = Counter(run.state.value for run in runs)
-            seen.running = max(seen.running, seen.states[RunState.RUNNING])
-            seen.busy = max(seen.busy, seen.states[RunState.RUNNING] + seen.states[RunState.QUEUED])
             if len(runs) == len(known) and all(run.state.ended for run in runs):
                 seen.drained_s = turn - began
+                seen.running = _at_once((run.started_utc, run.ended_utc) for run in runs)
+                seen.busy = _at_once((run.asked_utc, run.ended_utc) for run in runs)
                 return seen
         time.sleep(max(0.0, _EVERY_S - (time.monotonic() - turn)))
     raise BenchError(f"not drained after {_MOST_S:.0f} s: {dict(seen.states)}")

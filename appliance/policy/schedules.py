@@ -72,7 +72,7 @@ class Schedule:
     @property
     def words(self) -> str:
         """For people, without the zone: "At 22:00 on Monday through Friday"."""
-        return CronSim(spelled(self.cron), datetime(2026, 1, 1, tzinfo=UTC)).explain()
+        return _words(self.cron)
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """The due times after a moment, without end."""
@@ -109,6 +109,12 @@ def read_schedule(value: object, where: str) -> Schedule:
 
 
 # Of some hours at a time, as every look at every policy asks for this.
+@lru_cache(maxsize=4096)
+def _words(cron: str) -> str:
+    """A list of 500 policies asks for all of theirs, and most are the same."""
+    return CronSim(spelled(cron), datetime(2026, 1, 1, tzinfo=UTC)).explain()
+
+
 @lru_cache(maxsize=4096)
 def _block(schedule: Schedule, begin: datetime) -> tuple[datetime, ...]:
     """All due times of a block, the last two before it, if there were any, and the first after it."""

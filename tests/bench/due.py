@@ -36,7 +36,6 @@ _PAGES: Final = ("/", "/runs", "/policies")
 _IMAGE_BYTES: Final = 65_536
 _MOST_S: Final = 3600.0
 _GOAL_MS: Final = 1000.0
-_LEAD_S: Final = 8.0
 
 
 @dataclass
@@ -58,7 +57,7 @@ def measure_due(work: Path, *, quick: bool) -> Part:
     folder = work / "due"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        seen = _measure(folder, number)
+        seen = _measure(folder, number, _this_minute() if quick else _next_minute())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     every = [took for some in seen.pages_ms.values() for took in some]
@@ -84,7 +83,7 @@ def measure_due(work: Path, *, quick: bool) -> Part:
     return part
 
 
-def _measure(folder: Path, number: int) -> _Seen:
+def _measure(folder: Path, number: int, due: datetime) -> _Seen:
     environment = {
         "STRONGROOM_HOME": str(folder / "home"), "STRONGROOM_QUEUE_WORKERS": str(_WORKERS),
         "STRONGROOM_POLICY_FOLLOW_AT": "",
@@ -93,17 +92,20 @@ def _measure(folder: Path, number: int) -> _Seen:
     repositories.init(settings, folder / "repository", "a passphrase of the benchmark", lambda _: None)
     with Appliance(settings) as appliance:
         who = account(appliance)
-        due = _next_minute()
         say(f"due: {number} policies and images")
         known = _prepare(appliance, folder, number, due)
         with serving(environment, folder / "serve.log") as port, signed_in(port, who) as visitor:
             return _watch(appliance, visitor, due, known)
 
 
+def _this_minute() -> datetime:
+    """They are due when `serve` begins to look."""
+    return datetime.now(UTC).replace(second=0, microsecond=0)
+
+
 def _next_minute() -> datetime:
-    """The next one that is not too near."""
-    soon = datetime.now(UTC) + timedelta(seconds=_LEAD_S)
-    return soon.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    """The first one by which all is prepared."""
+    return _this_minute() + timedelta(minutes=2)
 
 
 def _prepare(appliance: Appliance, folder: Path, number: int, due: datetime) -> frozenset[str]:
@@ -140,7 +142,6 @@ def _watch(appliance: Appliance, visitor: Visitor, due: datetime, known: frozens
     pages = cycle(_PAGES)
     while datetime.now(UTC) < due:
         time.sleep(0.05)
-    began = time.monotonic()
     looked = 0.0
     asked: set[str] = set()
     while time.monotonic() < deadline:
@@ -154,10 +155,10 @@ def _watch(appliance: Appliance, visitor: Visitor, due: datetime, known: frozens
             runs = [run for run in appliance.catalog.runs.list() if run.id not in known]
             if new := {run.id for run in runs} - asked:
                 asked |= new
-                seen.queued_s = turn - began
+                seen.queued_s = (datetime.now(UTC) - due).total_seconds()
             seen.states = Counter(run.state.value for run in runs)
             if len(runs) == len(known) and all(run.state.ended for run in runs):
-                seen.drained_s = turn - began
+                seen.drained_s = (datetime.now(UTC) - due).total_seconds()
                 seen.running = _at_once((run.started_utc, run.ended_utc) for run in runs)
                 seen.busy = _at_once((run.asked_utc, run.ended_utc) for run in runs)
                 return seen

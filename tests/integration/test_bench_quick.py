@@ -29,7 +29,7 @@ FIGURES = {
               "grown.bytes_per_chunk"],
     "collection": ["requests.first.get", "requests.again.list", "plans.first.seconds", "plans.again.anonymous_mib",
                    "forecast_s", "ledger_bytes_per_blob"],
-    "pages": ["sqlite.pages.overview.median_ms", "postgresql.pages.a VM.statements", "sqlite.first_load_bytes"],
+    "pages": ["sqlite.pages.overview.median_ms", "sqlite.pages.a VM.statements", "sqlite.first_load_bytes"],
     "due": ["queued_s", "drained_s", "runs.succeeded", "busy_most", "running_most", "longest_ms"],
     "browsing": ["sqlite.overview.median_ms", "postgresql.runs.longest_ms", "postgresql.machines.median_ms"],
 }  # fmt: skip

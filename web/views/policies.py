@@ -43,7 +43,7 @@ def listing() -> str:
     found, now = PolicyService(appliance()).list(), appliance().clock.now_utc()
     rows = (row for row in browsing().fleet().rows if row.standing is not Standing.RECOVERED)
     counts = Counter(name for row in rows for name in row.policies)
-    due = {each.name: each.policy.schedule.next_after(now) for each in found.readable}
+    due = {each.name: each.policy.schedule.around(now).next_utc for each in found.readable}
     return render_template("policies/listing.html", found=found, counts=counts, due=due, title="Policies")
 
 

@@ -35,6 +35,8 @@ format: setup
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
+# Containers often forbid Python to keep what it compiled: then each of a thousand processes compiles the project anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: services check
 	@.ci/setup --test
 	$(python) -m pytest $(beside)

@@ -17,6 +17,7 @@ import pytest
 from tests.lab import Lab, LabGuest
 from tests.lab.machines import sweep
 from tests.lab.owned import home_folder
+from tests.quick import quick_homes
 
 # How long an example takes says how busy the machine is, and nothing of the code. The examples are the same each time,
 # so that whoever sees a test fail has made it fail; --hypothesis-profile=search looks for others, for ever new ones.
@@ -28,6 +29,12 @@ hypothesis.settings.load_profile("strongroom")
 os.environ.setdefault("STRONGROOM_WEB_PORT", "0")
 
 _PASSED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_homes() -> Iterator[None]:
+    with quick_homes():
+        yield
 
 
 @pytest.fixture

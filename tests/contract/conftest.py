@@ -14,6 +14,13 @@ from tests.lab.postgres_server import running
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh_catalog()
+    return Place(where, tmp_path / "lock")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where nobody has made a catalog yet."""
     where = str(tmp_path / "catalog.sqlite") if request.param == "sqlite" else running().fresh()
     return Place(where, tmp_path / "lock")
 

@@ -45,7 +45,7 @@ A_DAY = timedelta(days=1)
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     environment = {"STRONGROOM_HOME": str(tmp_path / "home")}
     if request.param == "postgresql":
-        environment["STRONGROOM_CATALOG_URL"] = running().fresh()
+        environment["STRONGROOM_CATALOG_URL"] = running().fresh_catalog()
     return load(environment)
 
 

@@ -98,7 +98,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 @contextmanager
 def _site(engine: str, folder: Path) -> Iterator[Site]:
-    where = str(folder / "catalog.sqlite") if engine == "sqlite" else running().fresh()
+    where = str(folder / "catalog.sqlite") if engine == "sqlite" else running().fresh_catalog()
     with Place(where, folder / "lock").open(ME) as catalog:
         appliance = Appliance(load({"STRONGROOM_HOME": str(folder / "home")}), clock=Still())
         appliance.__dict__["catalog"] = catalog

@@ -132,12 +132,12 @@ def _join(place: Place, me: str, home: Path, done: Any) -> None:
         done.put(sorted(record.id for record in catalog.appliances.list()))
 
 
-def test_appliances_that_start_together_make_one_catalog(place: Place, tmp_path: Path) -> None:
+def test_appliances_that_start_together_make_one_catalog(empty_place: Place, tmp_path: Path) -> None:
     """Each brings it from nothing to its newest version, if nobody else has."""
     spawn = multiprocessing.get_context("spawn")
     done = spawn.Queue()
     ids = [str(number) * 32 for number in range(2)]
-    started = [spawn.Process(target=_join, args=(place, id, tmp_path / id, done)) for id in ids]
+    started = [spawn.Process(target=_join, args=(empty_place, id, tmp_path / id, done)) for id in ids]
     for process in started:
         process.start()
     seen = [done.get(timeout=60) for _ in started]

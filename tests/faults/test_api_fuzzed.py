@@ -28,7 +28,7 @@ from tests.unit.api_site import Site, site
 
 pytestmark = pytest.mark.faults
 
-_EXAMPLES = 12
+_EXAMPLES = 8
 _CHECKS: list[Any] = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

@@ -35,9 +35,8 @@ def strongroom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLin
 
 
 def run(line: CommandLine, shift: str | None, *arguments: str, code: int = 0) -> Ran:
-    """A command of its own process, by its own clock."""
-    clock = {} if shift is None else {"LD_PRELOAD": library(), "FAKETIME": shift}
-    done = line.process(*arguments, **clock)
+    """A command by another clock, which is a process of its own; or by the right one, which is quicker in this one."""
+    done = line(*arguments) if shift is None else line.process(*arguments, LD_PRELOAD=library(), FAKETIME=shift)
     assert done.code == code, done.err
     return done
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging import slots
 from tests.faults.guarded import PERSONS
-from tests.faults.repositories import CHEAP
 from tests.lab.s3_server import LOCKED_BUCKET, S3Server, running
 from tests.unit.cli_runner import CommandLine
 
@@ -91,11 +89,8 @@ def test_an_intruder_deletes_everything_and_the_admin_undoes_it(strongroom: Comm
     assert strongroom("repository", "lock", "--json").json()["problems"] == []
 
 
-def test_neither_locks_nor_undoing_go_past_the_guard(
-    strongroom: CommandLine, server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_locks_nor_undoing_go_past_the_guard(strongroom: CommandLine, server: S3Server) -> None:
     """Also not an undo of the time before there was a guard: it gives back, and takes nothing that is guarded."""
-    monkeypatch.setattr(slots, "Argon2Cost", lambda: CHEAP)
     assert strongroom("init", "--recovery-key-file", str(strongroom.key_file)).code == 0
     points = [strongroom.backup(os.urandom(4096), "img")["id"]]
     before_guard = server.next_second()

@@ -30,7 +30,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def fleet(tmp_path: Path, server: PostgresServer) -> Iterator[tuple[Queueing, Queueing]]:
-    url = server.fresh()
+    url = server.fresh_catalog()
     with ExitStack() as stack:
         made = []
         for name in "ab":

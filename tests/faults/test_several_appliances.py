@@ -67,7 +67,7 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fleet(founded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[CommandLine, CommandLine]:
     """Two command lines, which join a new catalog with their first commands."""
-    url = running().fresh()
+    url = running().fresh_catalog()
     shutil.copytree(founded / "repository", tmp_path / "a" / "repository")
     lines = CommandLine(tmp_path / "a", capsys), CommandLine(tmp_path / "b", capsys)
     for line in lines:
@@ -259,7 +259,7 @@ def test_one_that_was_suspended_wakes_after_its_lease_was_taken_and_is_refused(
 def test_both_rebuild_a_lost_catalog_at_the_same_moment(fleet: tuple[CommandLine, CommandLine]) -> None:
     first, _ = fleet
     points = {first.backup(os.urandom(4096), name)["id"] for name in ("web", "db")}
-    url = running().fresh()
+    url = running().fresh_catalog()
     for line in fleet:
         line.environment["STRONGROOM_CATALOG_URL"] = url
     for process in [start(line, "appliance.cli", "point", "list", "--json") for line in fleet]:

@@ -26,7 +26,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def strongroom(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    url = server.fresh()
+    url = server.fresh_catalog()
     monkeypatch.setenv("STRONGROOM_CATALOG_URL", url)  # for the processes that a run starts
     with rig({"STRONGROOM_CATALOG_URL": url}) as made:
         yield made

@@ -36,7 +36,7 @@ from tests.unit.test_simulated_month import (
     START,
     UP,
     Begun,
-    expected_of_host,
+    expected_of_all,
     expected_points,
     length,
     policies_of,
@@ -118,13 +118,7 @@ def month() -> Iterator[Month]:
 
 @pytest.fixture(scope="module")
 def expected() -> tuple[list[Begun], dict[str, list[datetime]]]:
-    runs: list[Begun] = []
-    well: dict[str, list[datetime]] = {}
-    for host in LANES:
-        of_host, ended = expected_of_host(host)
-        runs += of_host
-        well |= ended
-    return sorted(runs), well
+    return expected_of_all()
 
 
 def test_the_runs_are_those_that_the_policies_say(

@@ -4,7 +4,8 @@ The rule: it is started once per process, when it is first asked for, and ends w
 its own id, or by the kernel. What a process that was killed left on disk goes when the next one starts. Nothing that
 it writes outlives the tests, so it never waits for a disk.
 
-    url = running().fresh()        # of an empty database
+    url = running().fresh()            # of an empty database
+    url = running().fresh_catalog()    # of an empty catalog
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Final, LiteralString, Self
@@ -28,6 +30,8 @@ from typing import Final, LiteralString, Self
 import psycopg
 from psycopg import sql
 
+from appliance.catalog.database import Database
+from appliance.catalog.schema import upgrade
 from tests.lab.owned import PARENT, OwnedFolder, swept
 
 START_TIMEOUT_S: Final = 30.0
@@ -55,6 +59,7 @@ class PostgresServer:
         self.password = secrets.token_urlsafe(12)
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._catalog: sql.Identifier | None = None
 
     def __enter__(self) -> Self:
         self.make()
@@ -120,6 +125,17 @@ class PostgresServer:
 
     def _url(self, name: str) -> str:
         return f"postgresql+psycopg://{_USER}@/{name}?host={self.folder}&port={self.port}"
+
+    def fresh_catalog(self) -> str:
+        """As `fresh`, with the tables of an empty catalog: a copy of one that every migration has made."""
+        if self._catalog is None:
+            url = self.fresh()
+            with closing(Database.shared(url)) as database:
+                upgrade(database, self.folder / "lock")
+            self._catalog = sql.Identifier(_database_of(url))
+        name = f"t{secrets.token_hex(6)}"
+        self.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), self._catalog))
+        return self._url(name)
 
     def over_tcp(self, url: str, password: str | None = None) -> str:
         """The same database, with a password."""

@@ -15,10 +15,9 @@ from appliance.bootstrap import Appliance
 from appliance.services.guard import GuardService
 from appliance.services.points import PointService
 from appliance.settings import load
-from imaging import slots
 from imaging.clock import SystemClock
 from imaging.guard.errors import PassphraseWrong
-from tests.faults.repositories import CHEAP, back_up, content
+from tests.faults.repositories import back_up, content
 from tests.unit.cli_runner import PROJECT, CommandLine, Ran
 from tests.unit.test_cli_usage import commands
 
@@ -38,9 +37,8 @@ def later(monkeypatch: pytest.MonkeyPatch, *, hours: float, clock_hours: float |
 
 
 @pytest.fixture
-def strongroom(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def strongroom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """With three persons who are enrolled, and no guard."""
-    monkeypatch.setattr(slots, "Argon2Cost", lambda: CHEAP)
     line = CommandLine(tmp_path, capsys)
     line.init()
     for name in PERSONS:

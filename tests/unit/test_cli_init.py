@@ -38,6 +38,9 @@ def test_init_as_a_process(strongroom: CommandLine) -> None:
     key = strongroom.key_file.read_text("ascii").strip()
     assert key.startswith("SR1-")
     assert len(key) == 4 + 14 * 5 - 1
+    cost = b'"lanes":4,"memory_kib":65536,"name":"argon2id","passes":3'
+    slots = [each.read_bytes() for each in (strongroom.repository / "keys").rglob("*") if each.is_file()]
+    assert len([each for each in slots if cost in each]) == 1, "it costs more than in the tests in this process"
     # From now on the machine key serves: no passphrase.
     del strongroom.environment["STRONGROOM_PASSPHRASE"]
     info = strongroom.process("repository", "info", "--json")

@@ -287,6 +287,17 @@ def expected_points(machine: Machine, points: list[datetime]) -> list[datetime]:
     return sorted(kept)
 
 
+def expected_of_all() -> tuple[list[Begun], dict[str, list[datetime]]]:
+    """The runs in order, and when those of each machine ended well."""
+    runs: list[Begun] = []
+    well: dict[str, list[datetime]] = {}
+    for host in LANES:
+        of_host, ended = expected_of_host(host)
+        runs += of_host
+        well |= ended
+    return sorted(runs), well
+
+
 # --- the month -------------------------------------------------------------------------------------------------------
 
 
@@ -299,13 +310,7 @@ def month() -> Simulation:
 
 @pytest.fixture(scope="module")
 def expected() -> tuple[list[Begun], dict[str, list[datetime]]]:
-    runs: list[Begun] = []
-    well: dict[str, list[datetime]] = {}
-    for host in LANES:
-        of_host, ended = expected_of_host(host)
-        runs += of_host
-        well |= ended
-    return sorted(runs), well
+    return expected_of_all()
 
 
 def test_the_runs_are_those_that_the_policies_say(

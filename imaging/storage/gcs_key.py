@@ -10,6 +10,7 @@ import json
 import os
 import re
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _UNIVERSE: Final = "googleapis.com"
 _FILE_BYTES_MAX: Final = 64 << 10
 _TOKEN: Final = re.compile(r"[!-~]{1,8192}")
+_REMEMBERED: Final = 64
 _HINT: Final = "name the file of a service account's key, as Google makes it (JSON), in gcs.key_file"
 
 
@@ -114,6 +116,7 @@ class Tokens:
         self._failures = 0
         self._failure: Exception | None = None
         self._accepted = ""
+        self._never_taken: deque[str] = deque(maxlen=_REMEMBERED)
 
     def token(self) -> str:
         """TokenRefused, Unanswered, Distrusted; also where another thread's attempt failed while this one waited."""
@@ -136,12 +139,13 @@ class Tokens:
 
     def refused(self, token: str) -> bool:
         """The object store does not take it: the next is another. Whether that may help: it took this one before, or
-        somebody has replaced it meanwhile."""
+        somebody has replaced it meanwhile, and not because it was never taken."""
         with self._lock:
-            if self._library.token != token:
-                return True
-            self._library.token = None
-        return token == self._accepted
+            if self._library.token == token:
+                self._library.token = None
+                if token != self._accepted:
+                    self._never_taken.append(token)
+            return token not in self._never_taken
 
     def _fetch(self) -> None:
         try:

@@ -601,6 +601,7 @@ def test_who_is_late_with_a_token_that_was_replaced_tries_the_next(account: Serv
     third = lender.token()
     assert not lender.refused(third), "it never was any good"
     assert lender.token() != third
+    assert not lender.refused(third), "nor for another request that had it still"
 
 
 def test_a_token_is_fetched_anew_before_it_ends(

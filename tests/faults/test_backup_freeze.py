@@ -31,13 +31,12 @@ def site() -> Iterator[tuple[Rig, LabGuest]]:
         yield strongroom, guest
 
 
-def wait_thawed(guest: LabGuest, timeout_s: float = 20.0) -> float:
-    """Seconds until the agent itself says so."""
-    started = time.monotonic()
+def wait_thawed(guest: LabGuest) -> None:
+    """Until the agent itself says so."""
+    deadline = time.monotonic() + 120
     while guest.freeze_status() != "thawed":
-        assert time.monotonic() - started < timeout_s, "the guest stays frozen"
+        assert time.monotonic() < deadline, "the guest stays frozen"
         time.sleep(0.1)
-    return time.monotonic() - started
 
 
 def test_with_its_agent_a_guest_is_caught_with_clean_file_systems(site: tuple[Rig, LabGuest]) -> None:
@@ -72,14 +71,14 @@ def test_without_an_answer_of_the_agent_the_backup_is_made_and_the_late_freeze_u
     # What waits in the agent's channel is done when it goes on: it freezes now. Nothing is asked of us any more.
     guest.run("killall -CONT qemu-ga")
     wait_paid(strongroom)
-    assert wait_thawed(guest) < 1
+    assert guest.freeze_status() == "thawed", "what is paid is done"
     guest.run("echo still writable >/mnt/vda/after && sync")
     assert strongroom.backup(guest).point.manifest.consistency == "application"
     strongroom.assert_nothing_left(guest)
 
 
-def wait_paid(strongroom: Rig, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
+def wait_paid(strongroom: Rig) -> None:
+    deadline = time.monotonic() + 120
     while strongroom.appliance.catalog.thaws.list():
         assert time.monotonic() < deadline, "the thaw stays owed"
         time.sleep(0.1)
@@ -157,7 +156,7 @@ def test_a_killed_appliance_leaves_no_frozen_guest(site: tuple[Rig, LabGuest]) -
         [sys.executable, "-c", script, guest.name], env=strongroom.process_environment(), start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while guest.freeze_status() != "frozen":
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -165,8 +164,7 @@ def test_a_killed_appliance_leaves_no_frozen_guest(site: tuple[Rig, LabGuest]) -
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    frozen_s = wait_thawed(guest, 15)
-    assert frozen_s < 15
+    wait_thawed(guest)
     wait_paid(strongroom)
     guest.run("echo still writable >/mnt/vda/after && sync")
     result = strongroom.backup(guest)

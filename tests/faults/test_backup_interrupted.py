@@ -59,7 +59,7 @@ def qemu_pid(guest: LabGuest, run_folder: Path = Path("/run/libvirt")) -> int:
 
 def kill_qemu(guest: LabGuest) -> None:
     os.kill(qemu_pid(guest), signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while guest.exists and guest.domain.isActive():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -69,7 +69,7 @@ def overwrite(guest: LabGuest) -> None:
 
 
 def wait_written(guest: LabGuest) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (said := guest.run("cat /tmp/dd 2>/dev/null || true")):
         assert time.monotonic() < deadline, "the guest does not get on with its writing"
         time.sleep(0.2)

@@ -64,7 +64,7 @@ def served(scene: Scene, *options: str) -> Iterator[None]:
     command += ["[", "nbdkit", "--exit-with-parent", *options[:1], "file", str(backing), *options[1:], "]"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not ready.exists():
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline

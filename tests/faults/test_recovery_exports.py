@@ -188,7 +188,7 @@ def disk_moves_on(site: Site, guest: LabGuest) -> None:
         migrating.kill()
         migrating.communicate()
     assert record_of(site.rig, site.record.id).state is RecoveryState.MIGRATING
-    wait_until(lambda: record_of(site.rig, site.record.id).state.ended, "the supervisor carries it on", 60)
+    wait_until(lambda: record_of(site.rig, site.record.id).state.ended, "the supervisor carries it on")
     assert record_of(site.rig, site.record.id).state is RecoveryState.MIGRATED
     assert_export_gone(site.rig, site.record)
     assert "full-backing-filename" not in image_info(guest.disk_paths["vda"])

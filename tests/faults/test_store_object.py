@@ -7,7 +7,6 @@ import contextlib
 import random
 import secrets
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -467,10 +466,8 @@ def test_an_answer_that_is_late_is_waited_for(bad: BadObjectStore, store: S3Stor
 
 def test_an_answer_that_trickles_is_ended(bad: BadObjectStore, store: S3Store) -> None:
     bad.fail("get", slow(0.02))
-    began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="too slow"):
         store.get("packs/aa/seventy")
-    assert time.monotonic() - began < 10
 
 
 def test_connections_are_bounded(server: S3Server, store: S3Store, place: Bucket) -> None:

@@ -41,7 +41,7 @@ class Finished:
         return json.loads(self.out)
 
 
-def strongroom(rig: Rig, *arguments: str | Path, expect: int | None = 0, timeout_s: float = 60) -> Finished:
+def strongroom(rig: Rig, *arguments: str | Path, expect: int | None = 0, timeout_s: float = 120) -> Finished:
     """The command line, as a process of its own."""
     done = subprocess.run(
         rig.command(*arguments), env=rig.process_environment(), capture_output=True, text=True, timeout=timeout_s,
@@ -55,7 +55,7 @@ def record_of(rig: Rig, id: str) -> RecoveryRecord:
     return rig.appliance.catalog.recoveries.get(id)
 
 
-def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 30) -> float:
+def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 120) -> float:
     """Seconds that it took."""
     began = time.monotonic()
     while not holds():
@@ -155,7 +155,7 @@ def serving(made: Rig) -> Iterator[subprocess.Popen[str]]:
         assert "serving" in process.stderr.readline()
         yield process
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         assert process.returncode == 0
     finally:
         if process.poll() is None:

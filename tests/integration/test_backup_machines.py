@@ -328,7 +328,7 @@ def take_external_snapshot(guest: LabGuest, overlay: Path) -> None:
 def commit_overlay(guest: LabGuest) -> None:
     domain = guest.domain
     domain.blockCommit("vda", None, None, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
             domain.blockJobAbort("vda", libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)

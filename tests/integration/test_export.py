@@ -150,7 +150,7 @@ def test_killed_server_comes_back_on_the_same_socket(protected: Protected, tmp_p
     first = export.start(served, listen, outlives_caller=True)
     first.wait_ready(15)
     os.kill(int((tmp_path / "s.pid").read_text()), signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while first.alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not first.alive()
@@ -176,7 +176,7 @@ def test_export_serve_does_not_outlive_its_caller_and_is_swept(protected: Protec
     child.kill()
     child.wait()
     child.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not Path(f"/proc/{pid}").exists()

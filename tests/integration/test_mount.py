@@ -122,14 +122,14 @@ def test_killed_while_mounting_is_swept(protected: Protected, tmp_path: Path) ->
     )
     service = ExportService(protected.appliance)
     child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not protected.appliance.repository.holds() and time.monotonic() < deadline:
         time.sleep(0.001)
     child.kill()
     child.wait()
     assert len(service.list()) == 1
     # What it had started may hold its lock for a moment more: until then it is not swept, and that is no problem.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while (service.sweep() or service.list()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert service.list() == ()

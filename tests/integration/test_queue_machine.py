@@ -40,7 +40,7 @@ def test_a_killed_attempt_is_undone_before_the_next_one(lab: Lab, made: Rig) -> 
     made.killed_at(READING, "run", "execute", id)
     assert made.appliance.catalog.runs.get(id).attempts == 1
     with serving(made):
-        wait_until(lambda: made.appliance.catalog.runs.get(id).state is RunState.SUCCEEDED, "it is tried again", 90)
+        wait_until(lambda: made.appliance.catalog.runs.get(id).state is RunState.SUCCEEDED, "it is tried again")
     run = made.appliance.catalog.runs.get(id)
     assert run.attempts == 2
     assert [entry.read for entry in run.disks] == [ReadKind.INCREMENTAL]

@@ -187,7 +187,7 @@ def test_a_killed_restore_leaves_no_target_and_the_next_one_heals(
     )
     part = tmp_path / "killed.strongroom-part"
     child = subprocess.Popen([sys.executable, "-c", script, str(target), image_format])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not part.exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGKILL)

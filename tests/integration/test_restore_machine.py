@@ -67,7 +67,7 @@ def machine(lab: Lab) -> tuple[LabGuest, Disk, Disk]:
 
 
 def wait_until_served(listen: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     with socket.socket(socket.AF_UNIX) as probe:
         while probe.connect_ex(str(listen)) != 0:
             assert time.monotonic() < deadline, "qemu-nbd does not answer"
@@ -232,7 +232,7 @@ def test_killed_while_restoring_under_a_new_name_leaves_nothing(
     place = ("appliance.services.restore.disks:DiskRestorer.to", "after")  # one disk of two is there
     home.killed_at(place, "restore", guest.name, "--point", "latest", "--host", HOST, "--as", name)
     assert folder.exists()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     problems: tuple[str, ...] = ("not tried",)
     while problems and time.monotonic() < deadline:  # a server that died with its caller may need a moment
         problems = UpkeepService(home.appliance).once()

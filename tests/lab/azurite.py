@@ -79,7 +79,7 @@ class Azurite:
         if os.getpid() != self._owner:
             return
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
         if self._process.stdout is not None:
             self._process.stdout.close()
 

@@ -173,7 +173,7 @@ class GcsServer:
         if os.getpid() != self._owner:
             return
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
 
 @functools.cache

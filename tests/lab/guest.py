@@ -136,7 +136,7 @@ class LabGuest:
             request["arguments"] = arguments
         return json.loads(libvirt_qemu.qemuAgentCommand(self.domain, json.dumps(request), timeout_s, 0))["return"]
 
-    def wait_agent(self, timeout_s: float = 30.0) -> None:
+    def wait_agent(self, timeout_s: float = 120.0) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -152,7 +152,7 @@ class LabGuest:
         """ "frozen" or "thawed", by the agent's own word."""
         return str(self.agent("guest-fsfreeze-status"))
 
-    def switch_off(self, timeout_s: float = 30.0) -> None:
+    def switch_off(self, timeout_s: float = 120.0) -> None:
         """Orderly: file systems unmounted, then power off. Bitmaps are saved by QEMU."""
         # Its answer comes first, so that the command port does not vanish under it.
         self.run("(sleep 0.5; umount -a -t ext4; poweroff -f) >/dev/null 2>&1 &")

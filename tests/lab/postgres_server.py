@@ -95,7 +95,7 @@ class PostgresServer:
                 self._wait(port)
             except RuntimeError:
                 self._process.kill()
-                self._process.wait(timeout=10)
+                self._process.wait(timeout=60)
                 if attempt == _STARTS - 1:
                     raise
             else:
@@ -106,7 +106,7 @@ class PostgresServer:
         """At once, cutting off its clients, as a server that goes away does; what was committed stays."""
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT if self._process.poll() is None else signal.SIGKILL)
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
         self._process = None
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class PrivateLibvirtd:
         """SIGKILL, as a crash would end it. Its machines run on."""
         if self._libvirtd is not None:
             self._libvirtd.kill()
-            self._libvirtd.wait(timeout=10)
+            self._libvirtd.wait(timeout=60)
 
     def restart(self) -> None:
         self.kill()
@@ -100,7 +100,7 @@ class PrivateLibvirtd:
         for process in (self._libvirtd, self._virtlogd):
             if process is not None:
                 process.kill()
-                process.wait(timeout=10)
+                process.wait(timeout=60)
         self._owned.remove()
 
     def log(self) -> str:

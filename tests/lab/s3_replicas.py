@@ -65,7 +65,7 @@ class ReplicatedServer(S3Server):
         process = self._volumes.pop(name, None)
         if process is not None:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
     def known(self) -> set[str]:
         """The volume servers that the master believes to be there."""

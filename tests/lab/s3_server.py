@@ -124,7 +124,7 @@ class S3Server:
     def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
             _remove_sockets(self.ports)
 
     def _spawn(self) -> subprocess.Popen[bytes]:

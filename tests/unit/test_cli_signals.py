@@ -137,7 +137,7 @@ def test_a_terminal_that_is_gone_does_not_spoil_the_end(strongroom: CommandLine)
         os.chdir(PROJECT)
         os.execve(sys.executable, [sys.executable, "-c", script], strongroom.environment)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not mark.exists():
             assert time.monotonic() < deadline, "the command does not get there"
             time.sleep(0.02)

@@ -333,7 +333,7 @@ def test_a_terminal_gets_a_table_with_escaped_names(strongroom: CommandLine) -> 
     )
     os.close(follower)
     shown = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     try:
         while time.monotonic() < deadline and (chunk := os.read(leader, 65536)):
             shown += chunk

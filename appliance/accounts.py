@@ -1,7 +1,7 @@
 """Who may sign in, as the catalog keeps it: plain frozen values.
 
 The rule: of what proves somebody (passwords, codes, links, sessions, tokens) only hashes are kept, but for the secret
-of the second factor, which codes are made of. No such value is shown by repr.
+of the second factor, which codes are made of: that is sealed (`appliance.sealed`). No such value is shown by repr.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ USER_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class UserRecord:
-    """`password_hash` and `totp_secret`: None until the set-up link was used. `totp_step`: the last one of which a code
+    """`password_hash` and `totp_sealed`: None until the set-up link was used. `totp_step`: the last one of which a code
     was used. `grants`: JSON of selectors."""
 
     id: str
@@ -29,14 +29,14 @@ class UserRecord:
     created_utc: datetime
     disabled_utc: datetime | None = None
     password_hash: str | None = field(default=None, repr=False)
-    totp_secret: str | None = field(default=None, repr=False)
+    totp_sealed: str | None = field(default=None, repr=False)
     totp_step: int | None = None
     signed_in_utc: datetime | None = None
 
     @property
     def ready(self) -> bool:
         """Whether they have set up what they sign in with."""
-        return self.password_hash is not None and self.totp_secret is not None
+        return self.password_hash is not None and self.totp_sealed is not None
 
     @property
     def enabled(self) -> bool:
@@ -49,13 +49,14 @@ class UserRecord:
 
 @dataclass(frozen=True, slots=True)
 class SetupLink:
-    """`user`: whose it is; None: of the first admin, who is not there yet. `totp_secret`: offered for the account."""
+    """`user`: whose it is; None: of the first admin, who is not there yet. `totp_sealed`: what is offered for the
+    account."""
 
     hash: str = field(repr=False)
     user: str | None
     created_utc: datetime
     expires_utc: datetime
-    totp_secret: str = field(repr=False)
+    totp_sealed: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

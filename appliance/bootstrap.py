@@ -25,6 +25,7 @@ from appliance.settings import Settings, load
 if TYPE_CHECKING:
     from appliance.catalog import Catalog
     from appliance.catalog.database import Database
+    from appliance.catalog_keys import CatalogKeys
     from appliance.hypervisor.protocol import HostConfig, Hypervisor
     from imaging.repository import Appliance as Identity
     from imaging.repository import Repository
@@ -70,10 +71,21 @@ class Appliance:
         url = self.settings.catalog.url
         database = Database.shared(url) if url else Database.at(self.settings.catalog_file)
         self._closing.callback(database.close)
-        upgrade(database, self.settings.run_directory / "catalog.lock")
+        migrated = upgrade(database, self.settings.run_directory / "catalog.lock")
         catalog = Catalog(database, self._identified(database))
         catalog.appliances.join(self._as_seen(catalog.me), str(self.settings.identity_file))
+        if migrated:
+            from appliance.catalog_keys import CatalogKeys
+
+            CatalogKeys(self.settings, catalog, self.clock).settle()
         return catalog
+
+    @cached_property
+    def catalog_keys(self) -> CatalogKeys:
+        """What seals secrets in the catalog."""
+        from appliance.catalog_keys import CatalogKeys
+
+        return CatalogKeys(self.settings, self.catalog, self.clock)
 
     @cached_property
     def id(self) -> str:
@@ -145,13 +157,14 @@ class Appliance:
         self.__dict__["repository"] = repository
 
     def attach(self) -> None:
-        """See that the catalog is that of this repository, before anything of it is written there.
-        CatalogOfAnotherRepository."""
+        """See that the catalog is that of this repository, before anything of it is written there; and that the
+        repository keeps the catalog's key. CatalogOfAnotherRepository."""
         repository = self.repository
         known, id = self.catalog.repository(), repository.id.hex()
         if known is None or known.id != id:
             location = str(home.location_of(self.settings))
             self.catalog.attach_repository(RepositoryRecord(id, location, self.clock.now_utc()))
+        self.catalog_keys.share(repository)
 
     def connect(self, host: str) -> Hypervisor:
         """A new connection to a host of the catalog; the caller closes it (`with`). RecordMissing, HypervisorError."""

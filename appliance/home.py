@@ -1,6 +1,6 @@
 """The home folder: made with the right modes, its secrets written so that a crash leaves the old file or the new.
 
-The rule: this module alone writes the machine key and the settings file.
+The rule: this module alone writes the machine key, the catalogs' keys and the settings file.
 """
 
 from __future__ import annotations
@@ -149,16 +149,9 @@ def in_use(settings: Settings) -> bool:
 def read_machine_key(settings: Settings) -> bytes:
     """32 bytes; NoRepositoryYet when there is none."""
     path = settings.machine_key_file
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            key = file.read(MACHINE_KEY_BYTES + 1)
-    except FileNotFoundError as err:
-        raise NoRepositoryYet(settings.home) from err
-    except OSError as err:
-        raise HomeUnusable(path, f"it cannot be read: {err.strerror}") from err
-    if mode & 0o077:
-        raise HomeUnusable(path, f"others may read it (mode {mode & 0o777:04o})", hint=f"chmod 0600 {path}")
+    key = _read_secret(path)
+    if key is None:
+        raise NoRepositoryYet(settings.home)
     if len(key) != MACHINE_KEY_BYTES:
         raise HomeUnusable(
             path,
@@ -166,6 +159,38 @@ def read_machine_key(settings: Settings) -> bytes:
             hint="Move it away, then take the repository over again with 'strongroom repository adopt PATH'.",
         )
     return key
+
+
+def _read_secret(path: Path) -> bytes | None:
+    """At most one byte more than a key has; None: there is no such file. HomeUnusable, also if others may read it."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            secret = file.read(MACHINE_KEY_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise HomeUnusable(path, f"it cannot be read: {err.strerror}") from err
+    if mode & 0o077:
+        raise HomeUnusable(path, f"others may read it (mode {mode & 0o777:04o})", hint=f"chmod 0600 {path}")
+    return secret
+
+
+def read_catalog_key(settings: Settings, id: str) -> bytes | None:
+    """What the file has, whatever that is; None: this home has none of this id. HomeUnusable."""
+    return _read_secret(settings.catalog_key_file(id))
+
+
+def write_catalog_key(settings: Settings, id: str, key: bytes) -> None:
+    """In place of a file that is there already. HomeUnusable."""
+    write_private(settings.catalog_key_file(id), key, replace=True)
+
+
+def other_catalog_keys(settings: Settings, id: str) -> tuple[str, ...]:
+    """The ids of those that this home has for other catalogs."""
+    files = settings.catalog_key_file("*")
+    found = (path.name.removeprefix("catalog-").removesuffix(".key") for path in files.parent.glob(files.name))
+    return tuple(sorted(each for each in found if each != id))
 
 
 def new_machine_key() -> bytes:

@@ -430,6 +430,10 @@ class Settings:
     def machine_key_file(self) -> Path:
         return self.home / "keys" / "machine.key"
 
+    def catalog_key_file(self, id: str) -> Path:
+        """What second factors are sealed with in the catalog that names this key."""
+        return self.home / "keys" / f"catalog-{id}.key"
+
     @property
     def cache_directory(self) -> Path:
         return self.home / "cache"

@@ -28,7 +28,7 @@ from imaging.guard.acts import RemoveKey, deletion_of
 from imaging.index import ChunkIndex
 from imaging.indexing import IndexKeeper
 from imaging.key_slots import KeySlots
-from imaging.keys import KeyBundle, Keys
+from imaging.keys import KeyBundle, Keys, derive_key
 from imaging.leases import DEAD_AFTER_S, Leases, LeaseWatcher
 from imaging.object_cache import ObjectCache
 from imaging.objects import SealedObjects
@@ -194,6 +194,11 @@ class Repository:
     def key_bundle(self) -> KeyBundle:
         """For create(like=…) of another repository."""
         return self._bundle
+
+    def derive_for_appliance(self, purpose: str) -> bytes:
+        """32 bytes that whoever opens this repository can derive, and nobody else; for what is kept elsewhere. No
+        purpose of the format begins with "appliance"."""
+        return derive_key(f"appliance {purpose}", self._bundle.master)
 
     # The index, and blobs
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from appliance.catalog.recoveries import Recoveries
     from appliance.catalog.runs import Cleanups, OwedThaws, Runs
     from appliance.catalog.scheduling import Scheduling
+    from appliance.catalog.sealing import Sealing
     from appliance.catalog.sessions import Attempts, Sessions, Tokens
     from appliance.catalog.users import Users
 
@@ -151,6 +152,12 @@ class Catalog:
         from appliance.catalog.history import History
 
         return History(self.database)
+
+    @cached_property
+    def sealing(self) -> Sealing:
+        from appliance.catalog.sealing import Sealing
+
+        return Sealing(self.database)
 
     @cached_property
     def users(self) -> Users:

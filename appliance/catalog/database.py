@@ -104,6 +104,22 @@ class Database:
         finally:
             held.release()
 
+    def forget_what_is_gone(self) -> None:
+        """Of SQLite, make the file anew without what deleted and changed rows left in it. A server does that in its own
+        time, and neither its dumps nor its copies that are made later have it."""
+        if self.is_shared:
+            return
+        connection = self.engine.raw_connection()  # no transaction: that is what it has to be
+        try:
+            connection.cursor().execute("VACUUM")
+        except sqlite3.Error as err:
+            raise CatalogError(
+                f"catalog {self.where} could not be made anew without what was deleted: {err}",
+                hint="It takes as much room as the file has, and nobody who reads or writes meanwhile.",
+            ) from err
+        finally:
+            connection.close()
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from appliance.errors import StrongroomError
 
 REBUILD_HINT = (
@@ -54,6 +56,27 @@ class CatalogOfAnotherRepository(CatalogError):
             " of its own (catalog.url).",
             known=known,
             repository=repository,
+        )
+
+
+class CatalogKeyMissing(CatalogError):
+    """`file`: where this home would have the key. `others`: ids of the keys of other catalogs that it has."""
+
+    def __init__(self, where: str, id: str, file: str, reason: str, *, others: Sequence[str] = (), kept: bool) -> None:
+        also = f"; it has those of other catalogs ({', '.join(others)}), which do not open this one" if others else ""
+        last = "If it is lost everywhere: 'strongroom user renew-key', and all set their second factors up anew."
+        first = (
+            "The repository keeps it: 'strongroom repository info' on this appliance takes it from there."
+            if kept
+            else f"Copy {file} (mode 0600) from another home that uses this catalog; or let a home that has it open the"
+            " repository ('strongroom repository info'), then this one."
+        )
+        super().__init__(
+            f"the second factors in catalog {where} are sealed with key {id}, and this home does not have it:"
+            f" {reason}{also}",
+            hint=f"{first} {last}",
+            id=id,
+            others=list(others),
         )
 
 

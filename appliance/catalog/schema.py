@@ -16,7 +16,7 @@ from appliance.catalog.database import Database
 from appliance.catalog.errors import REBUILD_HINT, CatalogVersionUnknown
 from appliance.ownership import own
 
-HEAD = "0015"  # the newest script in migrations/versions; a test compares
+HEAD = "0016"  # the newest script in migrations/versions; a test compares
 
 _SHARED_HINT = (
     "All appliances that share a catalog run the same version: update this one. No restore point is lost, whatever"
@@ -25,15 +25,17 @@ _SHARED_HINT = (
 )
 
 
-def upgrade(database: Database, lock_file: Path) -> None:
-    """Make the catalog's tables what this program expects. CatalogVersionUnknown when it is newer than this program."""
+def upgrade(database: Database, lock_file: Path) -> bool:
+    """Make the catalog's tables what this program expects; whether they were not. CatalogVersionUnknown when it is
+    newer than this program."""
     with database.read() as connection:
         if version(connection) == HEAD:
-            return
+            return False
     with own(lock_file, "the catalog", wait=True), database.write() as connection:
         found = version(connection)
         if found != HEAD:  # unless another process was quicker
             _migrate(connection, found, f"Use that program. {REBUILD_HINT}" if not database.is_shared else _SHARED_HINT)
+    return True
 
 
 def version(connection: Connection) -> str | None:

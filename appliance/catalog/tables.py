@@ -433,7 +433,8 @@ users = Table(
     Column("created_utc", Moment, nullable=False),
     Column("disabled_utc", Moment, nullable=True),
     Column("password_hash", Text, nullable=True),
-    Column("totp_secret", String(64), nullable=True),
+    Column("totp_secret", String(64), nullable=True),  # as it is: of a program that did not seal it yet
+    Column("totp_sealed", Text, nullable=True),
     Column("totp_step", BigInteger, nullable=True),
     Column("signed_in_utc", Moment, nullable=True),
 )
@@ -452,7 +453,17 @@ setup_links = Table(
     Column("user", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), nullable=True),
     Column("created_utc", Moment, nullable=False),
     Column("expires_utc", Moment, nullable=False),
-    Column("totp_secret", String(64), nullable=False),
+    Column("totp_secret", String(64), nullable=False),  # as above; else nothing
+    Column("totp_sealed", Text, nullable=True),
+)
+
+catalog_keys = Table(
+    "catalog_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("created_utc", Moment, nullable=False),
+    Column("repository", String(ID_CHARACTERS), nullable=True),
+    Column("wrapped", Text, nullable=True),
 )
 
 sessions = Table(

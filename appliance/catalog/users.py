@@ -132,7 +132,7 @@ class Users:
             else:
                 _get(connection, link.user)
                 connection.execute(delete(_links).where(_links.c.user == link.user))
-            connection.execute(insert(_links).values(rows.encode(link)))
+            connection.execute(insert(_links).values(rows.encode(link) | {"totp_secret": ""}))
         return True
 
     def link(self, hash: str, now_utc: datetime) -> tuple[SetupLink, UserRecord | None] | None:
@@ -141,11 +141,12 @@ class Users:
             return _link(connection, hash, now_utc)
 
     def redeem(
-        self, hash: str, now_utc: datetime, *, new: UserRecord | None, password_hash: str, totp_step: int,
-        codes: Sequence[str],
+        self, hash: str, now_utc: datetime, *, new: UserRecord | None, password_hash: str, totp_sealed: str,
+        totp_step: int, codes: Sequence[str],
     ) -> UserRecord | None:  # fmt: skip
         """Use the link up: the account signs in so from now on, and nobody is signed in to it. `new`: the first admin,
-        where the link is for that. None: the link is used, too old, or for the other kind of account."""
+        where the link is for that. `totp_sealed`: what the link offered, sealed for the account. None: the link is
+        used, too old, or for the other kind of account."""
         with self._database.write() as connection:
             found = _link(connection, hash, now_utc)
             if found is None or (found[0].user is None) != (new is not None):
@@ -157,7 +158,7 @@ class Users:
             connection.execute(
                 update(_users)
                 .where(_users.c.id == id)
-                .values(password_hash=password_hash, totp_secret=link.totp_secret, totp_step=totp_step)
+                .values(password_hash=password_hash, totp_secret=None, totp_sealed=totp_sealed, totp_step=totp_step)
             )
             _set_codes(connection, id, codes)
             connection.execute(delete(tables.sessions).where(tables.sessions.c.user == id))

@@ -88,6 +88,7 @@ BY_SERVICE: Final = frozenset(
         "user edit",
         "user list",
         "user remove",
+        "user renew-key",
         "user reset",
         "user setup-link",
     }

@@ -179,6 +179,7 @@ def _begin_beside(
     begun = [
         begin("inventory", lambda: _look(session, over)),
         begin("sizes", lambda: _measure(session, over)),
+        begin("catalog key", lambda: _share_key(session, over)),
     ]
     if session.appliance.settings.notices.targets:
         begun.append(begin("notices", lambda: _tell_people(session, over)))
@@ -203,6 +204,11 @@ def _measure(session: Session, stop: threading.Event) -> None:
     from appliance.services.sizes import SizeService
 
     SizeService(session.appliance).keep_looking(stop)
+
+
+def _share_key(session: Session, stop: threading.Event) -> None:
+    appliance = session.appliance
+    appliance.catalog_keys.keep_sharing(lambda: appliance.repository, stop)
 
 
 def _tell_people(session: Session, stop: threading.Event) -> None:

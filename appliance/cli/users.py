@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.output import confirm, emit_json, moment, say, table, tell
-from appliance.cli.session import Session, json_option, pass_session, yes_option
+from appliance.cli.output import confirm, emit_json, moment, say, table, tell, warn
+from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, yes_option
 
 if TYPE_CHECKING:
     from appliance.accounts import UserRecord
@@ -272,3 +272,28 @@ def remove(session: Session, name: str, yes: bool) -> None:
     confirm(f"Remove user {found.name}?", yes)
     service.remove(local_actor(), found.id)
     say(f"User {found.name} is removed.")
+
+
+@user.command("renew-key")
+@yes_option
+@pass_session
+def renew_key(session: Session, yes: bool) -> None:
+    """Seal the second factors in the catalog with a new key (keys/catalog-ID.key in the home).
+
+    Where the old key is at hand, nobody notices but who has a set-up link: those count no more. Where it is lost,
+    everybody has to set their second factor up anew. Another home of a shared catalog gets the new key from the
+    repository.
+
+    \b
+    Example:
+      strongroom user renew-key
+    """
+    from appliance.services.access import local_actor
+    from appliance.services.accounts.users import UserService
+
+    confirm("Make a new key for second factors? Set-up links that were not used yet count no more.", yes)
+    lost = UserService(session.appliance).renew_key(local_actor())
+    say("Second factors are sealed with a new key.")
+    if lost:
+        warn(f"the key before is lost, so these have to set up anew ('strongroom user reset NAME'): {', '.join(lost)}")
+        exit_with(EXIT_PARTLY)

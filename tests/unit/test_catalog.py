@@ -22,6 +22,7 @@ from appliance.catalog.scheduling import SchedulerMark
 from appliance.models import RecoveryState
 from appliance.notices import records
 from appliance.policy import stored
+from appliance.sealed import CatalogKeyRecord
 from tests.unit.records import NOW
 
 MIGRATIONS = Path(appliance.catalog.__file__).parent / "migrations"
@@ -95,9 +96,10 @@ def test_models_and_tables_have_the_same_fields() -> None:
         (records.Concern, tables.notice_concerns, set()),
         (records.Notice, tables.notices, set()),
         (records.Delivery, tables.notice_deliveries, set()),
-        (accounts.UserRecord, tables.users, set()),
+        (accounts.UserRecord, tables.users, {"totp_secret"}),
         (accounts.SessionRecord, tables.sessions, set()),
-        (accounts.SetupLink, tables.setup_links, set()),
+        (accounts.SetupLink, tables.setup_links, {"totp_secret"}),
+        (CatalogKeyRecord, tables.catalog_keys, set()),
         (accounts.TokenRecord, tables.tokens, set()),
         (accounts.Attempts, tables.sign_in_failures, set()),
         (SchedulerMark, tables.schedulers, set()),

@@ -375,6 +375,7 @@ def attempts(point: str, key: str, hold: str, request: str) -> Attempts:
         "user edit": [("mallory", "--role", "viewer")],
         "user disable": [("mallory",)],
         "user reset": [("mallory",)],
+        "user renew-key": [("--yes",)],
         "user remove": [("mallory", "--yes")],
         "token list": [()],
         "token add": [("mine", "--role", "admin", "--act", "point.delete")],

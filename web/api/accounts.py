@@ -20,7 +20,7 @@ from web.api.schemas import In, list_of, schema_of, send, values_of
 
 resources = resource("accounts", "Users, their sessions, and API tokens.")
 User: Final = schema_of(
-    UserRecord, "User", leave_out=frozenset({"password_hash", "totp_secret", "totp_step"}), add={"ready": bool}
+    UserRecord, "User", leave_out=frozenset({"password_hash", "totp_sealed", "totp_step"}), add={"ready": bool}
 )
 UserList: Final = list_of(User)
 Session: Final = schema_of(SessionRecord, "Session", leave_out=frozenset({"hash"}))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from appliance.accounts import USER_NAME, SetupLink, UserRecord
 from appliance.acts import Act, Role
 from appliance.models import new_id
+from appliance.sealed import NotOpened, of_link, of_user
 from appliance.services.access import SYSTEM, Access, Actor, ActorKind, Subject
 from appliance.services.accounts import codes, throttle
 from appliance.services.accounts.errors import CodeWrong, LinkUnusable, NameUnfit, UsersExist
@@ -76,10 +77,12 @@ class SetUpService:
         return link
 
     def new_link(self, user: str | None) -> Link | None:
-        """For this user (an id), or the first admin: None where there are users already."""
+        """For this user (an id), or the first admin: None where there are users already. CatalogKeyMissing."""
         secret, now = secrets.token_urlsafe(32), self._appliance.clock.now_utc()
         expires = now + LINK_GOOD_FOR
-        record = SetupLink(token_hash(secret), user, now, expires, codes.new_secret())
+        hash = token_hash(secret)
+        sealed = self._appliance.catalog_keys.needed().seal(of_link(hash), codes.new_secret())
+        record = SetupLink(hash, user, now, expires, sealed)
         return Link(secret, expires) if self._appliance.catalog.users.put_link(record) else None
 
     def offer(self, secret: str, place: str = "") -> Offer:
@@ -87,23 +90,27 @@ class SetUpService:
         app. LinkUnusable."""
         link, user = self._link(secret)
         name = user.name if user else None
-        return Offer(name, link.totp_secret, codes.uri(link.totp_secret, name or "admin", place))
+        offered = self._offered(link)
+        return Offer(name, offered, codes.uri(offered, name or "admin", place))
 
     def complete(self, secret: str, name: str | None, password: str, code: str, origin: Origin) -> SetUp:
         """Use the link up. `name`: of the first admin; else it is the user's. `code`: of the offered second factor, to
-        see that it works. LinkUnusable, NameUnfit, PasswordUnfit, CodeWrong."""
+        see that it works. LinkUnusable, NameUnfit, PasswordUnfit, CodeWrong, CatalogKeyMissing."""
         link, user = self._link(secret)
         chosen = user.name if user else check_name(name or "")
         check_password(password, chosen)
         now = self._appliance.clock.now_utc()
-        step = codes.read_code(code, link.totp_secret, now).step
+        offered = self._offered(link)
+        step = codes.read_code(code, offered, now).step
         if step is None:
             raise CodeWrong
         recovery = codes.new_recovery_codes()
+        new = None if user else UserRecord(new_id(), chosen, Role.ADMIN, (), now)
+        owner = user or new
+        assert owner is not None
         made = self._appliance.catalog.users.redeem(
-            link.hash, now,
-            new=None if user else UserRecord(new_id(), chosen, Role.ADMIN, (), now),
-            password_hash=self._passwords.hash(password), totp_step=step,
+            link.hash, now, new=new, password_hash=self._passwords.hash(password),
+            totp_sealed=self._appliance.catalog_keys.needed().seal(of_user(owner.id), offered), totp_step=step,
             codes=[codes.recovery_hash(each) for each in recovery],
         )  # fmt: skip
         if made is None:
@@ -116,6 +123,13 @@ class SetUpService:
         subject = Subject("user", made.id, made.name)
         self._access.record(actor, Act.ACCOUNT_SET_UP, subject, {"first": user is None})
         return SetUp(made, recovery)
+
+    def _offered(self, link: SetupLink) -> str:
+        """The secret of its second factor. LinkUnusable where it does not open: another link's, or of a key before."""
+        try:
+            return self._appliance.catalog_keys.needed().open(of_link(link.hash), link.totp_sealed)
+        except NotOpened as err:
+            raise LinkUnusable from err
 
     def _link(self, secret: str) -> tuple[SetupLink, UserRecord | None]:
         found = self._appliance.catalog.users.link(token_hash(secret), self._appliance.clock.now_utc())

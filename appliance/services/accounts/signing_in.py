@@ -8,6 +8,7 @@ asked of the catalog each time, with the account as it is then.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from appliance.accounts import SessionRecord, UserRecord
 from appliance.acts import Act
 from appliance.audit import Result
 from appliance.models import new_id
+from appliance.sealed import CatalogKey, NotOpened, of_user
 from appliance.services.access import Access, Actor, ActorKind, Subject, Via, nobody
 from appliance.services.accounts import throttle
 from appliance.services.accounts.codes import Proof, read_code
@@ -26,6 +28,7 @@ from appliance.services.accounts.passwords import Passwords
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
 
+_log = logging.getLogger(__name__)
 _SEEN_EVERY: Final = timedelta(minutes=1)
 _AHEAD: Final = timedelta(minutes=5)  # a session from further in the future was begun by a clock that was wrong
 _AGENT_CHARACTERS_MAX: Final = 300
@@ -63,12 +66,13 @@ class SignInService:
         self._passwords = passwords or Passwords()
 
     def sign_in(self, name: str, password: str, code: str, origin: Origin) -> SignedIn:
-        """`code`: of the second factor, or a recovery code. SignInRefused, SignInThrottled."""
+        """`code`: of the second factor, or a recovery code. SignInRefused, SignInThrottled; CatalogKeyMissing, the same
+        for everybody."""
         name = name.strip().lower()[:_AGENT_CHARACTERS_MAX]
-        catalog = self._appliance.catalog
+        catalog, key = self._appliance.catalog, self._appliance.catalog_keys.current()
         user = catalog.users.find(name)
         counted = self._count(user, name, origin)
-        proof = self._checked(user, password, code)
+        proof = self._checked(user, password, code, key)
         if user is None or proof is None:
             raise self._refused(user, Act.SESSION_START, origin)
         now = self._appliance.clock.now_utc()
@@ -98,9 +102,10 @@ class SignInService:
     def reauthenticate(self, secret: str, password: str, code: str, origin: Origin) -> SignedIn:
         """Prove again who has this session, which has another token afterwards. SessionOver, SignInRefused,
         SignInThrottled."""
+        key = self._appliance.catalog_keys.current()
         session, user = self._session(secret)
         counted = self._count(user, user.name, origin)
-        proof = self._checked(user, password, code)
+        proof = self._checked(user, password, code, key)
         if proof is None:
             raise self._refused(user, Act.ACCOUNT_REAUTHENTICATE, origin)
         now = self._appliance.clock.now_utc()
@@ -150,10 +155,10 @@ class SignInService:
             raise SignInThrottled(wait_s)
         return keys
 
-    def _checked(self, user: UserRecord | None, password: str, code: str) -> Proof | None:
+    def _checked(self, user: UserRecord | None, password: str, code: str, key: CatalogKey | None) -> Proof | None:
         """None: something is wrong. Everything is looked at in any case, so that the time tells nothing."""
         fits = self._passwords.fits(password, user.password_hash if user else None)
-        proof = read_code(code, user.totp_secret if user else None, self._appliance.clock.now_utc())
+        proof = read_code(code, _secret_of(user, key), self._appliance.clock.now_utc())
         return proof if fits and proof.possible and user is not None and user.enabled else None
 
     def _succeeded(self, user: UserRecord, password: str, counted: throttle.Keys) -> None:
@@ -188,6 +193,20 @@ def actor_of(user: UserRecord, session: SessionRecord, origin: Origin) -> Actor:
         ActorKind.USER, user.id, user.name, user.role, user.selectors, origin.address, origin.via,
         authenticated_utc=session.authenticated_utc, session=session.id,
     )  # fmt: skip
+
+
+def _secret_of(user: UserRecord | None, key: CatalogKey | None) -> str | None:
+    """None: they have none, or what the catalog has for theirs is not."""
+    if user is None or user.totp_sealed is None or key is None:
+        return None
+    try:
+        return key.open(of_user(user.id), user.totp_sealed)
+    except NotOpened:
+        _log.warning(
+            "the second factor of user %s does not open: it is another's, or was changed; 'strongroom user reset %s'"
+            " makes a new link", user.name, user.name,
+        )  # fmt: skip
+        return None
 
 
 def _subject(user: UserRecord) -> Subject:

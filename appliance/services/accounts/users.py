@@ -95,6 +95,14 @@ class UserService:
             self._appliance.catalog.users.remove(user.id)
         return user
 
+    def renew_key(self, actor: Actor) -> tuple[str, ...]:
+        """Seal second factors with another key. Returns the names of those who have to set theirs up anew, as the key
+        is lost that they were sealed with; links that were not used yet count no more. HomeUnusable."""
+        with self._access.performing(actor, Act.USER_RESET, Subject("user", name="everybody's second factor")) as doing:
+            lost = self._appliance.catalog_keys.renew()
+            doing.note(lost=list(lost))
+        return lost
+
     # Sessions
 
     def sessions(self, actor: Actor, wanted: str | None = None) -> tuple[SessionRecord, ...]:

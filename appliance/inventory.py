@@ -7,11 +7,14 @@ not answer changes nothing: its machines stay as they were last seen, and why it
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from appliance.hypervisor.protocol import DiskInfo, MachineInfo, MachineState
 from appliance.policy.selectors import Kind, Machine
+
+_SIZE_MOST: Final = (1 << 63) - 1  # a catalog's integer; the header of an image file may say anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,9 @@ class SeenDisk:
 @dataclass(frozen=True, slots=True)
 class SeenMachine:
     """A machine as one host has it. `size_bytes`: of the disks that can be backed up, as far as their sizes are known.
-    `known_utc`: since when the appliance knows of it, on whatever host. `current`: this host is where it is."""
+    `known_utc`: since when the appliance knows of it, on whatever host. `current`: this host is where it is.
+    `unreadable`: why its definition cannot be read; name and state are told all the same, the rest is as it was seen
+    before."""
 
     host: str
     uuid: str
@@ -45,6 +50,7 @@ class SeenMachine:
     tags: tuple[str, ...]
     known_utc: datetime
     current: bool = True
+    unreadable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +101,22 @@ def seen(host: str, machine: MachineInfo, known_utc: datetime) -> SeenMachine:
         memory_bytes=machine.memory_bytes,
         vcpus=machine.vcpus,
         agent=machine.agent_connected,
-        size_bytes=sum(disk.size_bytes or 0 for disk in disks if disk.skip_reason is None),
+        size_bytes=min(sum(disk.size_bytes or 0 for disk in disks if disk.skip_reason is None), _SIZE_MOST),
         disks=disks,
         tags=tuple(sorted(machine.tags)),
         known_utc=known_utc,
+        unreadable=machine.unreadable,
+    )
+
+
+def still_known(before: SeenMachine, found: SeenMachine) -> SeenMachine:
+    """What is known of a machine that was seen before: of one that cannot be read now, what it had then. So it stays
+    where policies look for it, and a run says what is wrong with it."""
+    kept = replace(found, known_utc=before.known_utc, current=before.current)
+    if found.unreadable is None:
+        return kept
+    return replace(
+        before, name=found.name, state=found.state, state_reason=found.state_reason, unreadable=found.unreadable
     )
 
 

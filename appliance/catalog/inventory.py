@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, fal
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordMissing
-from appliance.inventory import HostLook, KnownMachine, SeenMachine, where
+from appliance.inventory import HostLook, KnownMachine, SeenMachine, still_known, where
 from appliance.models import RecoveryState
 
 _machines = tables.seen_machines
@@ -155,8 +155,7 @@ def _keep(connection: Connection, host: str, found: dict[str, SeenMachine]) -> N
     changed = [
         machine
         for uuid, known in before.items()
-        if uuid in found
-        and (machine := replace(found[uuid], known_utc=known.known_utc, current=known.current)) != known
+        if uuid in found and (machine := still_known(known, found[uuid])) != known
     ]
     for uuid in gone:
         connection.execute(delete(_machines).where(_machines.c.host == host, _machines.c.uuid == uuid))

@@ -130,6 +130,7 @@ seen_machines = Table(
     Column("tags", JSON, nullable=False),
     Column("known_utc", Moment, nullable=False),
     Column("current", Boolean(create_constraint=False), nullable=False),
+    Column("unreadable", Text, nullable=True),
 )
 
 machines = Table(

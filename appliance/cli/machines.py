@@ -11,6 +11,7 @@ from appliance.cli.output import emit_json, moment, size, table, tell, warn
 from appliance.cli.session import EXIT_FAILED, EXIT_PARTLY, Session, exit_with, json_option, pass_session
 
 if TYPE_CHECKING:
+    from appliance.hypervisor.protocol import MachineState
     from appliance.inventory import KnownMachine
     from appliance.services.inventory import KnownMachines
 
@@ -29,7 +30,8 @@ def list_machines(session: Session, host: str | None, known: bool, as_json: bool
     """List the virtual machines of all hosts, or of one, as they answer now.
 
     What they tell is kept: --known shows it at any time, also of a host that is away; with --url, that is shown always.
-    Ends with exit code 3 when some host did not answer, and 1 when none did. Without any host, --json prints [].
+    A machine whose definition cannot be read is listed with the reason. Ends with exit code 3 when there is one or some
+    host did not answer, and 1 when none did. Without any host, --json prints [].
 
     \b
     Examples:
@@ -63,6 +65,7 @@ def list_machines(session: Session, host: str | None, known: bool, as_json: bool
                     "vcpus": item.machine.vcpus,
                     "agent": item.machine.agent_connected,
                     "tags": sorted(item.machine.tags),
+                    "unreadable": item.machine.unreadable,
                     "disks": [
                         {
                             "name": disk.target,
@@ -88,7 +91,7 @@ def list_machines(session: Session, host: str | None, known: bool, as_json: bool
                 (
                     item.machine.name,
                     item.host,
-                    item.machine.state,
+                    _state(item.machine.state, item.machine.unreadable),
                     " ".join(disk.target for disk in item.machine.disks),
                     size(sum(disk.size_bytes or 0 for disk in item.machine.disks)),
                     "yes" if item.machine.agent_connected else "no",
@@ -99,10 +102,18 @@ def list_machines(session: Session, host: str | None, known: bool, as_json: bool
             right=["size"],
             empty="The hosts have no virtual machine.",
         )
+    unreadable = [item for item in found.machines if item.machine.unreadable]
+    for item in unreadable:
+        warn(f"{item.machine.name} on {item.host} cannot be read: {item.machine.unreadable}")
     for problem in found.problems:
         warn(problem.error)
     if found.problems:
         exit_with(EXIT_PARTLY if len(found.problems) < len(session.appliance.catalog.hosts.list()) else EXIT_FAILED)
+    exit_with(EXIT_PARTLY if unreadable else 0)
+
+
+def _state(state: MachineState, unreadable: str | None) -> str:
+    return state.value if unreadable is None else f"{state.value}, unreadable"
 
 
 def _show_known(found: KnownMachines, as_json: bool) -> None:
@@ -116,7 +127,7 @@ def _show_known(found: KnownMachines, as_json: bool) -> None:
                 (
                     item.seen.name,
                     item.seen.host,
-                    item.seen.state,
+                    _state(item.seen.state, item.seen.unreadable),
                     " ".join(disk.name for disk in item.seen.disks),
                     size(item.seen.size_bytes),
                     " ".join(item.seen.tags),
@@ -128,10 +139,14 @@ def _show_known(found: KnownMachines, as_json: bool) -> None:
             right=["size"],
             empty="No virtual machine was seen: 'strongroom vm list' asks the hosts.",
         )
+    unreadable = [item.seen for item in found.machines if item.seen.unreadable]
+    for seen in unreadable:
+        warn(f"{seen.name} on {seen.host} cannot be read: {seen.unreadable}")
     for look in found.away:
         warn(f"{look.error} (since {moment(look.failing_since_utc)})")
     if found.away:
         exit_with(EXIT_PARTLY if len(found.away) < len(found.looks) else EXIT_FAILED)
+    exit_with(EXIT_PARTLY if unreadable else 0)
 
 
 def _known_json(item: KnownMachine) -> dict[str, object]:
@@ -144,6 +159,7 @@ def _known_json(item: KnownMachine) -> dict[str, object]:
         "vcpus": item.seen.vcpus,
         "agent": item.seen.agent,
         "tags": list(item.seen.tags),
+        "unreadable": item.seen.unreadable,
         "size_bytes": item.seen.size_bytes,
         "disks": [asdict(disk) for disk in item.seen.disks],
         "known_utc": item.seen.known_utc,

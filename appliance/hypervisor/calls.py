@@ -23,6 +23,8 @@ _BROKEN = frozenset(
         libvirt.VIR_ERR_AUTH_FAILED,
     }
 )
+# What the server could not put into a message: a definition is kept although it is larger than one may be.
+_TOO_LARGE = "encode message payload"
 
 
 class Refused(HypervisorError):
@@ -48,6 +50,8 @@ def translate(error: libvirt.libvirtError, host: str, subject: str, call: str, a
     """libvirt's error as one of ours. `alive`: whether the connection still stands."""
     code = error.get_error_code() or 0
     words = words_of(error)
+    if alive and code == libvirt.VIR_ERR_RPC and _TOO_LARGE in words:
+        return Refused(subject, call, code, f"the answer is larger than libvirt can send ({words})")
     if not alive or code in _BROKEN or error.get_error_domain() == libvirt.VIR_FROM_RPC:
         return HostUnreachable(host, words)
     if code == libvirt.VIR_ERR_NO_DOMAIN:

@@ -98,6 +98,16 @@ def read_machine(domain: Domain, files: HostFiles, volume_path: VolumePath) -> M
     )
 
 
+def unreadable_machine(domain: Domain, reason: str) -> MachineInfo:
+    """What libvirt tells of a machine whose definition cannot be read. HostUnreachable: it was not the machine."""
+    state = read_state(domain)
+    return MachineInfo(
+        uuid=domain.uuid(), name=domain.name(), state=state.state, state_reason=state.reason, persistent=False,
+        autostart=False, domain_type="", memory_bytes=0, vcpus=0, disks=(), nvram_path=None, tpm_state_folder=None,
+        agent_channel=False, agent_connected=False, live_xml=None, inactive_xml="", unreadable=reason,
+    )  # fmt: skip
+
+
 def tpm_folder(definition: MachineDefinition) -> str | None:
     """Where libvirt keeps an emulated TPM of the system instance, unless the definition says otherwise."""
     if not definition.tpm_emulated:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import libvirt
 
-from appliance.hypervisor.calls import Refused
+from appliance.hypervisor.calls import Domain, Refused
 from appliance.hypervisor.connection import Connection
 from appliance.hypervisor.domain_xml import parse_xml
 from appliance.hypervisor.errors import HypervisorError, MachineInState, MachineNotFound, ScreenUnavailable
-from appliance.hypervisor.inventory import VolumePath, read_machine, read_state
+from appliance.hypervisor.inventory import VolumePath, read_machine, read_state, unreadable_machine
 from appliance.hypervisor.protocol import Attached, DiskError, HostFiles, MachineInfo, Screenshot, StateInfo
 
 _MAX_SCREENSHOT_BYTES = 64 * 1024 * 1024
@@ -35,10 +35,19 @@ class LibvirtMachines:
         found: builtins.list[MachineInfo] = []
         for domain in self._connection.patiently(self._connection.domains):
             try:
-                found.append(read_machine(domain, self._files, self._volume_path))
+                found.append(self._read(domain))
             except MachineNotFound:
                 continue  # it went away while the others were looked at
         return tuple(sorted(found, key=lambda machine: machine.name))
+
+    def _read(self, domain: Domain) -> MachineInfo:
+        """Whatever is wrong with one machine hides no other."""
+        try:
+            return read_machine(domain, self._files, self._volume_path)
+        except MachineNotFound:
+            raise
+        except HypervisorError as error:
+            return unreadable_machine(domain, str(error))
 
     def get(self, machine: str) -> MachineInfo:
         return self._connection.patiently(

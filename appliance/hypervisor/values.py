@@ -118,6 +118,7 @@ class MachineInfo:
     inactive_xml: str  # what the next start would use; of a transient machine, the live one in inactive form
     memory_files: tuple[str, ...] = ()  # of persistent memory (NVDIMM, virtio-pmem): no backup reads them
     tags: frozenset[str] = frozenset()  # of its metadata, the live and the inactive one's
+    unreadable: str | None = None  # why nothing but its name, UUID and state is known
 
     @property
     def running(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from appliance.hypervisor.domain_rewriting import Changes, OverlayDisk, RestoredDisk, restore_settings, rewrite
 from appliance.hypervisor.domain_xml import parse_machine
+from appliance.hypervisor.errors import HypervisorError
 from appliance.hypervisor.libvirt_driver import connect
 from appliance.hypervisor.protocol import HostConfig, Hypervisor, MachineState
 from tests.contract.hypervisor_waiting import wait_until
@@ -224,3 +225,34 @@ def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: H
     hypervisor.machines.start(uuid)
     copy.wait_ready()
     assert copy.read("/mnt/vda/alone") == "without the export"
+
+
+def test_one_definition_that_cannot_be_read_hides_no_other_machine(lab: Lab, hypervisor: Hypervisor) -> None:
+    """Metadata is kept as it was given: with a namespace that nobody states, or grown too large for libvirt to send."""
+    sound = lab.machine("sound", disks=[lab.blank_disk("vda", MIB)])
+    xml = hypervisor.machines.get(sound.name).inactive_xml
+    odd = {
+        "unbound": '<x:note xmlns:x="urn:x"><y:nowhere/></x:note>',
+        "grown": f'<x:note xmlns:x="urn:x">{">" * 1_200_000}</x:note>',  # each is written as four letters
+    }
+    for word, metadata in odd.items():
+        domain = ET.fromstring(xml)
+        names = {"name": f"{sound.name}-{word}", "uuid": str(uuid4())}
+        for tag, text in names.items():
+            element = domain.find(tag)
+            assert element is not None
+            element.text = text
+        for each in domain.findall("metadata"):
+            domain.remove(each)
+        ET.SubElement(domain, "metadata").text = "METADATA"
+        lab.connection.defineXML(ET.tostring(domain, "unicode").replace("METADATA", metadata))
+        lab.adopt(names["name"])
+    found = {each.name: each for each in hypervisor.machines.list()}
+    assert found[sound.name].unreadable is None
+    assert len(found[sound.name].disks) == 1
+    unbound, grown = (found[f"{sound.name}-{word}"] for word in odd)
+    assert "unbound prefix" in (unbound.unreadable or "")
+    assert "larger than libvirt can send" in (grown.unreadable or "")
+    assert (grown.state, grown.disks, len(grown.uuid)) == (MachineState.OFF, (), 36)
+    with pytest.raises(HypervisorError, match="larger than libvirt can send"):
+        hypervisor.machines.get(grown.uuid)

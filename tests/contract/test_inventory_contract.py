@@ -55,6 +55,12 @@ def test_machines_come_back_as_they_were_seen(catalog: Catalog) -> None:
     (left,) = catalog.inventory.machines()
     assert left.seen == replace(renamed, known_utc=NOW), "since when it is known stays"
     assert left.seen_utc == MUCH_LATER
+    unreadable = replace(first, state=OFF, memory_bytes=0, size_bytes=0, disks=(), tags=(), unreadable="it is odd")
+    catalog.inventory.answered("here", [unreadable], LATER, MUCH_LATER)
+    (left,) = catalog.inventory.machines()
+    assert left.seen == replace(first, state=OFF, unreadable="it is odd"), "so policies find it by its tags"
+    catalog.inventory.answered("here", [first], LATER, MUCH_LATER)
+    assert catalog.inventory.machines()[0].seen == first
     catalog.inventory.answered("here", [], LATER, MUCH_LATER)
     assert catalog.inventory.machines() == ()
 

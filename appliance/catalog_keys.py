@@ -69,7 +69,7 @@ class CatalogKeys:
             return
         try:
             self._share(record, repository)
-        except (home.HomeUnusable, CatalogKeyMissing) as err:
+        except (home.HomeUnusable, CatalogError) as err:
             _log.warning("%s", err)
 
     def share_where_owed(self, open_repository: Callable[[], Repository]) -> None:

@@ -64,7 +64,6 @@ ACTS: Final[Mapping[str, str | Chooser]] = {
     "repository key remove": _guarded("key.remove"),
     "repository lock": "repository.lock",
     "repository repair": "repository.repair",
-    "repository undo": "repository.undo",
     "repository verify": "repository.verify",
     "request apply": "request.apply",
     "request confirm": "request.confirm",
@@ -132,7 +131,10 @@ LOOKING: Final = frozenset(
 MACHINERY: Final = frozenset({"serve", "supervise", "run execute"})
 """Which carry out what was asked for before, by whoever asked."""
 
-_SOMETIMES: Final[Mapping[str, tuple[str, str]]] = {"status": ("dismiss", "run.dismiss")}
+_SOMETIMES: Final[Mapping[str, tuple[str, str]]] = {
+    "repository undo": ("since", "repository.undo"),
+    "status": ("dismiss", "run.dismiss"),
+}
 """Looking, unless this option is given."""
 
 
@@ -147,7 +149,7 @@ def act_of(command: str, given: Mapping[str, Any]) -> str | None:
     """None: it is none. UnstatedCommand."""
     if command in _SOMETIMES:
         option, act = _SOMETIMES[command]
-        return act if given.get(option) is not None else None
+        return act if given.get(option) is not None and not given.get("dry_run") else None
     if command in LOOKING or command in BY_SERVICE or command in MACHINERY:
         return None
     if command not in ACTS:

@@ -144,7 +144,7 @@ def verify(
             as_json,
         )
         return
-    report = RepositoryService(session.appliance).verify_as(
+    report = RepositoryService(session.appliance).verify_at_once(
         read_data=read_data, every_days=every_days, hashes_only=hashes_only, progress=session.progress
     )
     session.progress.finish()

@@ -170,7 +170,7 @@ def cancel(session: Session, id: str, as_json: bool) -> None:
     Example:
       strongroom run cancel 5c1d
     """
-    found = session.queue().cancel(id)
+    found = session.queue().cancel(id, warn)
     if as_json:
         emit_json(run_json(found))
     elif found.state == "cancelled":

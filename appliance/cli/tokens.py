@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.output import emit_json, moment, say, table, tell
+from appliance.cli.output import emit_json, moment, say, table, tell, warn
 from appliance.cli.session import Session, json_option, pass_session
 from appliance.cli.users import ROLES, grant_options, grant_words, grants_of
 
 if TYPE_CHECKING:
     from appliance.services.accounts.tokens import TokenView
+
+_OPENING = frozenset({"key.add", "token.add", "user.enable", "user.reset", "user.save"})
 
 
 @click.group()
@@ -110,6 +112,12 @@ def add(
     if as_json:
         emit_json({"id": made.record.id, "token": made.secret, "expires_utc": made.record.expires_utc})
         return
+    opening = sorted(set(acts) & _OPENING)
+    if opening:
+        warn(
+            f"whoever has this token can let others in ({', '.join(opening)}), as anybody but an admin: keep it as you"
+            " keep a password, and revoke it when it is not needed any more"
+        )
     tell(f"Token {made.record.id[:12]} is good until {moment(made.record.expires_utc)}. It is shown this once:")
     say(made.secret)
 

@@ -78,7 +78,7 @@ class RemoteQueue:
     def again(self, wanted: str) -> Asked:
         return self._read(self._client.post(f"/runs/{_part(wanted)}/retry"))
 
-    def cancel(self, wanted: str) -> RunRecord:
+    def cancel(self, wanted: str, _tell: Callable[[str], None] = lambda _: None) -> RunRecord:
         return self._client.read(RunRecord, self._client.post(f"/runs/{_part(wanted)}/cancel"))
 
     def runs(self, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:

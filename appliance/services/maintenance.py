@@ -101,6 +101,9 @@ class PrunePlan:
         return tuple(id for machine in self.machines for id in machine.going)
 
 
+_TOLD_MOST = 1000  # points that one entry of the audit names
+
+
 class MaintenanceService:
     """Borrows the appliance."""
 
@@ -187,7 +190,8 @@ class MaintenanceService:
                 except PointNotFound:
                     continue  # somebody else has deleted it meanwhile
                 finally:
-                    about(Subject("repository"), points=gone)
+                    beyond = {"deleted": len(gone)} if len(gone) > _TOLD_MOST else {}
+                    about(Subject("repository"), points=gone[:_TOLD_MOST], **beyond)
         return tuple(held)
 
     # Forecasting

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +20,21 @@ from appliance.catalog.errors import CatalogError, CatalogOfAnotherRepository
 from appliance.clock import parse_utc
 from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
-from appliance.models import MachineRecord, PointRecord, RepositoryRecord, new_id
+from appliance.models import (
+    MachineRecord,
+    PointRecord,
+    RepositoryRecord,
+    RunArguments,
+    RunKind,
+    RunRecord,
+    RunState,
+    new_id,
+)
 from appliance.ownership import own
 from appliance.progress import SILENT, Progress
 from appliance.services.access import Access, local_actor
 from appliance.services.points import PointService
-from imaging.errors import Damaged, NotAuthentic, SlotNotFound
+from imaging.errors import Damaged, ImagingError, NotAuthentic, SlotNotFound
 from imaging.repository import Repository
 from imaging.slots import MachineKey, Passphrase, RecoveryKey, Secret, open_slot
 from imaging.storage.locations import Location, open_store, open_versions
@@ -242,6 +251,36 @@ class RepositoryService:
         from imaging.scrub import Reading
 
         return self.verify(Reading(every_days or 1, hashes_only) if read_data else None, progress=progress)
+
+    def verify_at_once(
+        self, *, read_data: bool, every_days: int | None = None, hashes_only: bool = False, progress: Progress = SILENT
+    ) -> VerifyReport:
+        """As `verify_as`, outside of the queue: an error that ends it is recorded as a run of the queue would be, so
+        that somebody is told of a repository that is away each night; coming to the end takes that back."""
+        began = self._appliance.clock.now_utc()
+        try:
+            report = self.verify_as(
+                read_data=read_data, every_days=every_days, hashes_only=hashes_only, progress=progress
+            )
+        except (StrongroomError, ImagingError) as err:
+            failed = RunRecord(
+                new_id(), "repository", "repository", None, None, RunState.FAILED, began,
+                ended_utc=self._appliance.clock.now_utc(), error=str(err), kind=RunKind.VERIFY,
+                arguments=RunArguments(read_data=read_data, every_days=every_days, hashes_only=hashes_only),
+            )  # fmt: skip
+            with suppress(CatalogError):  # what ended it is what is told
+                self._appliance.catalog.runs.save(failed)
+            raise
+        with suppress(CatalogError):
+            self._take_back()
+        return report
+
+    def _take_back(self) -> None:
+        runs, now = self._appliance.catalog.runs, self._appliance.clock.now_utc()
+        for run in runs.last():
+            begun_at_once = run.kind is RunKind.VERIFY and not run.from_queue
+            if begun_at_once and run.state is RunState.FAILED and run.dismissed_utc is None:
+                runs.save(replace(run, dismissed_utc=now))
 
     def holds(self) -> tuple[Hold, ...]:
         return tuple(self._appliance.repository.holds())

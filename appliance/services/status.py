@@ -25,11 +25,13 @@ from appliance.models import (
     RunRecord,
     RunState,
 )
+from appliance.patience import StillWaiting, within
 from appliance.services.cleaning import attempted
 from appliance.services.fleet import FleetService
 from appliance.services.guard import GuardService, Told
 from appliance.services.locks import LockService, LockState
 from appliance.services.points import PointService
+from appliance.services.queue.hanging import hanging
 from appliance.services.restore.kept import kept_files
 from appliance.services.scheduling import SchedulingService, Standing
 from appliance.services.spawning import WORKERS
@@ -38,6 +40,8 @@ from imaging.errors import ImagingError
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.points import Hold
+
+_PATIENCE_S = 60.0
 
 
 class NothingToDismiss(StrongroomError):
@@ -120,13 +124,15 @@ class StatusService:
             raise home.NoRepositoryYet(appliance.settings.home)
         catalog = appliance.catalog
         problems: list[str] = []
-        repository, holds = self._repository(problems)
+        repository, holds = self._answering(problems)
         requests = self._requests(problems) if repository.reachable else ()
         fleet = FleetService(appliance)
         problems += [
             f"a restore in place has not come to its end: the machine's definition is kept in {path}; restore it again"
             for path in kept_files(appliance.settings)
         ]
+        if (found := hanging(appliance)) is not None:
+            problems.append(found[1])
         problems += attempted("the home's own catalog", self._left_behind, fleet)
         return Status(
             home=str(appliance.settings.home),
@@ -189,6 +195,17 @@ class StatusService:
             about(Subject.of_machine(machine), run=run.id)
         return found
 
+    def _answering(self, problems: list[str]) -> tuple[RepositoryState, tuple[Hold, ...]]:
+        """A repository that neither answers nor fails keeps nothing else from being told."""
+        found: list[str] = []
+        try:
+            answer = within(_PATIENCE_S, lambda: self._repository(found), "repository")
+        except StillWaiting:
+            problems.append(f"the repository: it has not answered within {_PATIENCE_S:g} s")
+            return self._away(LockService(self._appliance).state())
+        problems += found
+        return answer
+
     def _repository(self, problems: list[str]) -> tuple[RepositoryState, tuple[Hold, ...]]:
         location = str(home.location_of(self._appliance.settings))
         lock = LockService(self._appliance).state()
@@ -205,7 +222,11 @@ class StatusService:
             return state, tuple(holds)
         except (ImagingError, StrongroomError) as err:
             problems.append(f"the repository: {err}")
+        return self._away(lock)
+
+    def _away(self, lock: LockState | None) -> tuple[RepositoryState, tuple[Hold, ...]]:
         record = self._appliance.catalog.repository()
+        location = str(home.location_of(self._appliance.settings))
         return RepositoryState(None if record is None else record.id, location, False, None, lock), ()
 
     def _requests(self, problems: list[str]) -> tuple[Told, ...]:

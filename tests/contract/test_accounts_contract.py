@@ -665,6 +665,28 @@ def test_a_token_that_makes_tokens_makes_none_that_outlives_its_owner_or_does_mo
         accounts.tokens.actor_of(made.secret, ORIGIN)
 
 
+def test_no_token_makes_an_admin_or_gets_into_an_admins_account(accounts: Accounts) -> None:
+    accounts.add("alice")
+    acts = [Act.USER_SAVE, Act.USER_RESET, Act.USER_ENABLE, Act.USER_DISABLE]
+    made = accounts.tokens.add(accounts.actor("alice"), "people", Role.ADMIN, acts=acts, good_for=A_DAY)
+    program = accounts.tokens.actor_of(made.secret, ORIGIN)
+    accounts.users.add(program, "bob", Role.VIEWER)
+    accounts.users.edit(program, "bob", role=Role.OPERATOR)
+    accounts.users.reset(program, "bob")
+    for attempt in (
+        lambda: accounts.users.add(program, "mallory", Role.ADMIN),
+        lambda: accounts.users.edit(program, "bob", role=Role.ADMIN),
+        lambda: accounts.users.edit(program, "alice", role=Role.VIEWER),
+        lambda: accounts.users.reset(program, "alice"),
+        lambda: accounts.users.enable(program, "alice"),
+    ):
+        with pytest.raises(NotAllowed, match="an admin's account"):
+            attempt()
+    assert [user.name for user in accounts.appliance.catalog.users.list()] == ["alice", "bob"]
+    refused = [entry[0] for entry in told(accounts) if entry[1] == "refused"]
+    assert refused == ["user.save"] * 3 + ["user.reset", "user.enable"]
+
+
 def test_tokens_that_nobody_should_have_are_not_made(accounts: Accounts) -> None:
     accounts.add("alice")
     accounts.add("bob", Role.OPERATOR)

@@ -245,7 +245,7 @@ def test_one_definition_that_cannot_be_read_hides_no_other_machine(lab: Lab, hyp
         for each in domain.findall("metadata"):
             domain.remove(each)
         ET.SubElement(domain, "metadata").text = "METADATA"
-        lab.connection.defineXML(ET.tostring(domain, "unicode").replace("METADATA", metadata))
+        lab.connection().defineXML(ET.tostring(domain, "unicode").replace("METADATA", metadata))
         lab.adopt(names["name"])
     found = {each.name: each for each in hypervisor.machines.list()}
     assert found[sound.name].unreadable is None

@@ -13,8 +13,15 @@ import click
 import pytest
 
 from appliance.acts import TRAITS, Act
+from appliance.bootstrap import Appliance
+from appliance.catalog.errors import CatalogBusy
+from appliance.catalog.once import Once
 from appliance.cli import acting, entry
+from appliance.models import RunRecord, RunState
+from appliance.services.queue.service import QueueService
+from appliance.settings import load
 from tests.unit.cli_runner import PROJECT, CommandLine
+from tests.unit.records import NOW
 from tests.unit.test_cli_usage import commands
 
 
@@ -55,6 +62,32 @@ def test_what_a_command_can_be_is_an_act_that_is_audited() -> None:
             assert act is not None
             assert TRAITS[Act(act)].audited, command
         assert acting.act_of(command, {"dry_run": True}) is None
+    assert acting.act_of("repository undo", {"since": None}) is None, "it only tells what happened"
+    assert acting.act_of("repository undo", {"since": "2026-11-25 14:00"}) == "repository.undo"
+    assert acting.act_of("repository undo", {"since": "2026-11-25 14:00", "dry_run": True}) is None
+
+
+def test_what_policies_had_queued_when_the_catalog_went_away_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Appliance(load({"STRONGROOM_HOME": str(tmp_path / "home")})) as appliance:
+        queue, put = appliance.catalog.queue, appliance.catalog.queue.put
+        wanted = [
+            RunRecord(name * 32, name, "image", None, None, RunState.QUEUED, NOW, asked_utc=NOW,
+                      appliance=appliance.catalog.me, image_path=f"/{name}", image_format="raw")
+            for name in "abc"
+        ]  # fmt: skip
+
+        def fails(run: RunRecord, key: Once | None = None) -> RunRecord:
+            if run.name == "b":
+                raise CatalogBusy("it is away")
+            return put(run, key)
+
+        monkeypatch.setattr(queue, "put", fails)
+        with pytest.raises(CatalogBusy):
+            QueueService(appliance).ask_due(wanted)
+        told = [(entry.act, entry.subject_name) for entry in appliance.catalog.audit.entries()]
+    assert told == [("run.start", "a")]
 
 
 def test_a_command_that_states_nothing_does_not_run(strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

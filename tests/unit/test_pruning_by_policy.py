@@ -80,6 +80,11 @@ def test_what_no_policy_keeps_goes_and_all_else_stays(appliance: Appliance) -> N
     assert appliance.catalog.runs.get(run.id).result == "4 restore points of 2 machines are deleted"
     assert execute(appliance, QueueService(appliance).ask_prune().run.id) is RunState.SUCCEEDED
     assert len(kept(appliance)) == 11
+    (entry,) = (each for each in appliance.catalog.audit.entries() if each.act == "point.prune")
+    assert (entry.actor_kind, entry.details["run"], entry.result.value) == ("system", run.id, "ok")
+    points = entry.details["points"]
+    assert isinstance(points, list)
+    assert sorted(points) == sorted([*web[:2], *db[1:3]])
 
 
 def test_with_a_policy_that_cannot_be_read_nothing_goes(appliance: Appliance) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.bootstrap import Appliance
 from appliance.clock import SystemClock
+from appliance.models import RunKind, RunState
 from appliance.proofs import Reading
 from appliance.services.browsing import BrowsingService
 from appliance.services.sizes import SizeService
@@ -99,6 +100,15 @@ def test_verifications_are_kept_and_say_it_of_points(strongroom: CommandLine) ->
         ]  # fmt: skip
         (point,) = BrowsingService(appliance).points().items
         assert (point.checked.verified_utc, point.checked.damaged) == (kept[0].ended_utc, False)
+    away = strongroom.repository.rename(strongroom.folder / "away")
+    assert strongroom("repository", "verify").code == 1
+    away.rename(strongroom.repository)
+    with Appliance(load(strongroom.environment)) as appliance:
+        (failed,) = (run for run in appliance.catalog.runs.last() if run.kind is RunKind.VERIFY)
+        assert (failed.state, "not there" in (failed.error or "")) == (RunState.FAILED, True), "so people are told"
+    assert strongroom("repository", "verify").code == 0
+    with Appliance(load(strongroom.environment)) as appliance:
+        assert appliance.catalog.runs.get(failed.id).dismissed_utc is not None
     pack = max(strongroom.repository.glob("packs/**/*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 1

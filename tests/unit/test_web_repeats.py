@@ -86,7 +86,9 @@ def test_a_run_of_every_kind_has_a_page(appliance: Appliance, admin: Signed, kin
     assert ("The machine" in answer.text) is (kind in (RunKind.BACKUP, RunKind.RESTORE))
 
 
-def test_what_is_done_once_more_is_as_grave_as_what_is_done(appliance: Appliance, operator: Signed) -> None:
+def test_what_is_done_once_more_is_as_grave_as_what_is_done(
+    appliance: Appliance, operator: Signed, admin: Signed
+) -> None:
     """Or an operator would collect, and whoever found a session open would write over a machine."""
     collect = run(appliance, RunKind.COLLECT, RunArguments())
     answer = operator.send("POST", f"/runs/{collect.id}/retry")
@@ -99,6 +101,11 @@ def test_what_is_done_once_more_is_as_grave_as_what_is_done(appliance: Appliance
         answer = operator.send("POST", f"/runs/{restore.id}/retry")
     assert answer.status_code == 403
     assert "Prove that it is you" in answer.text
+    to_file = run(appliance, RunKind.RESTORE, RunArguments("p", disk="vda", target="/root/disk.raw"))
+    answer = operator.send("POST", f"/runs/{to_file.id}/retry")
+    assert (answer.status_code, "writes to /root/disk.raw" in answer.text) == (403, True)
+    assert "Run again" not in operator.send("GET", f"/runs/{to_file.id}").text
+    assert "Run again" in admin.send("GET", f"/runs/{to_file.id}").text
     answer = operator.send("POST", f"/runs/{run(appliance, RunKind.VERIFY, RunArguments()).id}/retry")
     assert answer.status_code == 503
     assert "repository" in answer.text, "that one they may; there is none here"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from appliance.catalog.once import Once
 from appliance.models import RunKind, RunRecord, RunState
 from appliance.services.access import Act, Subject
-from appliance.services.access.repeats import act_to_repeat
+from appliance.services.access.repeats import act_to_repeat, check_repeat
 from appliance.services.browsing import RunFilter
 from appliance.services.queue.service import Asked, QueueService, Seen
 from appliance.services.runlogs import RunLog, read_run_log
@@ -165,6 +165,7 @@ def retry_run(path: Id, header: Key) -> Response:
     service = QueueService(appliance())
     run = service.run(path.id).run
     with performing(subjects().run(run), act_to_repeat(run)) as doing:
+        check_repeat(caller(), run)
         asked = service.again(run.id, key=once(header))
         doing.note(run=asked.run.id)
     return send_asked(asked)

@@ -21,8 +21,8 @@ from flask import (
 from werkzeug.wrappers import Response as AnyResponse
 
 from appliance.models import RunRecord, RunState
-from appliance.services.access import Act, Subject
-from appliance.services.access.repeats import act_to_repeat
+from appliance.services.access import Act, NotAllowed, Subject
+from appliance.services.access.repeats import act_to_repeat, check_repeat
 from appliance.services.access.subjects import Subjects
 from appliance.services.browsing import RunFilter
 from appliance.services.queue.service import QueueService, Seen
@@ -63,11 +63,19 @@ def page(id: str) -> str:
         seen=seen,
         run=seen.run,
         machine=subject_of(seen.run).machine,
-        repeat=act_to_repeat(seen.run),
+        repeatable=_may_repeat(seen.run),
         lines=log.lines,
         rates=bytes_s(log.samples) if seen.run.state.ended else (),
         title=f"Run of {seen.run.name}",
     )
+
+
+def _may_repeat(run: RunRecord) -> bool:
+    try:
+        check_repeat(actor(), run)
+    except NotAllowed:
+        return False
+    return access().may(actor(), act_to_repeat(run), subject_of(run))
 
 
 @blueprint.get("/runs/<id>/events")
@@ -116,7 +124,7 @@ def _far(event: RunEvent, first: bool) -> str:
 def cancel(id: str) -> AnyResponse:
     run = found(id).run
     with performing(Act.RUN_CANCEL, subject_of(run), {"run": run.id}):
-        QueueService(appliance()).cancel(run.id)
+        QueueService(appliance()).cancel(run.id, lambda text: flash(text, "warn"))
     flash("It is told to end.", "good")
     return redirect(url_for("runs.page", id=run.id))
 
@@ -126,6 +134,7 @@ def cancel(id: str) -> AnyResponse:
 def retry(id: str) -> AnyResponse:
     run = found(id).run
     with performing(act_to_repeat(run), subject_of(run), {"run": run.id}) as doing:
+        check_repeat(actor(), run)
         again = QueueService(appliance()).again(run.id).run
         doing.note(again=again.id)
     flash("It is in the queue.", "good")

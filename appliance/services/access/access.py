@@ -21,6 +21,7 @@ from appliance.models import new_id
 from appliance.policy.selectors import Machine
 from appliance.services.access.actors import Actor
 from appliance.services.access.decisions import refusal
+from appliance.services.access.errors import AccessError
 from appliance.services.access.heads import HeadFile
 from appliance.services.access.spool import SOME, Held, Spool, remove
 
@@ -69,6 +70,8 @@ class Access:
                     yield doing
             except BaseException as err:
                 doing.failed(_words(err))
+                if isinstance(err, AccessError):  # what they may not is only known once it is looked at
+                    doing.result = Result.REFUSED
                 raise
             finally:
                 self._finish(held, self._ended(draft, doing), dropped=doing.dropped)

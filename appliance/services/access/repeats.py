@@ -5,8 +5,22 @@ The rule: who may not do something may not have it repeated either: "once more" 
 
 from __future__ import annotations
 
-from appliance.acts import Act
+from appliance.acts import Act, Role
 from appliance.models import RunKind, RunRecord
+from appliance.services.access.actors import Actor
+from appliance.services.access.errors import NotAllowed
+
+
+def check_repeat(actor: Actor, run: RunRecord) -> None:
+    """Beside the act itself: what goes to a place on the appliance that somebody named, only who may name such a place
+    has written there once more. NotAllowed."""
+    arguments = run.arguments
+    place = arguments is not None and (arguments.target if run.kind is RunKind.RESTORE else arguments.home)
+    if place and not actor.trusted and actor.role is not Role.ADMIN:
+        raise NotAllowed(
+            f"{actor.kind} {actor.name}", act_to_repeat(run), f"it writes to {place}, for admins alone",
+            hint="Ask an admin to run it again.",
+        )  # fmt: skip
 
 
 def act_to_repeat(run: RunRecord) -> Act:

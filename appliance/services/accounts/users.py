@@ -1,7 +1,7 @@
 """Users: who they are to the appliance, and what they may do.
 
 The rule: each of these says who does it, and asks and tells Access itself. An account is made without a password; what
-comes back is a link for whom it is.
+comes back is a link for whom it is. No program makes an admin, or gets into an admin's account.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from appliance.accounts import UserRecord
 from appliance.acts import Act, Role
 from appliance.models import new_id
 from appliance.policy.selectors import Selector
-from appliance.services.access import Access, Actor, ActorKind, Subject
+from appliance.services.access import Access, Actor, ActorKind, NotAllowed, Subject
 from appliance.services.accounts import codes
 from appliance.services.accounts.errors import GrantsMissing, SessionOver
 from appliance.services.accounts.passwords import Passwords, check_password
@@ -51,6 +51,7 @@ class UserService:
         """NameUnfit, GrantsMissing, RecordExists."""
         details = {"role": role.value, "grants": [selector.to_json() for selector in grants], "new": True}
         with self._access.performing(actor, Act.USER_SAVE, Subject("user", name=name), details) as doing:
+            _check_reach(actor, Act.USER_SAVE, role)
             name = check_name(name)
             _check_grants(role, grants)
             now = self._appliance.clock.now_utc()
@@ -68,6 +69,7 @@ class UserService:
         kept = list(user.grants) if grants is None else [selector.to_json() for selector in grants]
         details = {"role": role.value, "grants": kept, "new": False}
         with self._access.performing(actor, Act.USER_SAVE, _subject(user), details):
+            _check_reach(actor, Act.USER_SAVE, role, user.role)
             _check_grants(role, kept)
             return self._appliance.catalog.users.edit(user.id, role=role, grants=kept)
 
@@ -80,12 +82,14 @@ class UserService:
     def enable(self, actor: Actor, wanted: str) -> UserRecord:
         user = self._appliance.catalog.users.get(wanted)
         with self._access.performing(actor, Act.USER_ENABLE, _subject(user)):
+            _check_reach(actor, Act.USER_ENABLE, user.role)
             return self._appliance.catalog.users.edit(user.id, disabled_utc=None)
 
     def reset(self, actor: Actor, wanted: str) -> WithLink:
         """A new link: until it is used they sign in as before. It waits for nothing, whatever failed before."""
         user = self._appliance.catalog.users.get(wanted)
         with self._access.performing(actor, Act.USER_RESET, _subject(user)):
+            _check_reach(actor, Act.USER_RESET, user.role)
             return WithLink(user, self._link(user))
 
     def remove(self, actor: Actor, wanted: str) -> UserRecord:
@@ -176,6 +180,16 @@ class OwnAccountService:
 
 def _subject(user: UserRecord) -> Subject:
     return Subject("user", user.id, user.name)
+
+
+def _check_reach(actor: Actor, act: Act, *roles: Role) -> None:
+    """Or a token that may save or reset users would be worth an admin, with all that asks for a renewed proof.
+    NotAllowed."""
+    if actor.kind is ActorKind.TOKEN and Role.ADMIN in roles:
+        raise NotAllowed(
+            f"token {actor.name}", act, "an admin's account is for admins who are signed in",
+            hint="Sign in to the console for it, or use 'strongroom user' on the appliance's machine.",
+        )  # fmt: skip
 
 
 def _check_grants(role: Role, grants: Sequence[object]) -> None:

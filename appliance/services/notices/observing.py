@@ -33,6 +33,7 @@ from appliance.proofs import Verification
 from appliance.services.browsing.fleet import MachineRow
 from appliance.services.browsing.growth import DAYS, growth
 from appliance.services.browsing.service import BrowsingService
+from appliance.services.queue.hanging import hanging
 from imaging.storage.locations import Folder
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _CALM_PERCENT: Final = 2  # more than it was told for: then a repository fills n
 _KEPT_EVERY: Final = timedelta(minutes=1)
 _SILENT: Final = timedelta(days=7)
 _NEWS: Final = timedelta(days=1)
-_FREE, _FULL, _GONE = "free", "full", "points"
+_FREE, _FULL, _GONE, _SWEEP = "free", "full", "points", "sweep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Observer:
             *self._hosts(now),
             *self._recoveries(now),
             *self._filling(known, now),
+            *self._sweep(now),
         )
         events = (*clock, *(_failed(run, now) for run in runs if _is_failed(run)), *self._large(runs, now),
                   *(_damaged(each, now) for each in verifications if each.problems or each.affected))  # fmt: skip
@@ -99,7 +101,7 @@ class Observer:
     def is_unknown(self, concern: Concern) -> bool:
         """Whether this appliance cannot see if that is over: its repository's folder, another one looks at."""
         place, _, whose = concern.key.partition(":")
-        if concern.kind not in (Kind.FILLING, Kind.AWAY) or place not in (_FREE, _FULL, "repository"):
+        if concern.kind not in (Kind.FILLING, Kind.AWAY) or place not in (_FREE, _FULL, _SWEEP, "repository"):
             return False
         return whose != self._me and whose in {each.id for each in self._appliance.catalog.appliances.list()}
 
@@ -205,6 +207,11 @@ class Observer:
         if self._rules.full_days and space.days_left is not None and space.days_left < days:
             words = f"{what}; as it fills now, it is full in {space.days_left:.0f} days"
             yield _concern(Kind.FILLING, full, "the repository", words, now)
+
+    def _sweep(self, now: datetime) -> Iterator[Concern]:
+        found = hanging(self._appliance)
+        if found is not None:
+            yield _concern(Kind.AWAY, f"{_SWEEP}:{self._me}", "the repository", found[1], now)
 
     def space(self, now: datetime) -> Space | None:
         """Of the repository, if that is a folder. OSError."""

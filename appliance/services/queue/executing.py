@@ -17,6 +17,7 @@ from appliance.errors import StrongroomError
 from appliance.models import RunArguments, RunKind, RunRecord, RunState
 from appliance.ownership import InUse
 from appliance.progress import SILENT, Progress
+from appliance.services.access import SYSTEM, Access, Act, Subject, about
 from appliance.services.backup import BackupService
 from appliance.services.backup.recorded import Recorded
 from appliance.services.backup.watching import living, watched
@@ -24,6 +25,8 @@ from appliance.services.upkeep import UpkeepService
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from appliance.services.maintenance import MaintenanceService, PrunePlan
+    from imaging.errors import PointHeld
 
 _COLLECTION_WAIT_S = 600.0
 
@@ -118,17 +121,26 @@ def _collect(appliance: Appliance, _run: RunRecord, _asked: RunArguments, progre
     return _Done(f"{size(done.freed_bytes - done.copied_bytes)} are freed{waits}", tuple(done.problems))
 
 
-def _prune(appliance: Appliance, _run: RunRecord, _asked: RunArguments, _progress: Progress) -> _Done:
+def _prune(appliance: Appliance, run: RunRecord, _asked: RunArguments, _progress: Progress) -> _Done:
     from appliance.services.maintenance import MaintenanceService
 
     service = MaintenanceService(appliance)
     plan = service.plan_policies()
-    held = service.prune(plan)
+    held = _deleted(appliance, service, plan, run) if plan.going else ()
     doubts = tuple(str(each.doubt) for each in plan.machines if each.doubt is not None)
     machines = sum(bool(each.going) for each in plan.machines)
     guarded = f"; {len(plan.guarded)} more stay, as the repository's guard keeps them" if plan.guarded else ""
     gone = len(plan.going) - len(held)
     return _Done(f"{gone} restore points of {machines} machines are deleted{guarded}", (*map(str, held), *doubts))
+
+
+def _deleted(
+    appliance: Appliance, service: MaintenanceService, plan: PrunePlan, run: RunRecord
+) -> tuple[PointHeld, ...]:
+    """Which points went is in the audit, as when a person deletes them."""
+    with Access(appliance).performing(SYSTEM, Act.POINT_PRUNE, Subject("repository")):
+        about(run=run.id)
+        return service.prune(plan)
 
 
 def _copy(appliance: Appliance, _run: RunRecord, asked: RunArguments, progress: Progress) -> _Done:

@@ -6,7 +6,7 @@ appliance that has the host, or that has the image. A machine or image waits onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.home import NoHome
 from appliance.models import RunArguments, RunKind, RunRecord, RunState, new_id
+from appliance.patience import StillWaiting, within
 from appliance.services.access import SYSTEM, Access
 from appliance.services.backup.watching import HowFar, how_far
 from appliance.services.cleaning import CleaningService
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from imaging.points import Point
 
 _WHOLE = "repository"
+_PATIENCE_S = 5.0
 
 
 class QueuedOtherwise(StrongroomError):
@@ -220,15 +222,17 @@ class QueueService:
         asked: list[Asked] = []
         mine = self._appliance.catalog.me
         worker = self._appliance.alive(WORKERS)
-        with self._wakes(mine) as wakes:
-            for run in wanted:
-                kept = self._appliance.catalog.queue.put(run)
-                if wakes is not None:
-                    wakes.put(kept.id)
-                asked.append(Asked(kept, kept.id == run.id, worker))
-        started = [(_subject(each.run), _scheduled(each.run)) for each in asked if each.new]
-        if started:
-            Access(self._appliance).record_all(SYSTEM, Act.RUN_START, started)
+        try:
+            with self._wakes(mine) as wakes:
+                for run in wanted:
+                    kept = self._appliance.catalog.queue.put(run)
+                    asked.append(Asked(kept, kept.id == run.id, worker))
+                    if wakes is not None:
+                        wakes.put(kept.id)
+        finally:  # also those that were queued before the catalog went away
+            started = [(_subject(each.run), _scheduled(each.run)) for each in asked if each.new]
+            if started:
+                Access(self._appliance).record_all(SYSTEM, Act.RUN_START, started)
         return tuple(asked)
 
     def again(self, wanted: str, *, key: Once | None = None) -> Asked:
@@ -269,20 +273,33 @@ class QueueService:
             able = catalog.hosts.owners(former.host)
         return next((id for id in (catalog.me, former.appliance, *able) if id in able), catalog.me)
 
-    def cancel(self, wanted: str) -> RunRecord:
+    def cancel(self, wanted: str, tell: Callable[[str], None] = lambda _: None) -> RunRecord:
         """One that waits is cancelled; one that runs, here or on another appliance, ends itself within seconds, once
-        it sees that. Returns it as it is now. RecordMissing, RunEnded."""
+        it sees that. Returns it as it is now. A repository that hangs is not waited for: `tell` gets what is left to
+        the daemon then, as a sentence. RecordMissing, RunEnded."""
         catalog = self._appliance.catalog
         asked = catalog.runs.find(wanted)
         about(_subject(asked), run=asked.id)
         if asked.state is RunState.QUEUED and asked.error is not None:  # an earlier attempt may have made its point
             with suppress(ImagingError):  # but a repository that is away keeps no run from being cancelled
-                CleaningService(self._appliance).settle_made(asked)
+                self._patiently(
+                    lambda: CleaningService(self._appliance).settle_made(asked), tell,
+                    "whether an earlier attempt has made its point is not known: 'strongroom point list' shows it then",
+                )  # fmt: skip
         run = catalog.queue.cancel(asked.id, self._appliance.clock.now_utc())
-        if run.state is RunState.RUNNING and self._alive(run) is False:
-            CleaningService(self._appliance).tidy()  # nobody would see it
+        if run.state is RunState.RUNNING and self._alive(run) is False:  # nobody would see it
+            self._patiently(
+                CleaningService(self._appliance).tidy, tell,
+                "its process is dead, and what it left is cleaned up by 'strongroom serve' once the repository answers",
+            )  # fmt: skip
             run = catalog.runs.get(run.id)
         return run
+
+    def _patiently(self, work: Callable[[], object], tell: Callable[[str], None], left: str) -> None:
+        try:
+            within(_PATIENCE_S, work, "cancel")
+        except StillWaiting:
+            tell(f"the repository has not answered within {_PATIENCE_S:g} s: {left}")
 
     def runs(self, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:
         """Newest first."""

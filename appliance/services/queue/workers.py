@@ -12,6 +12,7 @@ import logging
 import signal
 import subprocess
 import threading
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from huey.consumer import Consumer, Scheduler, Worker
@@ -21,6 +22,7 @@ from appliance.errors import StrongroomError
 from appliance.models import RunKind, RunRecord
 from appliance.services import spawning
 from appliance.services.cleaning import CleaningService
+from appliance.services.queue import hanging
 from appliance.services.queue.messages import QueueUnusable, Wakes, engine_errors
 
 if TYPE_CHECKING:
@@ -52,10 +54,13 @@ class Workers:
         self._beside = 0  # restores under way for which no worker was waited
         self._told: frozenset[str] = frozenset()
         self._failed: Exception | None = None
+        self._sweeping: tuple[float, datetime] | None = None  # when the sweep under way began, by both clocks
+        self._hangs = False
 
     def run(self) -> None:
         """A database that is away is waited for. InUse if this home has workers."""
         with self._appliance.own(spawning.WORKERS, "the queue of this home"):
+            hanging.over(self._appliance)  # that of workers before
             while not self._stop.is_set():
                 try:
                     wakes = Wakes(self._appliance, self._appliance.catalog.me, self._take)
@@ -78,6 +83,7 @@ class Workers:
         try:
             while not self._stop.wait(_SWEEP_S):
                 consumer.check_worker_health()
+                self._watch_sweep()
         finally:
             self._stop.set()
             self._sweep_now.set()
@@ -95,7 +101,9 @@ class Workers:
         try:
             while not self._stop.is_set():
                 self._sweep_now.clear()
+                self._sweeping = (self._appliance.clock.monotonic_s(), self._appliance.clock.now_utc())
                 self._sweep(wakes)
+                self._sweeping = None
                 self._sweep_now.wait(self._until_due_s())
         except Exception as err:  # noqa: BLE001  (run() raises it)
             self._failed = err
@@ -119,6 +127,18 @@ class Workers:
         except (CatalogError, QueueUnusable) as err:
             problems.add(str(err))
         self._tell(problems)
+
+    def _watch_sweep(self) -> None:
+        """A store that neither answers nor fails holds the sweep up for as long as it likes: people are told."""
+        sweeping = self._sweeping
+        hangs = sweeping is not None and self._appliance.clock.monotonic_s() - sweeping[0] > hanging.AFTER_S
+        if sweeping is not None and hangs and not self._hangs:
+            _log.warning("the sweep of the queue hangs: 'strongroom status' says where")
+            hanging.note(self._appliance, sweeping[1])
+        if self._hangs and not hangs:
+            _log.info("the sweep of the queue goes on")
+            hanging.over(self._appliance)
+        self._hangs = hangs
 
     def _tell(self, problems: set[str]) -> None:
         """Each once, as long as it lasts: a database may be away for a night."""

@@ -1,0 +1,134 @@
+"""A store that takes connections and never answers: nothing that a person asks for waits for it, and they are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from appliance import home
+from appliance.bootstrap import Appliance
+from appliance.models import RunRecord, RunState, new_id
+from appliance.notices.records import Kind
+from appliance.services import status
+from appliance.services.notices.observing import Observer
+from appliance.services.queue import hanging, service, workers
+from appliance.services.queue.service import QueueService
+from appliance.services.status import StatusService
+from appliance.settings import load
+from imaging.errors import ImagingError
+from tests.unit.records import NOW
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Says nothing until it may; then that nothing is allowed, which nobody tries again."""
+
+    def answer(self) -> None:
+        server = self.server
+        assert isinstance(server, _Server)
+        server.asked.set()
+        server.may_answer.wait()
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD = do_PUT = answer  # noqa: N815
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked, self.may_answer = threading.Event(), threading.Event()
+
+
+@dataclass
+class Silent:
+    appliance: Appliance
+    server: _Server
+
+    def run(self, state: RunState, **changes: object) -> RunRecord:
+        run = RunRecord(
+            new_id(), "web-1", "vm", "a-uuid", "here", state, NOW, asked_utc=NOW, appliance=self.appliance.catalog.me
+        )
+        run = replace(run, **changes)  # type: ignore[arg-type]
+        self.appliance.catalog.runs.save(run)
+        return run
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[Silent]:
+    with _Server() as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        environment = {
+            "STRONGROOM_HOME": str(tmp_path / "home"),
+            "STRONGROOM_S3_BUCKET": "bucket",
+            "STRONGROOM_S3_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "STRONGROOM_S3_ACCESS_KEY": "key",
+            "STRONGROOM_S3_SECRET_KEY": "secret",
+            "STRONGROOM_S3_ALLOW_PLAIN": "true",
+        }
+        with Appliance(load(environment)) as appliance:
+            home.write_machine_key(appliance.settings, home.new_machine_key())
+            try:
+                yield Silent(appliance, server)
+            finally:
+                server.may_answer.set()
+                with pytest.raises(ImagingError):  # whoever still opens it is done before
+                    _ = appliance.repository
+                server.shutdown()
+                serving.join()
+
+
+def until(met: Callable[[], object]) -> None:
+    """In a while, however slow the machine is; the test ends at its time-out."""
+    while not met():
+        time.sleep(0.02)
+
+
+def test_a_run_is_cancelled_at_once_and_what_is_left_is_told(silent: Silent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_PATIENCE_S", 0.3)
+    told: list[str] = []
+    waits = silent.run(RunState.QUEUED, error="it failed once", attempts=1)
+    assert QueueService(silent.appliance).cancel(waits.id, told.append).state is RunState.CANCELLED
+    dead = silent.run(RunState.RUNNING, attempts=1)
+    found = QueueService(silent.appliance).cancel(dead.id, told.append)
+    assert (found.state, found.cancel_requested_utc is not None) == (RunState.RUNNING, True)
+    assert len(told) == 2
+    assert "an earlier attempt" in told[0]
+    assert "cleaned up by 'strongroom serve'" in told[1]
+    silent.server.asked.wait()
+
+
+def test_a_sweep_that_hangs_is_told_by_status_and_notices(silent: Silent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_SWEEP_S", 0.1)
+    monkeypatch.setattr(hanging, "AFTER_S", 0.0)
+    monkeypatch.setattr(status, "_PATIENCE_S", 0.3)
+    silent.run(RunState.RUNNING, attempts=1)  # its process is dead: the sweep asks for a point that it may have made
+    stop, at_once = threading.Event(), threading.Event()
+    working = threading.Thread(target=workers.Workers(silent.appliance, stop, at_once).run)
+    working.start()
+    try:
+        silent.server.asked.wait()
+        until(lambda: hanging.hanging(silent.appliance))
+        problems = StatusService(silent.appliance).status().problems
+        concerns = Observer(silent.appliance).look(()).lasting
+    finally:
+        stop.set()
+        working.join()
+    (sweep,) = (each for each in problems if "sweep of the queue" in each)
+    assert "127.0.0.1" in sweep, "which repository"
+    assert any("has not answered within" in each for each in problems)
+    (concern,) = (each for each in concerns if "sweep of the queue" in each.detail)
+    assert concern.kind is Kind.AWAY
+    assert hanging.hanging(silent.appliance) is None, "no workers, no sweep"

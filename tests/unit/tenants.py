@@ -13,7 +13,9 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from appliance.acts import TRAITS, Act, Role, Scope
+from appliance.audit import Result
 from appliance.bootstrap import Appliance
+from appliance.catalog.audit import Filter
 from appliance.hypervisor.protocol import MachineState
 from appliance.inventory import SeenMachine
 from appliance.models import RecoveryRecord, RecoveryState, RunRecord, RunState
@@ -81,12 +83,20 @@ class Tenants:
         """What of the other's machine they get by a route that is about machines; "": nothing."""
         _put(self.appliance)
         path, status = self._path(route)
+        before = self._done()
         answer = self._ask(route, path)
+        if self._done() != before:
+            return f"{route.name} does something to it: {answer.status_code}"
         if THEIRS in answer.text:
             return f"{route.name} shows it: {answer.status_code}"
         if status is not None and answer.status_code != status:
             return f"{route.name} answers {answer.status_code} and not {status}: {answer.text[-300:]}"
         return ""
+
+    def _done(self) -> list[int]:
+        """What the audit has of acts on the machine that were not refused."""
+        newest = self.appliance.catalog.audit.newest(Filter(machine=f"vm:{_UUID}"))
+        return [entry.number for entry in newest if entry.result != Result.REFUSED]
 
     def _path(self, route: Route) -> tuple[str, int | None]:
         """With what is the other's in its place; None: a list, which answers as it likes."""
@@ -130,8 +140,8 @@ _PLACES: Final = {
     f"{_API}/pauses/": ("key", 403),
 }
 _REFUSED: Final = {"POST /recoveries": 404}
-# It tells of what this browser itself has begun, by an id that nobody else is given.
-OF_NO_MACHINE: Final = frozenset({"GET /recoveries/starting/<id>"})
+# What this browser itself has begun, by an id that nobody else is given; and appliances, with nothing of machines.
+OF_NO_MACHINE: Final = frozenset({"GET /recoveries/starting/<id>", f"GET {_API}/appliances"})
 
 
 def tenants(made: Site) -> Tenants:

@@ -116,7 +116,7 @@ def _unchecked(view: Callable[..., Any], check: Check) -> Callable[..., Any]:
 
     if check is Check.SIGNED:
         return public(unchecked)
-    return act(Act.SESSION_END)(unchecked) if check is Check.ROLE else unchecked
+    return act(Act.OVERVIEW_SEE)(unchecked) if check is Check.ROLE else unchecked
 
 
 def _failure(test: Callable[..., None], *arguments: object) -> str:

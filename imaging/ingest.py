@@ -45,13 +45,12 @@ from imaging.keys import Keys
 from imaging.packing import PackWriter
 from imaging.recutting import RegionPages, recut
 from imaging.sampling import Sampler
-from imaging.source import PIECE_BYTES, Source
+from imaging.source import Source
 
 _WINDOW_REGIONS = 64
 _ZEROS = memoryview(bytes(REGION_BYTES))  # never written, so the kernel's one zero page behind all of it
 _SHORT_ZERO_BYTES = HOLE_PAGES_MIN * PAGE_BYTES
 _LIKENESS_CHUNKS = 16  # after so many, more than half of them changed: that region is another one now
-_PIECE_PAGES = PIECE_BYTES // PAGE_BYTES
 _FLYING = 16  # regions for each worker, so that a slow one leaves the others with work; what waits holds no data
 WORKERS = 3  # two cores: one more than that, so that waiting for the source or a put idles none
 
@@ -223,16 +222,11 @@ class _Ingest:
         content = buffer[: stop - start]
         reading = _Reading(self.source, start, content, data)
         same = None if old is None else self.unchanged(old, content, reading)
+        reading.upto(len(content))
         if old is not None and same is not None:
-            reading.upto(len(content))
             return self.compared(job, old, {hole.start for hole in holes}, same, buffer, stop - start, read)
         self.fill(buffer, start, [], spared)
-        words = _as_pages(buffer)
-        zero, cut = np.empty(len(words), np.bool_), np.empty(len(words), np.bool_)
-        for first in range(0, len(words), _PIECE_PAGES):
-            part = slice(first, first + _PIECE_PAGES)
-            reading.upto(min((first + _PIECE_PAGES) * PAGE_BYTES, len(content)))
-            zero[part], cut[part] = self.flags(words[part])
+        zero, cut = self.flags(_as_pages(buffer))
         return self.store(job.region, content, cut_region(zero, cut), {}, {}, read)
 
     def compared(self, job: _Job, old: Leaf, holes: set[int], same: dict[tuple[int, int], bytes], buffer: memoryview,
@@ -394,7 +388,6 @@ class _Ingest:
         they are known already."""
         ids: list[bytes | None] = []
         fresh: list[tuple[bytes, memoryview]] = []
-        chunks = waiting_bytes = 0
         for record in records:
             if not record.data:
                 ids.append(None)
@@ -405,15 +398,10 @@ class _Ingest:
                 plain = content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]
                 identity = hashed.get(place) or blob_id(self.keys, CHUNK, plain)
                 fresh.append((identity, plain))
-                waiting_bytes += len(plain)
             ids.append(identity)
-            if waiting_bytes >= PIECE_BYTES:  # compressed while it is still in the processor's cache
-                self.writer.store_chunks(fresh)
-                chunks += len(fresh)
-                fresh, waiting_bytes = [], 0
         self.writer.store_chunks(fresh)
         leaf = encode_leaf(Leaf(tuple(records), tuple(ids)))
-        return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, chunks + len(fresh))
+        return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, len(fresh))
 
 
 class _Reading:
@@ -423,22 +411,25 @@ class _Reading:
     def __init__(self, source: Source, start: int, content: memoryview, data: Sequence[ByteRange]) -> None:
         """`data`: of the disk; `content` is the region's memory, which begins at `start`."""
         self._source = source
-        step = source.piece_bytes
-        self._pieces = [
-            (at - start, content[at - start : min(at + step, item.stop) - start])
-            for item in data
-            for at in range(item.start, item.stop, step)
-        ]
+        self._content = content
         self._start = start
-        self._next = 0
+        self._data = deque(ByteRange(item.start - start, item.stop - start) for item in data)
+        self._read = 0
 
     def upto(self, end: int) -> None:
-        """Reads what begins before byte `end` of the region and is not read yet. Raises SourceError."""
-        first = self._next
-        while self._next < len(self._pieces) and self._pieces[self._next][0] < end:
-            self._next += 1
-        if self._next > first:
-            self._source.read([(self._start + at, view) for at, view in self._pieces[first : self._next]])
+        """Sees that all before byte `end` of the region is read. Raises SourceError."""
+        if end <= self._read:
+            return
+        self._read = end = min(max(end, self._read + self._source.piece_bytes), len(self._content))
+        requests: list[tuple[int, memoryview]] = []
+        while self._data and self._data[0].start < end:
+            item = self._data.popleft()
+            if item.stop > end:
+                self._data.appendleft(ByteRange(end, item.stop))
+            stop = min(item.stop, end)
+            requests.append((self._start + item.start, self._content[item.start : stop]))
+        if requests:
+            self._source.read(requests)
 
 
 def _as_pages(buffer: memoryview) -> Words:

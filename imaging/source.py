@@ -23,7 +23,7 @@ from imaging.errors import SourceError
 from imaging.extents import REGION_BYTES, ByteRange, clip, merge
 
 PIECE_BYTES: Final = 512 << 10
-"""Half of a processor's second-level cache: what is read and hashed in such pieces goes through memory once."""
+"""Half of a processor's second-level cache: what is hashed right after it was read comes from there."""
 
 _REQUEST_BYTES: Final = 512 << 10
 _IN_FLIGHT: Final = 8

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.points import Point
 
-_THREADS_MORE = 1  # than the settings' workers: one waits for the disk while the others compute
+_THREADS_MORE = 2  # than the settings' workers: one waits for the disk while the others compute
 
 
 class DiskRestorer:

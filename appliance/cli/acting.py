@@ -33,6 +33,8 @@ ACTS: Final[Mapping[str, str | Chooser]] = {
     "audit export": "audit.export",
     "backup": "run.start",
     "export serve": "export.start",
+    "files get": "file.read",
+    "files list": "file.browse",
     "host add": "host.add",
     "host forget-checkpoints": "machine.forget-checkpoints",
     "host remove": "host.remove",

@@ -38,6 +38,7 @@ _COMMANDS = {
     "restore": "restore:restore",
     "recovery": "recovery:recovery",
     "export": "exports:export",
+    "files": "files:files",
     "mount": "exports:mount",
     "umount": "exports:umount",
     "repository": "repository:repository",

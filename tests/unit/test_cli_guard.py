@@ -313,7 +313,7 @@ HARMLESS = {
     "restore", "repository adopt", "repository copy", "serve", "appliance take-over",
     "run show", "run cancel", "run retry", "policy edit", "policy show", "policy preview", "policy pause", "policy due",
     "policy resume", "policy remove", "policy export", "policy import", "metrics", "notice test", "notice list",
-    "notice targets", "report",
+    "notice targets", "report", "files list", "files get",
 }  # fmt: skip
 """These need hosts, servers or a second home, and reach neither deletion, keys nor protections: they have no id of a
 point or key as what is to go. Whatever else is in the command line is tried below."""

@@ -25,7 +25,8 @@ point show · point diff · point delete · point protect · restore · recovery
 recovery discard · recovery resume · export serve · mount · umount · repository info · repository verify ·
 repository adopt · repository key list · repository key add · repository key remove · status · run list · run show ·
 run cancel · run retry · policy add · policy edit · policy show · policy list · policy preview · policy pause ·
-policy resume · policy remove · policy export · policy import · policy due
+policy resume · policy remove · policy export · policy import · policy due ·
+files list · files get
 """
 
 

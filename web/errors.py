@@ -1,18 +1,22 @@
 """Every failure as a page: what happened, the way out, and an id that the log has too.
 
-The rule: what we raised on purpose tells its own sentence and hint; of anything else only the id is shown.
+The rule: what we raised on purpose tells its own sentence and hint; of anything else only the id is shown. Who has not
+signed in is told what kind of thing is away or broken, and neither its name nor where it is: the log has that.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from flask import Flask, Response, current_app, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from appliance.failures import Kind, failure_of
+from appliance.failures import Failure, Kind, failure_of
+from appliance.services.access import ActorKind
 
 _log = logging.getLogger("strongroom.web")
 
@@ -83,4 +87,18 @@ def _any(error: Exception) -> Response:
     status = _OF_PAGES[failure.kind]
     if status >= 500:
         _log.warning("request %s: %s %s: %s", g.get("request_id", "?"), request.method, request.path, error)
+        who = g.get("actor")
+        if who is None or who.kind is ActorKind.NOBODY:
+            failure = for_strangers(failure)
     return answer(status, failure.sentence, failure.hint, "That did not work")
+
+
+def for_strangers(failure: Failure) -> Failure:
+    """Of something within that fails: enough for an admin to know where to look, and no host, path or reason."""
+    sentence = f"Strongroom cannot work: {words(failure.name).lower()}."
+    return replace(failure, sentence=sentence, hint=_TOLD[500][1], facts={})
+
+
+def words(name: str) -> str:
+    """Of an error's class: 'CatalogUnreachable' is 'Catalog unreachable'."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()

@@ -12,8 +12,9 @@ from appliance.models import RunKind, RunState
 from appliance.services import repositories
 from appliance.services.accounts.setting_up import SetUpService
 from appliance.settings import load
-from tests.unit.test_web_access import Signed, _set_up
+from tests.unit.test_web_access import BASE, Signed, _set_up
 from web.app import create_app
+from web.sessions import COOKIE
 
 
 @pytest.fixture
@@ -50,3 +51,19 @@ def test_a_repository_that_is_away_is_told_and_not_a_mistake_of_ours(
     assert str(tmp_path / "repository") in answer.text
     assert "Something went wrong here" not in answer.text
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/machines"])
+def test_who_has_not_signed_in_is_told_no_name_of_what_is_within(
+    appliance: Appliance, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = create_app(appliance).test_client()
+    client.set_cookie(COOKIE, "A" * 43, domain="localhost", secure=True)
+    where = appliance.settings.catalog_file
+    where.rename(where.with_name("moved"))
+    where.mkdir()  # nothing that SQLite opens
+    answer = client.get(path, headers={"Authorization": "Bearer strongroom_" + "A" * 43}, base_url=BASE)
+    assert answer.status_code >= 500
+    assert "Strongroom cannot work: " in answer.text
+    assert str(where.parent) not in answer.text
+    assert str(where) in caplog.text

@@ -7,7 +7,6 @@ programs; of anything else only an id is shown, which the log has too.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
@@ -17,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
 from appliance.failures import Kind, failure_of
-from web.errors import STATUSES
+from web.errors import STATUSES, for_strangers, words
 
 _log = logging.getLogger("strongroom.api")
 MIME_TYPE: Final = "application/problem+json"
@@ -75,7 +74,7 @@ def problem(
     """`kind`: the name of an error of ours; "": the status says all."""
     told = Problem(
         type=_KIND + kind if kind else "about:blank",
-        title=_words(kind) if kind else HTTPStatus(status).phrase,
+        title=words(kind) if kind else HTTPStatus(status).phrase,
         status=status,
         detail=detail,
         hint=hint,
@@ -116,6 +115,8 @@ def of_any(error: Exception) -> Response:
     status = STATUSES[failure.kind]
     if status >= 500:
         _log.warning("request %s: %s %s: %s", g.get("request_id", "?"), request.method, request.path, error)
+        if "api_caller" not in g:
+            failure = for_strangers(failure)
     told = problem(status, failure.sentence, kind=failure.name, hint=failure.hint, facts=failure.facts)
     if failure.kind is Kind.AWAY:
         told.headers["Retry-After"] = str(_RETRY_S)
@@ -137,11 +138,6 @@ def _path(parts: Sequence[int | str]) -> str:
     for part in parts:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text or "body"
-
-
-def _words(kind: str) -> str:
-    """ "RecordMissing" → "Record missing"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower().capitalize()
 
 
 def _plain(value: object) -> object:

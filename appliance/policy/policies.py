@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from appliance.policy.crowds import Crowd
 from appliance.policy.documents import Document, check_text
 from appliance.policy.errors import PolicyInvalid
 from appliance.policy.retention import Rules
@@ -64,11 +65,12 @@ class Policy:
 def assign(policies: Iterable[Policy], machines: Iterable[Machine]) -> dict[str, tuple[str, ...]]:
     """The names of the policies that select each machine, in order, by its key. What is worth doing once for many
     looks."""
-    known = sorted(policies, key=lambda each: each.name)
-    return {
-        machine.key: tuple(policy.name for policy in known if policy.select.decide(machine).selected)
-        for machine in machines
-    }
+    crowd = Crowd(machines)
+    names: list[list[str]] = [[] for _ in crowd.machines]
+    for policy in sorted(policies, key=lambda each: each.name):
+        for number in crowd.selected(policy.select):
+            names[number].append(policy.name)
+    return {machine.key: tuple(mine) for machine, mine in zip(crowd.machines, names, strict=True)}
 
 
 def assign_keeping(policies: Iterable[Policy], machines: Iterable[Machine]) -> dict[str, tuple[str, ...]]:

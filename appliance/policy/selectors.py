@@ -21,6 +21,7 @@ from appliance.policy.errors import PolicyInvalid
 
 NAME_CHARACTERS_MAX: Final = 1024
 _EVERY: Final = "all"
+_WILD: Final = re.compile(r"[*?]")
 
 
 class Kind(StrEnum):
@@ -57,13 +58,13 @@ class Clause:
 
     def fits(self, machine: Machine) -> bool:
         if machine.kind is Kind.IMAGE:
-            return self.image is not None and _fits(self.image, machine.name)
+            return self.image is not None and fits(self.image, machine.name)
         if self.image is not None:
             return False
         return (
-            (self.host is None or _fits(self.host, machine.host or ""))
-            and (self.name is None or _fits(self.name, machine.name))
-            and (self.tag is None or any(_fits(self.tag, tag) for tag in machine.tags))
+            (self.host is None or fits(self.host, machine.host or ""))
+            and (self.name is None or fits(self.name, machine.name))
+            and (self.tag is None or any(fits(self.tag, tag) for tag in machine.tags))
         )
 
     def may_fit(self, machine: Machine) -> bool:
@@ -161,8 +162,13 @@ def _read_clause(value: object, where: str) -> Clause:
     return clause
 
 
-def _fits(pattern: str, name: str) -> bool:
+def fits(pattern: str, name: str) -> bool:
     return len(name) <= NAME_CHARACTERS_MAX and _compiled(pattern).match(name) is not None
+
+
+def literal_beginning(pattern: str) -> str:
+    """Whatever fits begins with it."""
+    return _WILD.split(pattern, maxsplit=1)[0]
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.policy.crowds import Crowd
 from appliance.policy.errors import PolicyInvalid
 from appliance.policy.selectors import Clause, Kind, Machine, Selector, read_selector
 
@@ -133,3 +134,23 @@ def test_anything_else_is_an_error_for_people(value: object) -> None:
     except PolicyInvalid as err:
         refused.append(err)
     assert all(err.where.startswith("select") and len(err.sentence) < 300 for err in refused)
+
+
+TEXTS = st.text("ab*?-[", max_size=5)
+SOME = st.none() | TEXTS
+CLAUSES = st.builds(Clause, SOME, SOME, SOME) | st.builds(Clause, image=TEXTS)
+MACHINES = st.builds(
+    Machine, st.sampled_from(Kind), st.uuids().map(str), TEXTS, SOME, st.frozensets(TEXTS, max_size=3)
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(MACHINES, max_size=12), st.lists(CLAUSES, min_size=1, max_size=3), st.lists(CLAUSES, max_size=2)
+)  # fmt: skip
+def test_a_crowd_is_selected_as_each_of_it_is(
+    machines: list[Machine], include: list[Clause], exclude: list[Clause]
+) -> None:
+    selector = Selector(tuple(include), tuple(exclude))
+    alone = {number for number, machine in enumerate(machines) if selector.decide(machine).selected}
+    assert Crowd(machines).selected(selector) == alone

@@ -18,7 +18,7 @@ from appliance.hypervisor.protocol import MachineState
 from appliance.models import RunKind, RunState, machine_key
 from appliance.paging import LIMIT, Key, Page, page_of
 from appliance.policy import states
-from appliance.policy.policies import Policy
+from appliance.policy.policies import Policy, assign
 from appliance.policy.rpo import Watched, watch
 from appliance.policy.selectors import Kind, Machine
 from appliance.proofs import Proof
@@ -143,21 +143,22 @@ class Fleet:
 def assemble(
     whole: Whole,
     policies: Sequence[states.PolicyState],
-    selecting: Callable[[Machine], Sequence[str]],
+    selecting: Callable[[Iterable[Machine]], Mapping[Machine, Sequence[str]]],
     paused: frozenset[str],
     proofs: Mapping[str, Proof],
     now_utc: datetime,
 ) -> Fleet:
-    """`selecting`: the names of the policies that select a machine; `paused`: keys of machines; `proofs`: the newest of
-    each series. Pure."""
+    """`selecting`: the names of the policies that select each machine; `paused`: keys of machines; `proofs`: the newest
+    of each series. Pure."""
     hosts = {host.name: host for host in whole.hosts}
     series = {machine_key(each.kind, each.uuid, each.name): each for each in whole.series}
     seen = {machine_key(Kind.VM, each.uuid, each.name): each for each in whole.seen}
     named = {state.policy.name: state for state in policies}
     rows = []
-    for key in series.keys() | seen.keys():
-        machine = _machine(seen.get(key), series.get(key))
-        mine = [named[name] for name in selecting(machine) if name in named]
+    machines = {key: _machine(seen.get(key), series.get(key)) for key in series.keys() | seen.keys()}
+    selected = selecting(machines.values())
+    for key, machine in machines.items():
+        mine = [named[name] for name in selected[machine] if name in named]
         rows.append(_row(key, machine, seen.get(key), series.get(key), whole, hosts, mine, paused, proofs, now_utc))
     return Fleet(whole.hosts, tuple(sorted(rows, key=_by_name)), _jobs(whole))
 
@@ -235,24 +236,25 @@ def _machine(seen: SeenRow | None, series: SeriesRow | None) -> Machine:
 
 class Assigned:
     """Which policies select a machine, remembered for as long as neither has changed: else 500 policies and 1,000
-    machines take half a second each time. Safe to use from several threads: what one forgets, another finds again."""
+    machines take a tenth of a second each time. Safe to use from several threads: what one forgets, another finds
+    again."""
 
     def __init__(self) -> None:
         self._known: tuple[tuple[Policy, ...], dict[Machine, tuple[str, ...]]] = ((), {})
 
-    def among(self, policies: Iterable[Policy]) -> Callable[[Machine], Sequence[str]]:
+    def among(self, policies: Iterable[Policy]) -> Callable[[Iterable[Machine]], Mapping[Machine, Sequence[str]]]:
         policies = tuple(sorted(policies, key=lambda each: each.name))
         before, found = self._known
         if before != policies or len(found) > _REMEMBERED:
             found = {}
             self._known = (policies, found)
 
-        def selecting(machine: Machine) -> Sequence[str]:
-            names = found.get(machine)
-            if names is None:
-                names = tuple(each.name for each in policies if each.select.decide(machine).selected)
-                found[machine] = names
-            return names
+        def selecting(machines: Iterable[Machine]) -> Mapping[Machine, Sequence[str]]:
+            new = [machine for machine in machines if machine not in found]
+            if new:
+                names = assign(policies, new)
+                found.update({machine: names[machine.key] for machine in new})
+            return found
 
         return selecting
 

@@ -215,13 +215,21 @@ class Browsing:
         with self._database.read() as connection:
             return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
 
-    def points_beginning(self, prefix: str, limit: int) -> tuple[PointRecord, ...]:
+    def points_beginning(
+        self, prefix: str, limit: int, serieses: frozenset[str] | None = None
+    ) -> tuple[PointRecord, ...]:
+        """Of these series alone, if they are stated."""
         query = select(_points).where(rows.begins(_points.c.id, prefix)).order_by(_points.c.id).limit(limit)
+        if serieses is not None:  # coalesced: by the ids' index alone
+            query = query.where(func.coalesce(_points.c.series, "").in_(sorted(serieses)))
         with self._database.read() as connection:
             return tuple(rows.decode(PointRecord, row) for row in connection.execute(query))
 
-    def runs_beginning(self, prefix: str, limit: int) -> tuple[RunRecord, ...]:
+    def runs_beginning(self, prefix: str, limit: int, machines: frozenset[str] | None = None) -> tuple[RunRecord, ...]:
+        """Of these machines (keys) alone, if they are stated."""
         query = select(_runs).where(rows.begins(_runs.c.id, prefix)).order_by(_runs.c.id).limit(limit)
+        if machines is not None:
+            query = query.where(func.coalesce(_runs.c.machine, "").in_(sorted(histories(machines))))
         with self._database.read() as connection:
             return tuple(rows.decode(RunRecord, row) for row in connection.execute(query))
 

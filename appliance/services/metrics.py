@@ -71,6 +71,7 @@ class MetricsService:
 
     def _repository(self, overview: Overview) -> Iterator[Metric]:
         catalog, growth = self._appliance.catalog, overview.growth
+        assert growth is not None  # it is nobody's overview but the monitoring's, which may see all
         points, stored = catalog.browsing.totals()
         yield _one("strongroom_restore_points", "Restore points.", points)
         yield _one("strongroom_restore_points_stored_bytes", "What restore points stored when they were made.", stored)

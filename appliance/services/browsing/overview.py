@@ -78,7 +78,8 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`standings`: how many machines there are of each. `failing`: whose last backup failed, and nobody has dismissed;
+    """`standings`: how many machines there are of each. `growth` None: it is told to those alone who may see all.
+    `failing`: whose last backup failed, and nobody has dismissed;
     `jobs`: the newest run of each kind of work that is of no machine."""
 
     now_utc: datetime
@@ -93,7 +94,7 @@ class Overview:
     queued: int
     workers: bool
     recoveries: tuple[RecoveryRecord, ...]
-    growth: Growth
+    growth: Growth | None
     proven: Proven
     debts: Debts
 
@@ -109,7 +110,7 @@ class Overview:
     @property
     def concerns(self) -> tuple[str, ...]:
         """What needs eyes, as sentences, the gravest first."""
-        days = self.growth.full_in_days
+        days = None if self.growth is None else self.growth.full_in_days
         told = [
             (len(self.debts.thaws), "{0} guest may be frozen", "{0} guests may be frozen"),
             (sum(rec.error is not None for rec in self.recoveries), "{0} recovery needs an eye",

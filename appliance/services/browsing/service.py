@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
-from appliance.catalog.browsing import PointFilter, RunFilter, histories
+from appliance.catalog.browsing import PointFilter, RunFilter
 from appliance.catalog.errors import RecordMissing
 from appliance.inventory import KnownMachine
 from appliance.models import PointRecord, RunRecord, RunState
@@ -249,7 +249,7 @@ class BrowsingService:
                 for record in catalog.recoveries.list(ended=False, everyones=True)
                 if _told(may_see, record.machine_uuid, record.source_name, record.host)
             ),
-            growth=self.growth(),
+            growth=self.growth() if may_see is None else None,
             proven=views.proven(fleet, now),
             debts=self._debts(may_see),
         )
@@ -265,13 +265,10 @@ class BrowsingService:
         if prefix is None:
             return [], []
         browsing = self.appliance.catalog.browsing
-        points, runs = browsing.points_beginning(prefix, most), browsing.runs_beginning(prefix, most)
-        if visible is None:
-            return list(points), list(runs)
-        told = histories(visible.keys)
+        serieses, machines = (None, None) if visible is None else (visible.serieses, visible.keys)
         return (
-            [point for point in points if point.series in visible.serieses],
-            [run for run in runs if run.machine in told],
+            list(browsing.points_beginning(prefix, most, serieses)),
+            list(browsing.runs_beginning(prefix, most, machines)),
         )
 
     def _under_way(self, run: RunRecord) -> Under:

@@ -179,7 +179,7 @@ TRAITS: Final[Mapping[Act, Traits]] = MappingProxyType(
         Act.SETTINGS_SEE: _look(Scope.FLEET, _AUDITS),
         Act.NOTICE_SEE: _look(Scope.FLEET, _LOOKS),
         Act.REPORT_SEE: _look(Scope.FLEET, _LOOKS),
-        Act.PLAN_SEE: _look(Scope.FLEET, _LOOKS),
+        Act.PLAN_SEE: _look(Scope.MACHINE, _LOOKS),
         Act.METRICS_SEE: _look(Scope.FLEET, _LOOKS),
         Act.USER_SEE: _look(Scope.FLEET, _AUDITS),
         Act.AUDIT_SEE: _look(Scope.FLEET, _AUDITS),

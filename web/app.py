@@ -30,6 +30,7 @@ from web.views import (
     metrics,
     notices,
     overview,
+    plan,
     policies,
     public,
     recoveries,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 _SECRET_BYTES = 32
 _VIEWS = (
     public, metrics, sign_in, account, overview, machines, runs, recoveries, screens, policies, hosts, repository,
-    search, audit, users, settings, notices, reports,
+    plan, search, audit, users, settings, notices, reports,
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from web.jobs import Jobs
 
 if TYPE_CHECKING:
     from appliance.services.metrics import MetricsService
+    from appliance.services.planning import PlanningService
     from web.server import Streams
 
 
@@ -36,6 +37,12 @@ class Parts:
         return MetricsService(self.appliance)
 
     @cached_property
+    def planning(self) -> PlanningService:
+        from appliance.services.planning import PlanningService
+
+        return PlanningService(self.appliance)
+
+    @cached_property
     def watcher(self) -> RunWatcher:
         return RunWatcher(self.appliance)
 
@@ -56,3 +63,7 @@ def browsing() -> BrowsingService:
 
 def metrics() -> MetricsService:
     return parts().metrics
+
+
+def planning() -> PlanningService:
+    return parts().planning

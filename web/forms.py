@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import TypeVar
 
@@ -60,3 +61,17 @@ def whole(given: MultiDict[str, str], name: str, least: int, most: int) -> int |
     if not value.isascii() or not value.isdecimal() or not least <= int(value) <= most:
         raise FormWrong(name, f"it must be a whole number from {least} to {most}")
     return int(value)
+
+
+def real(given: MultiDict[str, str], name: str, least: float, most: float) -> float | None:
+    """None: it was left empty. FormWrong."""
+    value = text(given, name, most=20)
+    if not value:
+        return None
+    try:
+        found = float(value) if value.isascii() else math.nan
+    except ValueError:
+        found = math.nan
+    if not least <= found <= most:  # nor is anything that is no number
+        raise FormWrong(name, f"it must be a number from {least:g} to {most:g}")
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -10,9 +10,10 @@ from typing import Final
 from sqlalchemy import ColumnElement, and_, case, func, select
 
 from appliance.catalog import rows, tables
+from appliance.catalog.browsing import histories
 from appliance.catalog.database import Database
 from appliance.models import PointRecord, ReadKind, RunKind, RunRecord, RunState
-from appliance.planning.habits import MadePoint
+from appliance.planning.habits import Points
 
 _runs = tables.runs
 _points = tables.points
@@ -51,41 +52,55 @@ class History:
         with self._database.read() as connection:
             return {RunState(state): count for state, count in connection.execute(query)}
 
-    def runs(self, states: Iterable[RunState], begin: datetime, end: datetime, limit: int) -> Sequence[RunRecord]:
-        """Those that ended in that time in one of these states, in that order."""
+    def runs(
+        self,
+        states: Iterable[RunState],
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        machines: frozenset[str] | None = None,
+    ) -> Sequence[RunRecord]:
+        """Those that ended in that time in one of these states, in that order; of these machines (keys) alone, if they
+        are stated."""
         query = select(_runs).where(_ended(begin, end), _runs.c.state.in_([state.value for state in states]))
+        if machines is not None:
+            query = query.where(func.coalesce(_runs.c.machine, "").in_(sorted(histories(machines))))
         with self._database.read() as connection:
             found = connection.execute(query.order_by(_runs.c.ended_utc, _runs.c.id).limit(limit))
             return [rows.decode(RunRecord, row) for row in found]
 
-    def points_made(self, begin: datetime, end: datetime) -> PointsMade:
-        """Those that are still there."""
+    def points_made(self, begin: datetime, end: datetime, serieses: frozenset[str] | None = None) -> PointsMade:
+        """Those that are still there; of these series alone, if they are stated."""
         query = select(
             func.count(),
             func.coalesce(func.sum(_points.c.read_bytes), 0),
             func.coalesce(func.sum(_points.c.stored_bytes), 0),
         ).where(_points.c.created_utc >= begin, _points.c.created_utc < end)
+        if serieses is not None:
+            query = query.where(func.coalesce(_points.c.series, "").in_(sorted(serieses)))
         with self._database.read() as connection:
             count, read, stored = connection.execute(query).one()
         return PointsMade(int(count), int(read), int(stored))
 
     def runs_by_machine(self, begin: datetime, end: datetime) -> Mapping[str, Mapping[RunState, int]]:
-        """Backups that ended in that time, by machine and state."""
-        query = select(_runs.c.machine, _runs.c.state, func.count()).where(_ended(begin, end), _IS_BACKUP)
+        """Those that ended in that time, by what they were of (`RunRecord.machine`) and state."""
+        query = select(_runs.c.machine, _runs.c.state, func.count()).where(_ended(begin, end))
         found: dict[str, dict[RunState, int]] = {}
         with self._database.read() as connection:
             for machine, state, count in connection.execute(query.group_by(_runs.c.machine, _runs.c.state)):
                 found.setdefault(machine, {})[RunState(state)] = count
         return found
 
-    def successes(self, begin: datetime, end: datetime) -> Mapping[str, Sequence[datetime]]:
-        """When backups began that made a point, by machine, in order: those that began in that time."""
+    def successes(self, begin: datetime, end: datetime, since: datetime) -> Mapping[str, Sequence[datetime]]:
+        """When backups began that made a point, by machine, in order: those that began from `begin` on and before
+        `end`, and the last one before, if it began from `since` on."""
         began = _runs.c.started_utc
-        made = _runs.c.state.in_([RunState.SUCCEEDED.value, RunState.PARTIAL.value])
-        query = select(_runs.c.machine, began).where(began >= begin, began < end, made, _IS_BACKUP).order_by(began)
-        found: dict[str, list[datetime]] = {}
+        made = and_(_runs.c.state.in_([RunState.SUCCEEDED.value, RunState.PARTIAL.value]), _IS_BACKUP)
+        last = select(_runs.c.machine, func.max(began)).where(made, began >= since, began < begin)
+        within = select(_runs.c.machine, began).where(made, began >= begin, began < end).order_by(began)
         with self._database.read() as connection:
-            for machine, moment in connection.execute(query):
+            found = {machine: [moment] for machine, moment in connection.execute(last.group_by(_runs.c.machine))}
+            for machine, moment in connection.execute(within):
                 found.setdefault(machine, []).append(moment)
         return found
 
@@ -97,16 +112,20 @@ class History:
         with self._database.read() as connection:
             return {row[0]: SeriesSpan(int(row[1]), int(row[2]), row[3], row[4]) for row in connection.execute(query)}
 
-    def made_points(self) -> Iterator[tuple[str, MadePoint]]:
-        """All points, with their series, in the order in which they were made."""
+    def made_points(self) -> Mapping[str, Points]:
+        """All points, by their series."""
         columns = _points.c
         query = select(
-            columns.series, columns.id, columns.generation, columns.created_utc, columns.kind, columns.size_bytes,
-            columns.read_bytes, columns.stored_bytes, columns.duration_ms,
+            columns.series, columns.created_utc, columns.kind, columns.size_bytes, columns.read_bytes,
+            columns.stored_bytes, columns.duration_ms,
         ).order_by(columns.series, columns.generation)  # fmt: skip
+        found: dict[str, Points] = {}
         with self._database.read() as connection:
-            for series, id, generation, created, kind, *amounts in connection.execute(query):
-                yield series, MadePoint(id, generation, created, kind == ReadKind.FULL.value, *amounts)
+            for series, created, kind, *amounts in connection.execute(query):
+                if series not in found:
+                    found[series] = Points()
+                found[series].add(created, kind == ReadKind.FULL.value, *amounts)
+        return found
 
     def points(self) -> int:
         with self._database.read() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.output import duration, emit_json, facts, moment, say, size, table, tell
+from appliance.cli.output import duration, emit_json, facts, is_terminal, moment, say, size, table, tell
 from appliance.cli.session import Session, json_option, pass_session
 
 if TYPE_CHECKING:
     from appliance.planning.plans import Plan
 
 _RECOVERIES_SHOWN = 20
+_BAR_CHARACTERS = 24
 
 
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
@@ -124,24 +126,27 @@ def _show(found: Plan) -> None:
             ("machines", found.machines),
             ("used now", size(found.room.used_bytes)),
             ("free", size(found.room.free_bytes)),
-            (
-                "full",
-                f"by {moment(found.full_utc)[:10]}" if found.full_utc else f"not within {len(found.months)} months",
-            ),
+            ("full", _full(found)),
             *([("other retention", f"{changed.going} points would go")] if changed else []),
             *([("it frees now", size(changed.freed_bytes))] if changed and changed.freed_bytes is not None else []),
         ]
     )
     say()
     others = changed.months if changed else ()
+    drawn = is_terminal(sys.stdout)
+    most = max(month.high_bytes for month in found.months)
     table(
-        ["by", "low", "high", "trend", "points", *(["low then", "high then", "points then"] if changed else [])],
+        [
+            "by", "low", "high", "trend", "points", *(["low then", "high then", "points then"] if changed else []),
+            *(["low to high"] if drawn else []),
+        ],
         [
             (
                 moment(month.end_utc)[:10], size(month.low_bytes), size(month.high_bytes), size(month.trend_bytes),
                 month.points,
                 *((size(others[number].low_bytes), size(others[number].high_bytes), others[number].points)
                   if changed else ()),
+                *([_bar(month.low_bytes, month.high_bytes, most)] if drawn else []),
             )
             for number, month in enumerate(found.months)
         ],
@@ -178,6 +183,12 @@ def _show(found: Plan) -> None:
         tell(f"{more} smaller machines are left out: --json has all.")
     for sentence in found.how:
         tell(sentence)
+
+
+def _bar(low: int, high: int, most: int) -> str:
+    """As a part of the largest of all."""
+    full, part = (round(_BAR_CHARACTERS * each / max(1, most)) for each in (low, high))
+    return "█" * full + "░" * (part - full)
 
 
 def _full(found: Plan) -> str | None:

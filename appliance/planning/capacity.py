@@ -14,9 +14,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from appliance.planning.habits import Habit, History
-from appliance.policy.keeping import keep
+from appliance.planning.staying import Staying
 from appliance.policy.policies import Policy
-from appliance.policy.retention import Candidate
 
 MONTHS_MAX: Final = 120
 _POINTS_A_MONTH: Final = 3000  # of one machine: more often than every quarter of an hour is reckoned as that
@@ -35,13 +34,6 @@ class MonthSize:
     points: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    candidate: Candidate
-    stored_bytes: int
-    full: bool
-
-
 def project(
     histories: Sequence[History],
     habits: Sequence[Habit | None],
@@ -55,8 +47,10 @@ def project(
     A machine whose habit is None stays as it is."""
     ends = [now_utc + number * _MONTH for number in range(1, months + 1)]
     low, high, points = [used_bytes] * months, [used_bytes] * months, [0] * months
+    staying = Staying()
     for history, habit in zip(histories, habits, strict=True):
-        for number, (kept, made, count) in enumerate(_machine(history, habit, now_utc, ends, policies(history))):
+        told = _machine(history, habit, now_utc, ends, policies(history), staying)
+        for number, (kept, made, count) in enumerate(told):
             low[number] += kept * history.count
             high[number] += made * history.count
             points[number] += count * history.count
@@ -71,32 +65,37 @@ def project(
 
 
 def _machine(
-    history: History, habit: Habit | None, now_utc: datetime, ends: Sequence[datetime], policies: Sequence[Policy]
+    history: History,
+    habit: Habit | None,
+    now_utc: datetime,
+    ends: Sequence[datetime],
+    policies: Sequence[Policy],
+    staying: Staying,
 ) -> list[tuple[int, int, int]]:
     """At each end: how much more the kept points stored than those of now, how much was stored at all, how many points
     are kept."""
-    kept = [
-        _Kept(Candidate(point.id, point.generation, point.created_utc), point.stored_bytes, point.full)
-        for point in history.points
-    ]
-    before = sum(each.stored_bytes for each in kept)
+    points = history.points
+    at_s, stored, full = list(points.at_s), list(points.stored_bytes), list(points.full)
+    before = sum(stored)
     made, gone_full = 0, 0
-    generation = kept[-1].candidate.generation + 1 if kept else 0
-    at = max(kept[-1].candidate.created_utc, now_utc) if kept else now_utc
+    now_s = now_utc.timestamp()
+    last_s = max(at_s[-1], now_s) if at_s else now_s
+    interval_s = max(habit.interval, _MONTH / _POINTS_A_MONTH).total_seconds() if habit is not None else 0.0
     found = []
     for end in ends:
         if habit is not None:
-            interval = max(habit.interval, _MONTH / _POINTS_A_MONTH)
-            while at + interval <= end:
-                at += interval
-                kept.append(_Kept(Candidate(f"planned-{generation}", generation, at), habit.stored_bytes, False))
-                generation += 1
-                made += habit.stored_bytes
-        if policies:
-            staying = {
-                verdict.candidate.id for verdict in keep(policies, [each.candidate for each in kept]) if verdict.kept
-            }
-            gone_full += sum(each.stored_bytes for each in kept if each.full and each.candidate.id not in staying)
-            kept = [each for each in kept if each.candidate.id in staying]
-        found.append((sum(each.stored_bytes for each in kept) + gone_full - before, made, len(kept)))
+            count = max(0, int((end.timestamp() - last_s) / interval_s))
+            at_s += [last_s + number * interval_s for number in range(1, count + 1)]
+            stored += [habit.stored_bytes] * count
+            full += [0] * count
+            last_s += count * interval_s
+            made += count * habit.stored_bytes
+        stay = staying.numbers(policies, at_s)
+        if len(stay) < len(at_s):
+            gone_full += sum(stored[number] for number in range(len(at_s)) if full[number] and number not in stay)
+            kept = sorted(stay)
+            at_s = [at_s[number] for number in kept]
+            stored = [stored[number] for number in kept]
+            full = [full[number] for number in kept]
+        found.append((sum(stored) + gone_full - before, made, len(at_s)))
     return found

@@ -7,11 +7,12 @@ up (bytes). Of a machine with too few points, the fleet's share of changed bytes
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import fmean, median
-from typing import Final
+from typing import Final, overload
 
 from appliance.policy.policies import Policy
 
@@ -24,8 +25,8 @@ _SPEED_BYTES_MIN: Final = 64 << 20  # read, in a run whose speed counts
 
 @dataclass(frozen=True, slots=True)
 class MadePoint:
-    id: str
-    generation: int
+    """What making a restore point took; `size_bytes`: of the machine's disks then."""
+
     created_utc: datetime
     full: bool
     size_bytes: int
@@ -34,15 +35,59 @@ class MadePoint:
     duration_ms: int
 
 
+class Points(Sequence[MadePoint]):
+    """Of one machine, oldest first, in columns: a fleet has hundreds of thousands, of 41 bytes each. `at_s`: seconds
+    since 1970."""
+
+    __slots__ = ("_duration_ms", "_read_bytes", "_size_bytes", "at_s", "full", "stored_bytes")
+
+    def __init__(self, made: Iterable[MadePoint] = ()) -> None:
+        self.at_s, self.full, self.stored_bytes = array("d"), array("b"), array("q")
+        self._size_bytes, self._read_bytes, self._duration_ms = array("q"), array("q"), array("q")
+        for point in made:
+            self.add(point.created_utc, point.full, point.size_bytes, point.read_bytes, point.stored_bytes,
+                     point.duration_ms)  # fmt: skip
+
+    def add(
+        self, created_utc: datetime, full: bool, size_bytes: int, read_bytes: int, stored_bytes: int, duration_ms: int
+    ) -> None:
+        """The next one."""
+        self.at_s.append(created_utc.timestamp())
+        self.full.append(full)
+        self._size_bytes.append(size_bytes)
+        self._read_bytes.append(read_bytes)
+        self.stored_bytes.append(stored_bytes)
+        self._duration_ms.append(duration_ms)
+
+    def __len__(self) -> int:
+        return len(self.at_s)
+
+    @overload
+    def __getitem__(self, at: int) -> MadePoint: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[MadePoint]: ...
+
+    def __getitem__(self, at: int | slice) -> MadePoint | Sequence[MadePoint]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return MadePoint(
+            datetime.fromtimestamp(self.at_s[at], UTC), bool(self.full[at]), self._size_bytes[at],
+            self._read_bytes[at], self.stored_bytes[at], self._duration_ms[at],
+        )  # fmt: skip
+
+
+NO_POINTS: Final = Points()
+
+
 @dataclass(frozen=True, slots=True)
 class History:
-    """A machine, or `count` that are alike. `points`: oldest first; `policies`: that select it; none: nothing is
-    pruned."""
+    """A machine, or `count` that are alike. `policies`: that select it; none: nothing is pruned."""
 
     name: str
     host: str | None
     size_bytes: int
-    points: tuple[MadePoint, ...] = ()
+    points: Points = NO_POINTS
     policies: tuple[Policy, ...] = ()
     count: int = 1
     instant_ms: int | None = None  # what its last instant recovery took
@@ -94,16 +139,17 @@ def habits(histories: Sequence[History]) -> tuple[Habit | None, ...]:
 
 def reading_speed(histories: Sequence[History]) -> float | None:
     """Bytes a second of full reads in the middle: what reading whole machines was measured to take."""
-    speeds = [speed for each in histories for point in each.points if point.full and (speed := _speed(point))]
+    fulls = (each.points[number] for each in histories for number, full in enumerate(each.points.full) if full)
+    speeds = [speed for point in fulls if (speed := _speed(point))]
     return median(speeds) if speeds else None
 
 
 def _own(history: History) -> Habit | None:
-    last = [point for point in history.points if not point.full][-_LAST:]
+    points = history.points
+    last = [points[number] for number in [number for number, full in enumerate(points.full) if not full][-_LAST:]]
     if len(last) < _LEAST:
         return None
-    times = [point.created_utc for point in history.points[-_INTERVALS:]]
-    between = [(after - before).total_seconds() for before, after in itertools.pairwise(times) if after > before]
+    between = [after - before for before, after in itertools.pairwise(points.at_s[-_INTERVALS:]) if after > before]
     if not between:
         return None
     speeds = [speed for point in last if (speed := _speed(point))]

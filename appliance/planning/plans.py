@@ -12,9 +12,9 @@ from appliance.amounts import size
 from appliance.planning.capacity import MonthSize, project
 from appliance.planning.habits import Habit, History, habits, reading_speed
 from appliance.planning.load import HostLoad, RecoveryTime, loads
-from appliance.policy.keeping import keep
+from appliance.planning.staying import Staying
 from appliance.policy.policies import Policy
-from appliance.policy.retention import Candidate, Rules
+from appliance.policy.retention import Rules
 from appliance.policy.schedules import Schedule
 from appliance.policy.selectors import Clause, Selector
 
@@ -30,11 +30,17 @@ _BOUNDS: Final = (
 @dataclass(frozen=True, slots=True)
 class Room:
     """Of the repository: `used_bytes` now, `free_bytes` (None: it has no end, or nobody has looked), and how it was
-    seen to grow."""
+    seen to grow. `shared`: of some machines in a repository of more: `used_bytes` is what their points stored."""
 
     used_bytes: int
     free_bytes: int | None = None
     day_bytes: int | None = None
+    shared: bool = False
+
+
+def room_of(histories: Sequence[History]) -> Room:
+    """For who may not see the rest."""
+    return Room(sum(sum(each.points.stored_bytes) for each in histories), shared=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ def typed(numbers: Numbers, rules: Rules, now_utc: datetime) -> tuple[tuple[Hist
         speed_bytes_s=numbers.read_bytes_s,
     )
     policy = _policy(rules, numbers.per_host)
-    history = History(_TYPED, _TYPED, numbers.size_bytes, (), (policy,), numbers.machines)
+    history = History(_TYPED, _TYPED, numbers.size_bytes, policies=(policy,), count=numbers.machines)
     return (history,), (habit,), Room(round(numbers.machines * numbers.size_bytes / numbers.reduction))
 
 
@@ -129,24 +135,19 @@ def _change(
     months: int,
     rules: Rules,
 ) -> Change:
-    policy = _policy(rules)
+    policy, staying = _policy(rules), Staying()
     return Change(
         rules,
-        sum(len(_going(history, policy)) * history.count for history in histories),
+        sum(_going(history, policy, staying) * history.count for history in histories),
         None,
         project(histories, known, room.used_bytes, None, now_utc, months, lambda _: (policy,)),
     )
 
 
-def _going(history: History, policy: Policy) -> set[str]:
-    candidates = [Candidate(point.id, point.generation, point.created_utc) for point in history.points]
-    if not candidates:
-        return set()
-    stays = {verdict.candidate.id for verdict in keep((policy,), candidates) if verdict.kept}
-    now = {each.id for each in candidates}
-    if history.policies:
-        now = {verdict.candidate.id for verdict in keep(history.policies, candidates) if verdict.kept}
-    return now - stays
+def _going(history: History, policy: Policy, staying: Staying) -> int:
+    """How many points stay by what holds now, and not by this policy."""
+    at_s = history.points.at_s
+    return len(staying.numbers(history.policies, at_s) - staying.numbers((policy,), at_s))
 
 
 def _policy(rules: Rules, per_host: int = 2) -> Policy:
@@ -207,6 +208,11 @@ def _how(
         told.append(
             f"The trend is how the repository grew, day by day: {size(room.day_bytes)} a day. It knows nothing of"
             " weekly or monthly points that are yet to come."
+        )
+    elif room.shared:
+        told.append(
+            "It is of these machines alone, and what their restore points stored when they were made: of the rest of"
+            " the repository, its free space and its growth nothing is told here."
         )
     elif not numbers:
         told.append("There is no trend: the repository's size was not seen on days a week apart yet.")

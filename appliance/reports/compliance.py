@@ -61,11 +61,14 @@ class FailedRun:
 
 @dataclass(frozen=True, slots=True)
 class VerificationLine:
+    """`read_bytes`, `problems`: of the whole repository; None: this is for one who may see some machines only.
+    `affected`: points of those machines."""
+
     ended_utc: datetime
     reading: str
     every_days: int
-    read_bytes: int
-    problems: int
+    read_bytes: int | None
+    problems: int | None
     affected: int
 
 
@@ -103,7 +106,8 @@ class AuditState:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`failed_count` and `changes_count` may be more than what is listed."""
+    """`failed_count` and `changes_count` may be more than what is listed. `partial`: it is of the machines that
+    somebody may see, and tells nothing of others, nor of the repository; `audit` is None then."""
 
     month: str
     zone: str
@@ -125,7 +129,8 @@ class Report:
     failed_count: int
     changes: tuple[ChangeLine, ...]
     changes_count: int
-    audit: AuditState
+    audit: AuditState | None
+    partial: bool = False
 
     @property
     def unprotected(self) -> tuple[MachineLine, ...]:

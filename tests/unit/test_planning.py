@@ -10,12 +10,15 @@ from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.bootstrap import Appliance
 from appliance.planning.capacity import project
-from appliance.planning.habits import Habit, History, MadePoint, habits, reading_speed
+from appliance.planning.habits import Habit, History, MadePoint, Points, habits, reading_speed
 from appliance.planning.load import loads, open_s
 from appliance.planning.plans import Numbers, Plan, Room, plan, typed
+from appliance.planning.staying import Staying
 from appliance.policy.keeping import keep
 from appliance.policy.policies import Policy
 from appliance.policy.retention import Candidate, Rules
@@ -55,7 +58,7 @@ class Simulated:
         self._new = itertools.count()
         self.disk = [next(self._new) for _ in range(BLOCKS)]
         self.contents: dict[str, frozenset[int]] = {}
-        self.points: list[MadePoint] = []
+        self.points: list[tuple[Candidate, MadePoint]] = []
         self.sizes: list[RepositorySize] = []
         self._run(0, BLOCKS)
 
@@ -64,21 +67,22 @@ class Simulated:
             for block in [*range(self.hot), *self._draw.sample(range(len(self.disk)), self.overwrites)]:
                 self.disk[block] = next(self._new)
             self.disk += [next(self._new) for _ in range(self.adds)]
-            number = self.points[-1].generation + 1
+            number = self.candidates[-1].generation + 1
             self._run(number, self.hot + self.overwrites + self.adds)
 
     def _run(self, number: int, changed: int) -> None:
         at, stored = BEGIN + number * DAY, changed * CHUNK
-        point = MadePoint(
-            f"p{number}", number, at, number == 0, len(self.disk) * CHUNK, stored, stored, 1000 * changed
-        )  # fmt: skip
-        self.points.append(point)
-        self.contents[point.id] = frozenset(self.disk)
-        verdicts = keep((self.policy,), [Candidate(each.id, each.generation, each.created_utc) for each in self.points])
-        kept = {verdict.candidate.id for verdict in verdicts if verdict.kept}
-        self.points = [each for each in self.points if each.id in kept]
+        point = MadePoint(at, number == 0, len(self.disk) * CHUNK, stored, stored, 1000 * changed)
+        self.points.append((Candidate(f"p{number}", number, at), point))
+        self.contents[f"p{number}"] = frozenset(self.disk)
+        kept = {each.candidate.id for each in keep((self.policy,), self.candidates) if each.kept}
+        self.points = [each for each in self.points if each[0].id in kept]
         self.contents = {id: chunks for id, chunks in self.contents.items() if id in kept}
         self.sizes.append(RepositorySize("r", at.date(), at, self.used_bytes, None))
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return [candidate for candidate, _ in self.points]
 
     @property
     def used_bytes(self) -> int:
@@ -86,10 +90,10 @@ class Simulated:
 
     @property
     def now(self) -> datetime:
-        return BEGIN + self.points[-1].generation * DAY
+        return BEGIN + self.candidates[-1].generation * DAY
 
     def history(self) -> History:
-        return History("vm", "rack1", len(self.disk) * CHUNK, tuple(self.points), (self.policy,))
+        return History("vm", "rack1", len(self.disk) * CHUNK, Points(point for _, point in self.points), (self.policy,))
 
     def plan(self, months: int) -> Plan:
         day_bytes = growth(self.sizes[-30:], ()).day_bytes
@@ -126,14 +130,36 @@ def test_another_retention_keeps_as_many_points_as_it_says() -> None:
     rules = Rules(daily=7, weekly=4)
     found = plan([machine.history()], Room(machine.used_bytes), machine.now, months=3, rules=rules)
     assert found.change is not None
-    candidates = [Candidate(each.id, each.generation, each.created_utc) for each in machine.points]
-    stays = sum(verdict.kept for verdict in keep((policy(rules),), candidates))
+    stays = sum(verdict.kept for verdict in keep((policy(rules),), machine.candidates))
     assert found.change.going == len(machine.points) - stays > 0
     machine.policy = policy(rules)
     machine.live(round((found.change.months[-1].end_utc - machine.now) / DAY))
     assert found.change.months[-1].points == pytest.approx(len(machine.points), abs=1)
     assert 0.97 * found.change.months[-1].low_bytes <= machine.used_bytes <= found.change.months[-1].high_bytes
     assert found.change.months[-1].low_bytes < found.months[-1].low_bytes
+
+
+ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu")
+COUNTS = st.integers(0, 6)
+RULES = st.builds(
+    Rules, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS,
+    st.none() | st.timedeltas(timedelta(hours=1), timedelta(days=40)),
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.datetimes(datetime(2025, 9, 1), datetime(2027, 5, 1), timezones=st.just(UTC)), max_size=40),  # noqa: DTZ001
+    st.lists(st.tuples(RULES, st.sampled_from(ZONES)), max_size=3), st.booleans(),
+)  # fmt: skip
+def test_a_plan_keeps_what_pruning_keeps(
+    moments: list[datetime], rules: list[tuple[Rules, str]], in_order: bool
+) -> None:
+    moments = sorted(moments) if in_order else moments
+    policies = [policy(each, schedule=Schedule("0 22 * * *", zone)) for each, zone in rules]
+    candidates = [Candidate(str(number), number, at) for number, at in enumerate(moments)]
+    kept = {int(verdict.candidate.id) for verdict in keep(policies, candidates) if verdict.kept}
+    assert Staying().numbers(policies, [at.timestamp() for at in moments]) == kept
 
 
 def test_habits_are_those_of_the_points_and_pruning_does_not_hide_them() -> None:
@@ -164,7 +190,7 @@ def test_hosts_have_to_read_in_their_window_what_their_machines_change() -> None
     window = Window((Span(frozenset({0, 1, 2, 3, 4}), time(22), time(6)), Span(frozenset({5, 6}), time(20), time(8))))
     assert open_s(window) == 8 * 3600
     mine = policy(Rules(), window=window, per_host=2)
-    histories = [History(name, host, 1, (), (mine,)) for name, host in (("a", "r1"), ("b", "r1"), ("c", None))]
+    histories = [History(name, host, 1, policies=(mine,)) for name, host in (("a", "r1"), ("b", "r1"), ("c", None))]
     image, rack = loads(histories, [habit] * 3)
     assert (image.host, rack.host, rack.machines) == (None, "r1", 2)
     assert rack.read_bytes == 4 * (3600 << 20)
@@ -230,19 +256,34 @@ def test_the_fleets_history_is_what_the_catalog_has(appliance: Appliance) -> Non
     points = appliance.catalog.points.list()
     gone = SMALL.gone
     assert len(histories) == SMALL.machines - SMALL.unprotected - gone
-    known = {point.id: point for point in points}
+    there = {(point.name, point.created_utc, point.read_bytes, point.stored_bytes) for point in points}
     for history in histories:
-        assert [point.generation for point in history.points] == sorted(point.generation for point in history.points)
-        for point in history.points:
-            record = known[point.id]
-            assert (point.stored_bytes, point.read_bytes, point.created_utc) == (
-                record.stored_bytes, record.read_bytes, record.created_utc,
-            )  # fmt: skip
+        made_utc = [point.created_utc for point in history.points]
+        assert made_utc == sorted(made_utc)
+        assert {
+            (history.name, each.created_utc, each.read_bytes, each.stored_bytes) for each in history.points
+        } <= there
     made = service.plan(months=3, rules=Rules(daily=3))
     assert made.change is not None
     assert made.change.going > 0
     assert made.room.used_bytes == sum(point.stored_bytes for point in points)
     assert {each.host for each in made.hosts} == {history.host for history in histories}
+
+
+def test_who_may_see_some_machines_has_a_plan_of_those(appliance: Appliance) -> None:
+    now = datetime.now(UTC)
+    seed(appliance.catalog, SMALL, now_utc=now)
+    appliance.catalog.proofs.took(RepositorySize("e" * 32, now.date(), now, 10**15, 10**12))
+    service = PlanningService(appliance)
+    made = service.plan(months=2, may_see=lambda machine: machine.host == "rack01")
+    assert {each.host for each in made.hosts} == {each.host for each in made.recoveries} == {"rack01"}
+    points = [
+        point for point in appliance.catalog.points.list() if point.name in {each.name for each in made.recoveries}
+    ]
+    assert made.room == Room(sum(point.stored_bytes for point in points), shared=True)
+    assert (made.full_utc, made.months[0].trend_bytes) == (None, None)
+    assert any("of these machines alone" in sentence for sentence in made.how)
+    assert service.plan(months=1).room.used_bytes == 10**15
 
 
 def test_the_command_plans_and_asks_the_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

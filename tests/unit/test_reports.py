@@ -186,10 +186,32 @@ def test_the_report_tells_the_month(appliance: Appliance) -> None:
     assert [(each.reading, each.problems, each.affected) for each in report.verifications] == [("data", 2, 1)]
     assert [(each.name, each.took_ms) for each in report.proofs] == [("web-1", 3400)]
     assert [(each.act, each.actor) for each in report.changes] == [("point.delete", HOSTILE), ("policy.save", "root")]
+    assert report.audit is not None
     assert (report.audit.entries, report.audit.flaws) == (5, ())
     (policy,) = report.policies
     assert (policy.retention, policy.machines) == ({"daily": 14, "within_hours": 48}, 2)
     assert (report.read_bytes, report.stored_bytes, report.used_bytes) == (280, 140, 5 << 30)
+
+
+def test_who_may_see_some_machines_has_a_report_of_those(appliance: Appliance) -> None:
+    october(appliance)
+    theirs = replace(draft("point.protect", BEGIN + HOUR, "root"), machine="vm:u-1")
+    appliance.catalog.audit.append([theirs])
+    report = ReportService(appliance).month(OCTOBER, may_see=lambda machine: machine.id == "u-1")
+    assert [line.name for line in report.machines] == ["web-1"]
+    assert (report.machines[0].kept, report.machines[0].runs) == (29, {"succeeded": 28, "failed": 3})
+    assert [(each.name, each.machines) for each in report.policies] == [("nightly", 1)]
+    assert (report.runs, report.failed_count) == ({"succeeded": 28, "failed": 3}, 3)
+    assert {run.name for run in report.failed} == {"web-1"}
+    assert [each.name for each in report.proofs] == ["web-1"]
+    assert [each.act for each in report.changes] == ["point.protect"]
+    assert [(each.read_bytes, each.problems, each.affected) for each in report.verifications] == [(None, None, 0)]
+    assert (report.repository, report.used_bytes, report.audit, report.stored_bytes) == (None, None, None, 140)
+    html = page(report).html
+    assert "tells nothing of others" in html
+    assert "lonely" not in html
+    nothing = ReportService(appliance).month(OCTOBER, may_see=lambda machine: False)
+    assert (nothing.machines, nothing.policies, nothing.proofs, nothing.changes, nothing.runs) == ((), (), (), (), {})
 
 
 class Seen(HTMLParser):
@@ -220,7 +242,9 @@ def test_the_page_stands_alone_and_hostile_names_are_text(appliance: Appliance) 
         "html", "head", "meta", "title", "style", "body", "header", "footer", "h1", "h2", "p", "dl", "div", "dt", "dd",
         "table", "caption", "thead", "tbody", "tr", "th", "td",
     }  # fmt: skip
-    assert seen.attributes <= {"lang", "charset", "name", "content", "class", "scope", "colspan"}
+    assert seen.attributes <= {
+        "lang", "charset", "name", "content", "class", "scope", "colspan", "role", "aria-label", "tabindex",
+    }  # fmt: skip
     assert "url(" not in seen.style
     assert "@import" not in seen.style
     text = "".join(seen.text)
@@ -254,6 +278,7 @@ def test_a_broken_audit_is_an_exception(appliance: Appliance) -> None:
     with appliance.catalog.database.write() as connection:
         connection.exec_driver_sql("UPDATE audit SET actor_name = 'somebody' WHERE number = 2")
     report = ReportService(appliance).month(OCTOBER)
+    assert report.audit is not None
     assert report.audit.flaws
     assert "The audit is not whole" in page(report).html
 

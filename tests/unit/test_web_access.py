@@ -97,6 +97,7 @@ MAY: dict[str, frozenset[Role] | None] = {
     "GET /repository": LOOKS,
     "POST /repository/verify": WORKS,
     "POST /repository/collect": ADMINS,
+    "GET /plan": LOOKS,
     "GET /audit": AUDITS,
     "POST /audit/verify": AUDITS,
     "POST /audit/export": AUDITS,

@@ -24,6 +24,7 @@ document.addEventListener("click", (event) => {
   if (opener) document.getElementById(opener.dataset.opens).showModal();
   const closer = on("[data-closes]");
   if (closer) closer.closest("dialog").close();
+  if (on("[data-prints]")) print();
   if (on("[data-theme-switch]")) {
     const now = root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
     root.dataset.theme = now === "dark" ? "light" : "dark";

@@ -2,14 +2,18 @@
 
 The rule: all of it is from the catalog, so that it can be made at any time and again; what is only known as it is now
 (policies, what selects a machine, which points are kept) is told as that, and not as if it had been so in the month.
+Who may see some machines only has a report of those, with no trace of the rest.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from appliance.audit import AuditEntry
+from appliance.catalog.browsing import histories
 from appliance.catalog.history import SeriesSpan
 from appliance.models import RunRecord, RunState
 from appliance.policy.retention import Rules
@@ -27,7 +31,7 @@ from appliance.reports.compliance import (
 from appliance.reports.months import Month, exposure
 from appliance.services.access.audits import AuditService
 from appliance.services.browsing.fleet import MachineRow, Standing
-from appliance.services.browsing.service import BrowsingService
+from appliance.services.browsing.service import BrowsingService, MaySee
 from appliance.services.fleet import FleetService
 from appliance.services.policies.service import KnownPolicy, PolicyService
 
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
 
 _LISTED: Final = 500
+_FAILED: Final = (RunState.FAILED, RunState.INTERRUPTED)
 _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOOK_BACK: Final = timedelta(days=100)  # for the last backup before the month
 # What changes what is kept and who may do what; looking, backing up and recovering are in the audit itself.
@@ -51,18 +56,24 @@ class ReportService:
     def __init__(self, appliance: Appliance) -> None:
         self._appliance = appliance
 
-    def month(self, month: Month) -> Report:
+    def month(self, month: Month, *, may_see: MaySee | None = None) -> Report:
         """CatalogError."""
         catalog, now = self._appliance.catalog, self._appliance.clock.now_utc()
         begin, end = month.begin_utc, month.end_utc
-        rows = [row for row in BrowsingService(self._appliance).fleet().rows if row.standing is not Standing.RECOVERED]
+        fleet = BrowsingService(self._appliance).fleet(may_see)
+        rows = [row for row in fleet.rows if row.standing is not Standing.RECOVERED]
         policies = PolicyService(self._appliance).list().readable
-        made = catalog.history.points_made(begin, end)
-        failed_states = (RunState.FAILED, RunState.INTERRUPTED)
-        runs = catalog.history.runs_by_state(begin, end)
-        repository = catalog.repository()
+        keys, serieses = (None, None) if may_see is None else (fleet.keys, fleet.serieses)
+        if keys is not None:
+            selecting = {name for row in rows for name in row.policies}
+            policies = tuple(each for each in policies if each.name in selecting)
+        made = catalog.history.points_made(begin, end, serieses)
+        ended = catalog.history.runs_by_machine(begin, end)
+        runs = _added_up(ended if keys is None else {key: ended[key] for key in histories(keys) if key in ended})
+        repository = catalog.repository() if keys is None else None
         sizes = () if repository is None else catalog.proofs.sizes(repository.id, begin.date())
-        changes, count = self._changes(begin, end)
+        changes, count = self._changes(begin, end, keys)
+        proofs = [each for each in catalog.proofs.between(begin, end) if serieses is None or each.series in serieses]
         return Report(
             month=str(month),
             zone=month.zone,
@@ -73,33 +84,31 @@ class ReportService:
             repository=None if repository is None else repository.id,
             over=now >= end,
             policies=tuple(_policy(each, sum(each.name in row.policies for row in rows)) for each in policies),
-            machines=self._machines(rows, policies, begin, min(end, now)),
+            machines=self._machines(rows, policies, ended, begin, min(end, now)),
             runs={state.value: count for state, count in runs.items()},
             read_bytes=made.read_bytes,
             stored_bytes=made.stored_bytes,
             used_bytes=next((size.used_bytes for size in reversed(sizes) if size.taken_utc < end), None),
-            verifications=tuple(
-                VerificationLine(
-                    each.ended_utc, each.reading.value, each.every_days, each.read_bytes, each.problems,
-                    len(each.affected),
-                )
-                for each in reversed(catalog.proofs.verifications())
-                if begin <= each.ended_utc < end
-            ),
-            proofs=self._proofs(catalog.proofs.between(begin, end), rows),
-            failed=tuple(_failed(run) for run in catalog.history.runs(failed_states, begin, end, _LISTED)),
-            failed_count=sum(runs.get(state, 0) for state in failed_states),
+            verifications=self._verifications(begin, end, serieses),
+            proofs=self._proofs(proofs, rows),
+            failed=tuple(_failed(run) for run in catalog.history.runs(_FAILED, begin, end, _LISTED, keys)),
+            failed_count=sum(runs.get(state, 0) for state in _FAILED),
             changes=changes,
             changes_count=count,
-            audit=self._audit(),
-        )  # fmt: skip
+            audit=self._audit() if keys is None else None,
+            partial=keys is not None,
+        )
 
     def _machines(
-        self, rows: list[MachineRow], policies: tuple[KnownPolicy, ...], begin: datetime, end: datetime
+        self,
+        rows: list[MachineRow],
+        policies: tuple[KnownPolicy, ...],
+        runs: Mapping[str, Mapping[RunState, int]],
+        begin: datetime,
+        end: datetime,
     ) -> tuple[MachineLine, ...]:
         history = self._appliance.catalog.history
-        runs = history.runs_by_machine(begin, end)
-        successes = history.successes(begin - _LOOK_BACK, end)
+        successes = history.successes(begin, end, begin - _LOOK_BACK)
         spans = history.series_spans(begin, end)
         proven = {each.series: each.proven_utc for each in self._appliance.catalog.proofs.between(_EVER, end)}
         known = {
@@ -140,16 +149,40 @@ class ReportService:
             )
         return tuple(lines)
 
-    def _proofs(self, proofs: tuple[Proof, ...], rows: list[MachineRow]) -> tuple[ProofLine, ...]:
+    def _verifications(
+        self, begin: datetime, end: datetime, serieses: frozenset[str] | None
+    ) -> tuple[VerificationLine, ...]:
+        catalog = self._appliance.catalog
+        lines = []
+        for each in reversed(catalog.proofs.verifications()):
+            if not begin <= each.ended_utc < end:
+                continue
+            read, problems, affected = each.read_bytes, each.problems, len(each.affected)
+            whole = serieses is None
+            if serieses is not None:
+                affected = sum(point.series in serieses for point in catalog.history.points_of(each.affected))
+            lines.append(
+                VerificationLine(
+                    each.ended_utc, each.reading.value, each.every_days, read if whole else None,
+                    problems if whole else None, affected,
+                )
+            )  # fmt: skip
+        return tuple(lines)
+
+    def _proofs(self, proofs: Iterable[Proof], rows: list[MachineRow]) -> tuple[ProofLine, ...]:
         names = {row.series: row.machine.name for row in rows if row.series is not None}
         return tuple(ProofLine(each.proven_utc, names.get(each.series), each.point, each.took_ms) for each in proofs)
 
-    def _changes(self, begin: datetime, end: datetime) -> tuple[tuple[ChangeLine, ...], int]:
+    def _changes(
+        self, begin: datetime, end: datetime, keys: frozenset[str] | None
+    ) -> tuple[tuple[ChangeLine, ...], int]:
         """The oldest ones, and how many there are."""
         found = [
             entry
             for entry in self._appliance.catalog.audit.between(begin, end)
-            if entry.act.startswith(_CHANGES) and not entry.act.endswith(".see")
+            if entry.act.startswith(_CHANGES)
+            and not entry.act.endswith(".see")
+            and (keys is None or entry.machine in keys)
         ]
         return tuple(_change(entry) for entry in found[:_LISTED]), len(found)
 
@@ -159,6 +192,13 @@ class ReportService:
             return AuditState(None, ())
         verdict = AuditService(self._appliance).verify()
         return AuditState(head.number, tuple(f"entry {flaw.number}: {flaw.what}" for flaw in verdict.flaws))
+
+
+def _added_up(ended: Mapping[str, Mapping[RunState, int]]) -> Mapping[RunState, int]:
+    found: Counter[RunState] = Counter()
+    for counts in ended.values():
+        found.update(counts)
+    return found
 
 
 def _policy(known: KnownPolicy, machines: int) -> PolicyLine:

@@ -22,6 +22,7 @@ from appliance.notices.wording import visible
 from appliance.reports.compliance import Report
 
 _PAGE = "compliance.html"
+_BODY = "body.html"
 _STYLE = "compliance.css"
 
 
@@ -35,24 +36,26 @@ class Page:
 
 def page(report: Report) -> Page:
     style = _read(_STYLE)
+    html = _environment().get_template(_PAGE).render(style=Markup(style), **_told(report))  # noqa: S704  (our own file)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return Page(html, f"sha256-{digest}")
+
+
+def body(report: Report) -> Markup:
+    """The report alone, for a page that has its own head and style."""
+    return Markup(_environment().get_template(_BODY).render(**_told(report)))  # noqa: S704  (escaped where it is made)
+
+
+def _told(report: Report) -> dict[str, object]:
     zone = ZoneInfo(report.zone)
 
     def moment(value: datetime | None) -> str:
         return "–" if value is None else value.astimezone(zone).strftime("%Y-%m-%d %H:%M")
 
-    html = (
-        _environment()
-        .get_template(_PAGE)
-        .render(
-            report=report,
-            style=Markup(style),  # noqa: S704  (our own file)
-            moment=moment,
-            size=size,
-            duration=lambda seconds: "–" if seconds is None else duration(seconds),
-        )
-    )
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return Page(html, f"sha256-{digest}")
+    def span(seconds: float | None) -> str:
+        return "–" if seconds is None else duration(seconds)
+
+    return {"report": report, "moment": moment, "size": size, "duration": span}
 
 
 @cache

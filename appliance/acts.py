@@ -178,7 +178,7 @@ TRAITS: Final[Mapping[Act, Traits]] = MappingProxyType(
         Act.APPLIANCE_SEE: _look(Scope.FLEET, _LOOKS),
         Act.SETTINGS_SEE: _look(Scope.FLEET, _AUDITS),
         Act.NOTICE_SEE: _look(Scope.FLEET, _LOOKS),
-        Act.REPORT_SEE: _look(Scope.FLEET, _LOOKS),
+        Act.REPORT_SEE: _look(Scope.MACHINE, _LOOKS),
         Act.PLAN_SEE: _look(Scope.MACHINE, _LOOKS),
         Act.METRICS_SEE: _look(Scope.FLEET, _LOOKS),
         Act.USER_SEE: _look(Scope.FLEET, _AUDITS),

@@ -18,7 +18,7 @@ PAGES = {
     "overview": "/", "vms": "/vms", "runs": "/runs", "recoveries": "/recoveries", "recover-what": "/recover",
     "policies": "/policies", "policy": "/policies/nightly", "policy-edit": "/policies/nightly/edit", "hosts": "/hosts",
     "host-new": "/host/new", "repository": "/repository", "search": "/search?q=db", "plan": "/plan",
-    "plan-typed": "/plan?machines=200&size=100&daily=14&monthly=12&window=8", "audit": "/audit",
+    "plan-typed": "/plan?machines=200&size=100&daily=14&monthly=12&window=8", "report": "/report", "audit": "/audit",
     "users": "/users", "settings": "/settings", "account": "/account",
 }  # fmt: skip
 _HEIGHT_PX_MAX = 2600

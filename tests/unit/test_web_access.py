@@ -112,6 +112,7 @@ MAY: dict[str, frozenset[Role] | None] = {
     "GET /settings": AUDITS,
     "POST /settings/notices/<name>/test": ADMINS,
     "GET /report": LOOKS,
+    "GET /report/file": LOOKS,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,15 @@ from flask import Flask
 from appliance.acts import Act, Role
 from appliance.audit import Result
 from appliance.bootstrap import Appliance
+from appliance.policy.selectors import Clause, Selector
+from appliance.services.access import SYSTEM
 from appliance.services.access.audits import AuditService
 from appliance.services.accounts.setting_up import SetUpService
+from appliance.services.accounts.users import UserService
 from appliance.settings import load
 from tests.lab.receivers import Webhook, web_server
 from tests.unit.records import machine_record, point_record
-from tests.unit.test_web_access import Signed, _set_up
+from tests.unit.test_web_access import BASE, Signed, _set_up
 from web.app import create_app
 
 
@@ -30,7 +34,7 @@ def hook() -> Iterator[Webhook]:
 def appliance(tmp_path: Path, hook: Webhook) -> Iterator[Appliance]:
     environment = {"STRONGROOM_HOME": str(tmp_path / "home"), "STRONGROOM_NOTICES_TARGETS": f"ops={hook.url}"}
     with Appliance(load(environment)) as made:
-        made.catalog.points.add(machine_record(), point_record(name="<b>web-1</b>"))
+        made.catalog.points.add(replace(machine_record(), name="<b>web-1</b>"), point_record(name="<b>web-1</b>"))
         yield made
 
 
@@ -63,13 +67,29 @@ def test_a_target_is_tested_by_a_button_and_its_secret_is_not_shown(
     assert admin.send("POST", "/settings/notices/nosuch/test").status_code < 500
 
 
-def test_the_report_is_a_file(admin: Signed) -> None:
-    answer = admin.client.get("/report?month=2026-11", base_url="https://localhost")
+def test_the_report_is_a_page_of_a_month_and_a_file(admin: Signed) -> None:
+    get = admin.client.get
+    answer = get("/report/file?month=2026-11", base_url=BASE)
     assert answer.status_code == 200
     assert answer.headers["Content-Disposition"] == 'attachment; filename="strongroom-2026-11.html"'
-    assert "<b>web" not in answer.text
+    page = get("/report?month=2019-01", base_url=BASE)
+    for text in (answer.text, page.text):
+        assert "<b>web" not in text
+        assert "&lt;b&gt;web-1" in text
     assert "Backups in 2026-11" in answer.text
-    assert admin.client.get("/report", base_url="https://localhost").status_code == 200
+    assert "Backups in 2019-01" in page.text
+    assert '<option value="2019-01" selected>January 2019</option>' in page.text
+    assert get("/report", base_url=BASE).status_code == 200
     for wrong in ("2026-13", "x", "../../etc/passwd"):
-        answer = admin.client.get("/report", query_string={"month": wrong}, base_url="https://localhost")
-        assert 400 <= answer.status_code < 500
+        assert 400 <= get("/report", query_string={"month": wrong}, base_url=BASE).status_code < 500
+
+
+def test_who_has_some_machines_has_a_report_of_those(admin: Signed, appliance: Appliance) -> None:
+    app = admin.client.application
+    for name, shown in (("*web-1*", True), ("other", False)):
+        made = UserService(appliance).add(SYSTEM, f"tenant-{shown}", Role.VIEWER, (Selector((Clause(name=name),)),))
+        tenant = _set_up(app, appliance, made.link, f"tenant-{shown}")
+        for path in ("/report", "/report/file"):
+            text = tenant.client.get(path, base_url=BASE).text
+            assert ("&lt;b&gt;web-1" in text) is shown
+            assert "tells nothing of others" in text

@@ -47,7 +47,8 @@ def page() -> str:
 def _plan(given: MultiDict[str, str]) -> Plan:
     """FormWrong."""
     months = whole(given, "months", 1, MONTHS_MAX) or _MONTHS
-    rules = Rules(*(whole(given, kind, 0, 100_000) or 0 for kind in _KINDS))
+    last, hourly, daily, weekly, monthly, yearly = (whole(given, kind, 0, 100_000) or 0 for kind in _KINDS)
+    rules = Rules(last, hourly, daily, weekly, monthly, yearly)
     window_s = real(given, "window", 0.1, 24)
     window_s = None if window_s is None else window_s * _HOUR_S
     restore = whole(given, "restore_speed", 1, 1_000_000)

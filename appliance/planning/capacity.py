@@ -78,6 +78,7 @@ def _machine(
     at_s, stored, full = list(points.at_s), list(points.stored_bytes), list(points.full)
     before = sum(stored)
     made, gone_full = 0, 0
+    pruned = bool(policies) and not any(policy.retention.empty for policy in policies)
     now_s = now_utc.timestamp()
     last_s = max(at_s[-1], now_s) if at_s else now_s
     interval_s = max(habit.interval, _MONTH / _POINTS_A_MONTH).total_seconds() if habit is not None else 0.0
@@ -90,8 +91,8 @@ def _machine(
             full += [0] * count
             last_s += count * interval_s
             made += count * habit.stored_bytes
-        stay = staying.numbers(policies, at_s)
-        if len(stay) < len(at_s):
+        stay = staying.numbers(policies, at_s) if pruned else None
+        if stay is not None and len(stay) < len(at_s):
             gone_full += sum(stored[number] for number in range(len(at_s)) if full[number] and number not in stay)
             kept = sorted(stay)
             at_s = [at_s[number] for number in kept]

@@ -69,6 +69,11 @@ def test_months_that_were_and_that_come(api: Site) -> None:
     assert (plan["machines"], len(plan["months"]), plan["change"]["freed_bytes"]) == (2, 3, 0)
     typed = api.get("/plan?months=2&machines=10&machine_bytes=1000000&keep_daily=7")
     assert (typed["machines"], typed["change"]) == (10, None)
+    theirs = api.token_of(Role.VIEWER, grants=(Selector((Clause(image="shop"),)),))
+    assert [each["name"] for each in api.get("/report?month=2026-11", token=theirs)["machines"]] == ["shop"]
+    mine = api.get("/plan?months=1", token=theirs)
+    assert ([each["name"] for each in mine["recoveries"]], mine["room"]["shared"]) == (["shop"], True)
+    problem(api.ask("GET", "/plan?keep_daily=1&exact=true", token=theirs), 422)
     for wrong in ("exact=true", "machines=5", "months=121", "machines=5&machine_bytes=9&months=120&runs_a_day=96"):
         problem(api.ask("GET", f"/plan?{wrong}"), 422)
 

@@ -18,7 +18,7 @@ from appliance.services.access import Act
 from appliance.services.planning import PlanningService
 from appliance.services.reports import ReportService
 from web.acts import act
-from web.api.callers import appliance, looking
+from web.api.callers import appliance, visible
 from web.api.problems import FieldError, Unprocessable
 from web.api.resources import resource
 from web.api.schemas import schema_of, send
@@ -86,18 +86,22 @@ class PlanQuery(BaseModel):
 @act(Act.REPORT_SEE)
 def show_report(query: Which) -> Response:
     """What is only known as it is now (policies, points that are kept) is told as that. MonthNotUnderstood."""
-    looking()
+    may_see = visible()
     zone = _zone(query.zone)
     now = appliance().clock.now_utc()
     month = Month.before(now, zone) if query.month is None else Month.parse(query.month, zone)
-    return send(ReportOut, ReportService(appliance()).month(month))
+    return send(ReportOut, ReportService(appliance()).month(month, may_see=may_see))
 
 
 @resources.get("/plan", summary="Room, bandwidth and time to recover, months ahead", responses={200: PlanOut})
 @act(Act.PLAN_SEE)
 def show_plan(query: PlanQuery) -> Response:
     """From the fleet's history. `how` tells in sentences where the numbers are from."""
-    looking()
+    may_see = visible()
+    if query.exact and may_see is not None:
+        raise Unprocessable(
+            [FieldError(where="exact", reason="it is asked of the whole repository, for who may see all")]
+        )
     service, rules = PlanningService(appliance()), query.rules
     window_s = None if query.window_hours is None else query.window_hours * _HOUR_S
     if query.machines is not None and query.machine_bytes is not None:
@@ -111,7 +115,7 @@ def show_plan(query: PlanQuery) -> Response:
     else:
         made = service.plan(
             months=query.months, rules=None if rules.empty else rules, window_s=window_s,
-            restore_bytes_s=query.restore_bytes_s, exact=query.exact,
+            restore_bytes_s=query.restore_bytes_s, exact=query.exact, may_see=may_see,
         )  # fmt: skip
     return send(PlanOut, made)
 

@@ -38,7 +38,7 @@ OverviewOut: Final = schema_of(
         "running": list[_Under],  # type: ignore[valid-type]
         "recoveries": list[Recovery],  # type: ignore[valid-type]
         "debts": _Debts,
-        "growth": GrowthOut,
+        "growth": GrowthOut | None,
     },
     add={"fine": bool, "concerns": list[str]},
 )

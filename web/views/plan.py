@@ -23,6 +23,7 @@ _GB: Final = 1_000_000_000
 _MB: Final = 1_000_000
 _MONTHS: Final = 12
 _SHOWN: Final = 20
+_KEEP_MAX: Final = 1000
 _USUAL: Final = {"months": "12", "change": "2", "reduction": "2", "runs_a_day": "1", "read_speed": "100"}
 
 
@@ -47,7 +48,7 @@ def page() -> str:
 def _plan(given: MultiDict[str, str]) -> Plan:
     """FormWrong."""
     months = whole(given, "months", 1, MONTHS_MAX) or _MONTHS
-    last, hourly, daily, weekly, monthly, yearly = (whole(given, kind, 0, 100_000) or 0 for kind in _KINDS)
+    last, hourly, daily, weekly, monthly, yearly = (whole(given, kind, 0, _KEEP_MAX) or 0 for kind in _KINDS)
     rules = Rules(last, hourly, daily, weekly, monthly, yearly)
     window_s = real(given, "window", 0.1, 24)
     window_s = None if window_s is None else window_s * _HOUR_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import signal
 import sys
 from dataclasses import replace
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     tools = tuple(name for name in options.tools.split(",") if name)
     missed = 0
+    for package in ("appliance", "imaging", "web"):  # as after an admin's first command, whatever the environment forbids
+        compileall.compile_dir(PROJECT / package, quiet=1)
     try:
         disks = images.make(work, workload)
         for name in PARTS:

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     tools = tuple(name for name in options.tools.split(",") if name)
     missed = 0
-    for package in ("appliance", "imaging", "web"):  # as after an admin's first command, whatever the environment forbids
+    for package in ("appliance", "imaging", "web"):  # as after a first command, whatever the environment forbids
         compileall.compile_dir(PROJECT / package, quiet=1)
     try:
         disks = images.make(work, workload)

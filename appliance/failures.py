@@ -31,7 +31,7 @@ from appliance.services.restore import errors as restore
 from appliance.services.status import NothingToDismiss
 from appliance.settings import SettingsError
 from imaging import errors as imaging
-from imaging.guard.errors import Guarded
+from imaging.guard.errors import Guarded, RequestAmbiguous, RequestNotFound
 
 
 class Kind(StrEnum):
@@ -60,7 +60,7 @@ _KINDS: Final[tuple[tuple[Kind, tuple[type[Exception], ...]], ...]] = (
         (
             catalog.RecordMissing, hypervisor.MachineNotFound, hypervisor.StorageNotFound, NotProtected,
             NothingThatOld, DiskNotOnPoint, MachineUnknown, NothingToDismiss, accounts.LinkUnusable,
-            imaging.PointNotFound, imaging.HoldNotFound, imaging.SlotNotFound,
+            imaging.PointNotFound, imaging.HoldNotFound, imaging.SlotNotFound, RequestNotFound,
         ),
     ),
     (
@@ -69,7 +69,7 @@ _KINDS: Final[tuple[tuple[Kind, tuple[type[Exception], ...]], ...]] = (
             hypervisor.HostFieldRefused, MomentNotUnderstood, PolicyInvalid, Renamed, PageRefused, NoRules,
             DiskNotNamed, catalog.KeyUsedOtherwise, recovery.HostNotNamed, recovery.DestinationUnusable,
             recovery.NotAMachine, restore.NotAMachine, NoHome, imaging.PointAmbiguous, imaging.InvalidName,
-            imaging.ImageUnreadable,
+            imaging.ImageUnreadable, RequestAmbiguous,
             imaging.ImageRefused, imaging.SourceError, accounts.PasswordUnfit, accounts.NameUnfit, accounts.CodeWrong,
             accounts.GrantsMissing, accounts.TokenUnfit, imaging.TargetRefused, imaging.AddressRefused,
         ),

@@ -31,11 +31,14 @@ from web.views import (
     notices,
     overview,
     plan,
+    points,
     policies,
     public,
     recoveries,
     reports,
     repository,
+    requests,
+    restores,
     runs,
     screens,
     search,
@@ -50,8 +53,8 @@ if TYPE_CHECKING:
 
 _SECRET_BYTES = 32
 _VIEWS = (
-    public, metrics, sign_in, account, overview, machines, runs, recoveries, screens, policies, hosts, repository,
-    plan, search, audit, users, settings, notices, reports,
+    public, metrics, sign_in, account, overview, machines, points, runs, recoveries, restores, screens, policies, hosts,
+    repository, requests, plan, search, audit, users, settings, notices, reports,
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flask import current_app
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from appliance.services.planning import PlanningService
     from web.server import Streams
 
+_COUNTED_S: Final = 30.0
+
 
 class Parts:
     """Of one application, for all its threads."""
@@ -25,6 +27,7 @@ class Parts:
         self.appliance = appliance
         self.streams = streams
         self.jobs = Jobs(appliance.settings)
+        self.counted: tuple[float, int | None] | None = None  # requests that are open, and when they were counted
 
     @cached_property
     def browsing(self) -> BrowsingService:
@@ -67,3 +70,13 @@ def metrics() -> MetricsService:
 
 def planning() -> PlanningService:
     return parts().planning
+
+
+def open_requests(*, anew: bool = False) -> int | None:
+    """How many requests of the repository's guard are open, as of the last half minute; None: it cannot be told."""
+    from appliance.services.signing import SigningService
+
+    found, now_s = parts(), appliance().clock.monotonic_s()
+    if anew or found.counted is None or now_s - found.counted[0] >= _COUNTED_S:
+        found.counted = (now_s, SigningService(appliance()).open())
+    return found.counted[1]

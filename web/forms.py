@@ -75,3 +75,10 @@ def real(given: MultiDict[str, str], name: str, least: float, most: float) -> fl
     if not least <= found <= most:  # nor is anything that is no number
         raise FormWrong(name, f"it must be a number from {least:g} to {most:g}")
     return found
+
+
+def local(address: str) -> str:
+    """A path of this console, or nothing: never another site."""
+    if not address.startswith("/") or address.startswith(("//", "/\\")) or not address.isprintable():
+        return ""
+    return address if "\\" not in address and len(address) <= TEXT_CHARACTERS_MAX else ""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 from flask import Flask, Response, current_app, g, redirect, request, url_for
@@ -20,6 +22,8 @@ from web.current import appliance
 
 API: Final = "api_"
 """What the names of the API's blueprints begin with, and of no others."""
+
+_SOON: Final = timedelta(minutes=1)
 
 Authenticate = Callable[[], Actor | None]
 """Of the request that is under way: who asks; None: nobody who can be told from others."""
@@ -46,7 +50,7 @@ def guard(app: Flask, authenticate: Authenticate) -> None:
         return None
 
     app.jinja_env.globals["may"] = may
-    app.context_processor(lambda: {"actor": actor(), "Act": Act})
+    app.context_processor(lambda: {"actor": actor(), "Act": Act, "proven": proven()})
 
 
 def _to_sign_in() -> AnyResponse:
@@ -66,6 +70,13 @@ def actor() -> Actor:
     """Who asks. In an error before anybody was looked at, nobody."""
     found = g.get("actor")
     return found if isinstance(found, Actor) else nobody(Via.CONSOLE, request.remote_addr or "")
+
+
+def proven() -> bool:
+    """Whether who asks has proven who they are, and that counts for a while yet: a form need not ask for it."""
+    who = actor()
+    soon = replace(who, authenticated_utc=None if who.authenticated_utc is None else who.authenticated_utc - _SOON)
+    return access().is_proven(soon)
 
 
 def may(act: Act, machine: Machine | None = None) -> bool:

@@ -6,6 +6,8 @@ It is `__Host-`, so no other name, port or path can set it, and no script can re
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from flask import Flask, Response, g, make_response, render_template, request
 
 from appliance.errors import StrongroomError
@@ -13,6 +15,7 @@ from appliance.services.access import Actor, ReauthenticationNeeded, Via
 from appliance.services.accounts.errors import SessionOver, SignInRefused, SignInThrottled
 from appliance.services.accounts.signing_in import Origin, SignInService
 from web.current import appliance
+from web.forms import local
 
 COOKIE = "__Host-strongroom"
 PASSWORD, CODE = "proof_password", "proof_code"
@@ -65,13 +68,19 @@ def set_up(app: Flask) -> None:
 def ask_proof(error: StrongroomError, status: int) -> Response:
     """The form that was sent, once more, with the password and a code beside it. What is secret of it is not sent back
     to the browser: such a form is filled in again."""
-    secret = any("password" in name for name in request.form if name not in _OURS)
+    secret = any("password" in name or "passphrase" in name for name in request.form if name not in _OURS)
     fields = [] if secret else [(k, v) for k, v in request.form.items(multi=True) if k not in _OURS]
     page = render_template(
         "account/proof.html", error=error, asked_again=not isinstance(error, ReauthenticationNeeded), fields=fields,
-        secret=secret, title="Prove that it is you",
+        secret=secret, back=_form_page() if secret else "", title="Prove that it is you",
     )  # fmt: skip
     response = make_response(page, status)
     if isinstance(error, SignInThrottled):
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
+
+
+def _form_page() -> str:
+    """Where the form was that was sent, to fill it in again; "" if the browser does not tell."""
+    there = urlsplit(request.referrer or "")
+    return local(f"{there.path}?{there.query}" if there.query else there.path) if there.netloc == request.host else ""

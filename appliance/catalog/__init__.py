@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from appliance.catalog.hosts import Hosts
     from appliance.catalog.inventory import Inventory
     from appliance.catalog.notices import Notices
+    from appliance.catalog.persons import Persons
     from appliance.catalog.points import Points
     from appliance.catalog.policies import Policies
     from appliance.catalog.proofs import Proofs
@@ -182,6 +183,12 @@ class Catalog:
         from appliance.catalog.sessions import Attempts
 
         return Attempts(self.database)
+
+    @cached_property
+    def persons(self) -> Persons:
+        from appliance.catalog.persons import Persons
+
+        return Persons(self.database)
 
     @cached_property
     def scheduling(self) -> Scheduling:

@@ -480,6 +480,14 @@ sessions = Table(
     Column("agent", Text, nullable=False),
 )
 
+signers = Table(
+    "signers",
+    metadata,
+    Column("person", String(ID_CHARACTERS), primary_key=True),
+    Column("user", String(ID_CHARACTERS), ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("since_utc", Moment, nullable=False),
+)
+
 tokens = Table(
     "tokens",
     metadata,

@@ -35,6 +35,8 @@ def serve(session: Session, no_web: bool) -> None:
     What policies want is asked of the queue when it is due ('policy due' shows how that stands), unless queue.workers
     is 0.
 
+    In a guarded repository, requests that two persons have signed are carried out when their delay is over.
+
     Runs of the queue go two at a time (queue.workers). When it is told to end, no more are begun; those under way are
     given half a minute (queue.end_s), then they are ended in order, and go back to the queue. A second signal ends them
     at once.
@@ -180,6 +182,7 @@ def _begin_beside(
         begin("inventory", lambda: _look(session, over)),
         begin("sizes", lambda: _measure(session, over)),
         begin("catalog key", lambda: _share_key(session, over)),
+        begin("requests", lambda: _carry_out(session, over)),
     ]
     if session.appliance.settings.notices.targets:
         begun.append(begin("notices", lambda: _tell_people(session, over)))
@@ -209,6 +212,12 @@ def _measure(session: Session, stop: threading.Event) -> None:
 def _share_key(session: Session, stop: threading.Event) -> None:
     appliance = session.appliance
     appliance.catalog_keys.keep_sharing(lambda: appliance.repository, stop)
+
+
+def _carry_out(session: Session, stop: threading.Event) -> None:
+    from appliance.services.due_requests import DueRequests
+
+    DueRequests(session.appliance).keep_looking(stop)
 
 
 def _tell_people(session: Session, stop: threading.Event) -> None:

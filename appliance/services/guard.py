@@ -29,6 +29,7 @@ from imaging.points import PROTECTED, DamagedHold, doomed
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
+    from imaging.guard.errors import Guarded
     from imaging.guard.guard import Guard
     from imaging.guard.requests import DamagedRequest, Request
     from imaging.guard.rules import Person
@@ -214,6 +215,14 @@ class GuardService:
         if held.way_out:
             raise HoldInUse(held)
         raise NothingToAsk("a hold that can be read, and is no protection, goes freely")
+
+    def holding(self, act: Act) -> Guarded | None:
+        """Why this has to be asked for; None: it goes freely."""
+        return self._guard.holding(act, self.state())
+
+    def words_of(self, act: Act) -> tuple[str, ...]:
+        """What it is about, as the repository has it now."""
+        return self._subjects(act)
 
     # Requests
 

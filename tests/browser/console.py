@@ -291,6 +291,8 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
         "recover-review": f"/recover?machine={row.key}&point={row.last_point}&step=review&host={row.machine.host}"
         f"&name={row.machine.name}-recovered",
         "recovery": f"/recoveries/{recovery.id}", "set-up": invited.link.path,
+        "restore-what": f"/restore?machine={row.key}",
+        "restore-where": f"/restore?machine={row.key}&what=whole&point={row.last_point}",
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from appliance.bootstrap import Appliance
 from appliance.catalog.errors import RecordExists, RecordMissing
 from appliance.catalog.users import LastAdmin
 from appliance.policy.selectors import Clause, Kind, Machine, Selector
-from appliance.services.access import ActorKind, NotAllowed, ReauthenticationNeeded, Subject, Via
+from appliance.services.access import ActorKind, NotAllowed, ReauthenticationNeeded, Subject, Via, local_actor
 from appliance.services.accounts.errors import (
     CodeWrong,
     GrantsMissing,
@@ -738,3 +738,18 @@ def test_no_secret_is_in_the_audit(accounts: Accounts) -> None:
         accounts.recovery["alice"][0], token.record.hash,
     ):  # fmt: skip
         assert secret not in written
+
+
+def test_an_account_is_one_person_of_the_guard(accounts: Accounts) -> None:
+    persons, now = accounts.appliance.catalog.persons, accounts.clock.now
+    ann, ben = (accounts.users.add(local_actor({}), name, Role.ADMIN).user.id for name in ("ann", "ben"))
+    alice, bob = "a" * 32, "b" * 32
+    both = (alice, bob)
+    assert persons.tie(alice, ann, now, counting=both) is None
+    assert persons.tie(alice, ann, now, counting=both) is None
+    assert persons.tie(bob, ann, now, counting=both) == (alice, ann)
+    assert persons.tie(alice, ben, now, counting=both) == (alice, ann)
+    assert persons.all() == {alice: ann}
+    assert persons.tie(bob, ann, now, counting=(bob,)) is None, "alice is of the guard no more"
+    accounts.users.remove(local_actor({}), "ann")
+    assert persons.all() == {}

@@ -139,7 +139,16 @@ _PLACES: Final = {
     f"{_API}/recoveries/": ("recovery", 403),
     f"{_API}/pauses/": ("key", 403),
 }
-_REFUSED: Final = {"POST /recoveries": 404}
+_REFUSED: Final = {
+    "POST /recoveries": 404,
+    "POST /restores": 404,
+    "POST /restores/in-place": 404,
+    "POST /restores/disk": 404,
+    "GET /points/<id>/delete": 403,
+    "POST /points/<id>/delete": 403,
+    "POST /points/<id>/protect": 403,
+    "POST /points/<id>/unprotect": 403,
+}
 # What this browser itself has begun, by an id that nobody else is given; and appliances, with nothing of machines.
 OF_NO_MACHINE: Final = frozenset({"GET /recoveries/starting/<id>", f"GET {_API}/appliances"})
 
@@ -155,6 +164,10 @@ def tenants(made: Site) -> Tenants:
     image = {"machine": "image:shop", "point": point}
     given = {
         "GET /search": {"q": _PART}, f"GET {_API}/search": {"q": _PART}, "GET /recover": {"text": _PART},
+        "GET /restore": {"text": _PART},
+        "POST /restores": image | {"what": "whole", "host": "tested", "name": "copy"},
+        "POST /restores/in-place": image | {"what": "whole", "host": "tested", "typed": "shop"},
+        "POST /restores/disk": image | {"what": "disk:disk", "target": "/nowhere/copy.qcow2", "format": "raw"},
         "POST /recoveries": {"machine": key, "point": point, "host": "tested", "name": "copy"},
         f"POST {_API}/recoveries": image,
         f"POST {_API}/runs": {"machine": _UUID},

@@ -65,7 +65,14 @@ ACTS: dict[str, str] = {
     "POST /repository/collect": Act.REPOSITORY_COLLECT,
     "POST /repository/copy": Act.REPOSITORY_COPY,
     "GET /repository/growth": Act.REPOSITORY_SEE,
+    "GET /keys": Act.REPOSITORY_SEE,
+    "DELETE /keys/<id>": Act.KEY_REMOVE,
     "POST /repository/verify": Act.REPOSITORY_VERIFY,
+    "GET /requests": Act.REQUEST_SEE,
+    "POST /requests": Act.REQUEST_ASK,
+    "GET /requests/<id>": Act.REQUEST_SEE,
+    "POST /requests/<id>/apply": Act.REQUEST_APPLY,
+    "POST /requests/<id>/refuse": Act.REQUEST_REFUSE,
     "POST /restores": Act.RESTORE_START,
     "POST /restores/disk": Act.RESTORE_START,
     "POST /restores/in-place": Act.RESTORE_OVERWRITE,
@@ -101,6 +108,7 @@ WITHOUT: dict[str, str] = {
     Act.ACCOUNT_REAUTHENTICATE: "a token names the acts that it may do; nobody is there to prove it again",
     Act.SESSION_END: "a token has no session; those of others are ended by DELETE /sessions/ID",
     Act.CONSOLE_OPEN: "a screen is shown by a page, over its own connection",
+    Act.REQUEST_CONFIRM: "a token is no person: whoever confirms gives a passphrase of their own, by their own account",
 }
 """Acts of the console that the API has not, with the reason."""
 

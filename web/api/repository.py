@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -9,17 +10,28 @@ from flask import Response
 from pydantic import BeforeValidator, Field, model_validator
 
 from appliance.acts import Act
+from appliance.doing import Subject
 from appliance.services.browsing import Growth
 from appliance.services.queue.service import QueueService
 from appliance.services.repositories import RepositoryInfo, RepositoryService
 from web.acts import act
 from web.api.callers import appliance, browsing, looking, only_admins, performing
-from web.api.resources import resource
+from web.api.resources import Id, resource
 from web.api.runs import Key, RunAsked, limit_field, once, send_asked
-from web.api.schemas import In, Out, schema_of, send
+from web.api.schemas import In, Out, list_of, schema_of, send
 
 resources = resource("repository", "The repository: its size, its growth, and what is done to all of it.")
 GrowthOut: Final = schema_of(Growth, "Growth")
+
+
+class KeySlot(Out):
+    id: str
+    kind: str
+    label: str
+    created_utc: datetime
+
+
+KeyList: Final = list_of(KeySlot)
 
 
 class DamagedPoint(Out):
@@ -99,3 +111,21 @@ def copy_repository(body: Copy, header: Key) -> Response:
         )
         doing.note(run=asked.run.id)
     return send_asked(asked)
+
+
+@resources.get("/keys", summary="Its key slots", responses={200: KeyList})
+@act(Act.REPOSITORY_SEE)
+def list_keys() -> Response:
+    looking()
+    return send(KeyList, {"items": RepositoryService(appliance()).keys()})
+
+
+@resources.delete("/keys/<id>", summary="Remove a key slot", responses={204: None})
+@act(Act.KEY_REMOVE)
+def remove_key(path: Id) -> Response:
+    """What the repository's guard keeps has to be asked for: POST /requests."""
+    service = RepositoryService(appliance())
+    slot = service.find_key(path.id)
+    with performing(Subject("key", slot.id, slot.label)):
+        service.remove_key(slot)
+    return Response(status=204)

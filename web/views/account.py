@@ -9,7 +9,7 @@ from appliance.services.access import Act
 from appliance.services.accounts.users import OwnAccountService, UserService
 from web.acts import act
 from web.current import appliance
-from web.forms import FormWrong
+from web.forms import FormWrong, local
 from web.guarding import actor
 
 blueprint = Blueprint("account", __name__)
@@ -61,4 +61,4 @@ def second_factor() -> Response:
 def prove() -> Response:
     """The proof was looked at before any view."""
     flash("For five minutes it is known to be you.", "good")
-    return redirect(url_for("account.page"))
+    return redirect(local(request.form.get("back", "")) or url_for("account.page"))

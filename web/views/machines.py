@@ -94,9 +94,22 @@ def subject_of(row: MachineRow) -> Subject:
 @act(Act.POINT_SEE)
 def by_point(id: str) -> Response:
     """The page of its machine, where the point is."""
+    row = _row_of_point(id)
+    return redirect(url_for("machines.page", key=row.key, _anchor=f"point-{id[:12]}"))
+
+
+@blueprint.get("/points/<id>/restore")
+@act(Act.RESTORE_START)
+def restore_point(id: str) -> Response:
+    """The form of it."""
+    return redirect(url_for("restores.form", machine=_row_of_point(id).key, point=id))
+
+
+def _row_of_point(id: str) -> MachineRow:
+    """NotFound."""
     found = browsing().search(id, may_see=sees()).points
     point = next((each for each in found if each.id == id), None)
     row = None if point is None else next((r for r in browsing().fleet(sees()).rows if r.series == point.series), None)
-    if point is None or row is None:
+    if row is None:
         raise NotFound
-    return redirect(url_for("machines.page", key=row.key, _anchor=f"point-{point.id[:12]}"))
+    return row

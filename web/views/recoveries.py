@@ -60,9 +60,16 @@ def form() -> str:
         template = (
             "recoveries/choices.html" if request.headers.get("HX-Target") == "choices" else "recoveries/what.html"
         )
-        return render_template(template, rows=fitting[:_SHOWN], more=len(fitting) > _SHOWN, step=1, title="Recover")
+        return render_template(
+            template,
+            rows=fitting[:_SHOWN],
+            more=len(fitting) > _SHOWN,
+            endpoint="recoveries.form",
+            step=1,
+            title="Recover",
+        )
     access().check(actor(), Act.RECOVERY_START, Subject.of_machine(row.machine))
-    points = _points(row)
+    points = points_of(row)
     wanted = request.args.get("point", "")
     chosen = next((each for each in points if wanted and each.point.id == wanted), None)
     if chosen is None:
@@ -78,7 +85,7 @@ def form() -> str:
     )  # fmt: skip
 
 
-def _points(row: MachineRow) -> list[TimePoint]:
+def points_of(row: MachineRow) -> list[TimePoint]:
     now = appliance().clock.now_utc()
     days = browsing().time_line(row, now - _BACK, now + timedelta(days=1))
     return [each for day in reversed(days) for each in reversed(day.points)]

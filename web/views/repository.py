@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, redirect, render_template, url_for
+from flask import Blueprint, flash, redirect, render_template, url_for
 from werkzeug.wrappers import Response
 
 from appliance import home
 from appliance.services.access import Act, Subject
 from appliance.services.queue.service import QueueService
+from appliance.services.repositories import RepositoryService, still_opens
+from appliance.services.signing import SigningService, What
 from web.acts import act
 from web.current import appliance, browsing
-from web.guarding import performing
+from web.guarding import access, actor, performing
 
 blueprint = Blueprint("repository", __name__)
 _REPOSITORY = Subject("repository", "", "repository")
@@ -43,3 +45,24 @@ def collect() -> Response:
         run = QueueService(appliance()).ask_collect().run
         doing.note(run=run.id)
     return redirect(url_for("runs.page", id=run.id))
+
+
+@blueprint.get("/repository/keys")
+@act(Act.REPOSITORY_SEE)
+def keys() -> str:
+    return render_template("repository/keys.html", slots=RepositoryService(appliance()).keys(), title="Keys")
+
+
+@blueprint.post("/repository/keys/<id>/remove")
+@act(Act.KEY_REMOVE)
+def remove_key(id: str) -> Response:
+    """What the repository's guard keeps becomes a request."""
+    service = RepositoryService(appliance())
+    slot = service.find_key(id)
+    access().check(actor(), Act.KEY_REMOVE)
+    if SigningService(appliance()).question(What.KEY, slot.id).why:
+        return redirect(url_for("requests.new", what=What.KEY, id=slot.id))
+    with performing(Act.KEY_REMOVE, Subject("key", slot.id, slot.label)):
+        service.remove_key(slot)
+    flash(f"The key is removed. {still_opens(slot)}", "good")
+    return redirect(url_for("repository.keys"))

@@ -24,7 +24,7 @@ from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.signing_in import SignInService
 from web.acts import act, public
 from web.current import appliance
-from web.forms import FormWrong, required
+from web.forms import FormWrong, local, required
 from web.guarding import actor
 from web.sessions import COOKIE, origin, signed_in
 
@@ -116,10 +116,3 @@ def picture(text: str) -> Markup:
         title="QR code of the second factor",
     )  # fmt: skip
     return Markup(made.getvalue().decode("utf-8"))  # noqa: S704  (made by us of modules, not of what somebody typed)
-
-
-def local(address: str) -> str:
-    """A path of this console, or nothing: never another site."""
-    if not address.startswith("/") or address.startswith(("//", "/\\")) or not address.isprintable():
-        return ""
-    return address if "\\" not in address and len(address) <= _CHARACTERS_MAX else ""

@@ -20,7 +20,7 @@ from appliance.home import HomeUnusable
 from appliance.models import new_id
 from appliance.policy.selectors import Machine
 from appliance.services.access.actors import Actor
-from appliance.services.access.decisions import refusal
+from appliance.services.access.decisions import is_fresh, refusal
 from appliance.services.access.errors import AccessError
 from appliance.services.access.heads import HeadFile
 from appliance.services.access.spool import SOME, Held, Spool, remove
@@ -43,6 +43,10 @@ class Access:
         now = self._appliance.clock.now_utc()
         error = refusal(replace(actor, authenticated_utc=now), act, subject, now)
         return error is None
+
+    def is_proven(self, actor: Actor) -> bool:
+        """Whether they need not prove again who they are, whatever they do."""
+        return actor.trusted or is_fresh(actor.authenticated_utc, self._appliance.clock.now_utc())
 
     def check(self, actor: Actor, act: Act, subject: Subject = NOTHING) -> None:
         """As `performing` does first: for what only looks. NotAllowed, ReauthenticationNeeded; both are audited."""

@@ -59,10 +59,14 @@ def _unproven(actor: Actor, act: Act, now_utc: datetime) -> AccessError | None:
                 who, act, "a token has to name such an act", hint=f"'strongroom token add … --act {act}' makes one."
             )
         return None
-    proven = actor.authenticated_utc
-    if proven is None or not timedelta(0) <= now_utc - proven <= PROVEN_FOR:
+    if not is_fresh(actor.authenticated_utc, now_utc):
         return ReauthenticationNeeded(who, act)
     return None
+
+
+def is_fresh(proven_utc: datetime | None, now_utc: datetime) -> bool:
+    """Whether a proof of who somebody is still counts."""
+    return proven_utc is not None and timedelta(0) <= now_utc - proven_utc <= PROVEN_FOR
 
 
 def _who(actor: Actor) -> str:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.hypervisor.errors import HypervisorError, MachineNotFound
-from appliance.hypervisor.protocol import Hypervisor, MachineInfo
+from appliance.hypervisor.protocol import Attached, Hypervisor, MachineInfo
 from appliance.progress import Progress
 from appliance.services.restore.disks import DiskRestorer
 from appliance.services.restore.errors import LeftUndefined, MachineRuns, NameTaken, PointDamaged, WouldOverwrite
-from appliance.services.restore.kept import KeptDefinition
+from appliance.services.restore.kept import Kept, KeptDefinition
 from appliance.services.restore.parts import MachineParts, RestoredDisk
 from appliance.services.restore.planning import MachinePlan, PlannedDisk, plan_in_place
 from imaging import images
@@ -28,6 +29,21 @@ from imaging.soundness import known_damage
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.points import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What a restore in place would do, as everything is now. `there`: paths at which something is; `stays`: those of
+    disks that are written over, the rest is replaced. `interrupted`: what an earlier attempt has kept."""
+
+    plan: MachinePlan
+    existing: MachineInfo | None
+    interrupted: Kept | None
+    kept: KeptDefinition
+    uuid: str
+    there: frozenset[str]
+    stays: frozenset[str]
+    attached: Attached | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +66,8 @@ class InPlace:
         self._parts = MachineParts(hypervisor, appliance.repository, point, disks)
         self._progress = progress
 
-    def restore(self, force: bool, owner: str) -> DoneInPlace:
-        """Before anything is touched: MachineRuns, NameTaken, WouldOverwrite, NoPlaceForDisk, TargetRefused,
-        PointDamaged. After that: LeftUndefined, with what failed as its cause."""
+    def look_ahead(self, force: bool, owner: str) -> Ahead:
+        """Touches nothing. MachineRuns, NameTaken, WouldOverwrite, NoPlaceForDisk, TargetRefused, HypervisorError."""
         hypervisor, machine = self._hypervisor, self._point.manifest.machine
         existing = self._existing()
         uuid = existing.uuid if existing is not None else machine.uuid or machine.name
@@ -65,19 +80,29 @@ class InPlace:
             hypervisor.storage.volume_path,
             owner,
         )
-        stays = self._what_stays(plan, existing, force)
+        there = [disk for disk in plan.disks if os.path.lexists(disk.path)]
+        stays = self._what_stays(there, existing, force)
+        attached = None if existing is None else hypervisor.machines.attached(existing.uuid)
+        return Ahead(plan, existing, interrupted, kept, uuid, frozenset(disk.path for disk in there), stays, attached)
+
+    def restore(self, force: bool, owner: str) -> DoneInPlace:
+        """Before anything is touched: what `look_ahead` raises, and PointDamaged. After that: LeftUndefined, with what
+        failed as its cause."""
+        hypervisor = self._hypervisor
+        ahead = self.look_ahead(force, owner)
+        plan, existing, interrupted, kept = ahead.plan, ahead.existing, ahead.interrupted, ahead.kept
         self._refuse_damaged(plan, kept.path if interrupted is not None else None)
-        lost = () if existing is None else self._what_undefining_loses(existing)
+        lost = _lost(plan.name if existing is None else existing.name, ahead.attached)
         try:
             if existing is not None:
                 kept.keep(existing.inactive_xml, existing.autostart)
                 hypervisor.machines.undefine(existing.uuid, keep_nvram=True)
-            disks = tuple(self._put(disk, disk.path in stays) for disk in plan.disks)
+            disks = tuple(self._put(disk, disk.path in ahead.stays) for disk in plan.disks)
             self._parts.put_files(plan)
             defined = hypervisor.machines.define(plan.xml)
         except BaseException as err:
             if existing is not None or interrupted is not None:
-                self._tell(err, plan, uuid, kept, lost)
+                self._tell(err, plan, ahead.uuid, kept, lost)
             raise
         autostart = existing.autostart if existing is not None else interrupted is not None and interrupted.autostart
         notes = (*plan.notes, *lost, *(self._start_with_host(defined) if autostart else ()))
@@ -97,9 +122,8 @@ class InPlace:
             raise MachineRuns(self._hypervisor.host.name, existing.name)
         return existing
 
-    def _what_stays(self, plan: MachinePlan, existing: MachineInfo | None, force: bool) -> frozenset[str]:
-        """Paths of disks that are there, of the right size and used by nobody: they are written over."""
-        there = [disk for disk in plan.disks if os.path.lexists(disk.path)]
+    def _what_stays(self, there: Sequence[PlannedDisk], existing: MachineInfo | None, force: bool) -> frozenset[str]:
+        """Paths of those disks that have the right size and that nobody uses: they are written over."""
         if not force and (existing is not None or there):
             raise WouldOverwrite(there[0].path if existing is None else f"machine {existing.name}")
         stays = frozenset(disk.path for disk in there if not self._has_another_size(disk))
@@ -135,16 +159,6 @@ class InPlace:
         if damage:
             raise PointDamaged(manifest.id, manifest.machine.name, damage, kept)
 
-    def _what_undefining_loses(self, existing: MachineInfo) -> tuple[str, ...]:
-        attached = self._hypervisor.machines.attached(existing.uuid)
-        lost: list[str] = []
-        if attached.snapshots:
-            names = ", ".join(attached.snapshots)
-            lost.append(f"libvirt has dropped the snapshots of {existing.name}, as its disks are others now: {names}")
-        if attached.saved_state:
-            lost.append(f"the saved state of {existing.name} was dropped: it went with its disks as they were")
-        return tuple(lost)
-
     def _put(self, disk: PlannedDisk, stays: bool) -> RestoredDisk:
         if stays:
             return self._parts.put_disk_over(disk)
@@ -171,3 +185,14 @@ class InPlace:
         except HypervisorError as err:
             return (f"it does not start with its host any more: {err}",)
         return ()
+
+
+def _lost(name: str, attached: Attached | None) -> tuple[str, ...]:
+    """What libvirt forgets with the definition."""
+    lost: list[str] = []
+    if attached is not None and attached.snapshots:
+        names = ", ".join(attached.snapshots)
+        lost.append(f"libvirt has dropped the snapshots of {name}, as its disks are others now: {names}")
+    if attached is not None and attached.saved_state:
+        lost.append(f"the saved state of {name} was dropped: it went with its disks as they were")
+    return tuple(lost)

@@ -22,10 +22,11 @@ from appliance.services.cleaning import CleaningService
 from appliance.services.holds import held_meanwhile
 from appliance.services.points import PointService, choose_disk
 from appliance.services.restore.disks import DiskRestorer
-from appliance.services.restore.errors import HostIsRemote, NameTaken, NotAMachine, WouldOverwrite
+from appliance.services.restore.errors import HostIsRemote, NotAMachine
+from appliance.services.restore.foreseeing import plan_beside
 from appliance.services.restore.in_place import InPlace
 from appliance.services.restore.parts import MachineParts, RestoredDisk
-from appliance.services.restore.planning import MachinePlan, check_name, folder_in, plan_new
+from appliance.services.restore.planning import MachinePlan, check_name
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
@@ -125,13 +126,8 @@ class RestoreService:
 
     def _new(self, hypervisor: Hypervisor, found: Point, name: str, storage: str | None, owner: str,
              restorer: DiskRestorer) -> tuple[MachinePlan, tuple[RestoredDisk, ...]]:  # fmt: skip
-        if hypervisor.machines.exists(name):
-            raise NameTaken(hypervisor.host.name, name)
-        folder = self._folder(hypervisor, name, storage)
-        plan = plan_new(found.manifest, name, folder, hypervisor.facts().accelerator, owner)
-        for path in (*(disk.path for disk in plan.disks), *(file.path for file in plan.files)):
-            if os.path.lexists(path):
-                raise WouldOverwrite(path)
+        plan = plan_beside(self._appliance, hypervisor, found, name, storage, owner)
+        folder = plan.folder or ""
         made_folder = not os.path.lexists(folder)
         self._record_cleanups(hypervisor, plan, owner, made_folder)
         try:
@@ -147,13 +143,6 @@ class RestoreService:
             raise
         self._appliance.catalog.cleanups.drop_owner(owner)
         return plan, disks
-
-    def _folder(self, hypervisor: Hypervisor, name: str, storage: str | None) -> str:
-        if storage is None:
-            return str(self._appliance.settings.machines_directory / name)
-        if storage.startswith("/"):
-            return str(Path(storage) / name)
-        return folder_in(hypervisor.host.name, hypervisor.storage.pool(storage), name)
 
     def _record_cleanups(self, hypervisor: Hypervisor, plan: MachinePlan, owner: str, made_folder: bool) -> None:
         """What a killed restore would leave, before it is made."""

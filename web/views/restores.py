@@ -1,0 +1,192 @@
+"""Restores: a whole machine, under a new name or in place, or one of its disks to a file. Each is a run of the queue.
+
+The rule: nothing is asked of the queue that would be refused as everything is now; what stands in the way is told on
+the form, beside the answer that has to be another.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from flask import Blueprint, make_response, redirect, render_template, request, url_for
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response
+
+from appliance.acts import Role
+from appliance.doing import Subject
+from appliance.services.access import Act
+from appliance.services.access.errors import NotAllowed
+from appliance.services.browsing import MachineRow, TimePoint
+from appliance.services.queue.service import QueueService
+from appliance.services.restore.foreseeing import FORMATS, ForeseeingService, Foreseen, NotPossible
+from web.acts import act
+from web.current import appliance, browsing
+from web.forms import FormWrong, choice, required, text
+from web.guarding import access, actor, performing, sees
+from web.views.recoveries import points_of
+
+blueprint = Blueprint("restores", __name__)
+_SHOWN: Final = 60
+_WHOLE, _DISK = "whole", "disk:"
+_ANSWERS: Final = ("place", "host", "name", "storage", "target", "format")
+_TARGET_CHARACTERS_MAX: Final = 4096
+
+
+class Place(StrEnum):
+    NEW = "new"
+    IN_PLACE = "in-place"
+    FILE = "file"
+
+
+@blueprint.get("/restore")
+@act(Act.RESTORE_START)
+def form() -> Response | str:
+    """What, when, where, review: each step has the answers of those before it in its address."""
+    rows = [row for row in browsing().fleet(sees()).rows if row.last_point]
+    row = next((each for each in rows if each.key == request.args.get("machine")), None)
+    if row is None:
+        return _machines(rows)
+    access().check(actor(), Act.RESTORE_START, Subject.of_machine(row.machine))
+    points = points_of(row)
+    chosen = next((each for each in points if each.point.id == request.args.get("point")), None)
+    shown: dict[str, Any] = {"row": row, "chosen": chosen, "title": "Restore"}
+    disks = (chosen or points[0]).point.disks if points else ()
+    what = _what(request.args)
+    if what is None:
+        return render_template("restores/what.html", disks=disks, files=_may_name_files(), step=1, **shown)
+    shown["what"], shown["disk"] = what, _disk(what)
+    if chosen is None or (_disk(what) is not None and _disk(what) not in {disk.name for disk in chosen.point.disks}):
+        fitting = [each for each in points if _disk(what) in (None, *(disk.name for disk in each.point.disks))]
+        return render_template("restores/when.html", points=fitting[:_SHOWN], step=2, **shown)
+    if request.args.get("step") != "review":
+        return _where(row, chosen, request.args)
+    try:
+        foreseen = _foresee(chosen, request.args)
+    except (NotPossible, FormWrong) as err:
+        return make_response(_where(row, chosen, request.args, err), 400)
+    return _review(row, chosen, foreseen, request.args)
+
+
+@blueprint.post("/restores")
+@act(Act.RESTORE_START)
+def start() -> Response:
+    """Under a new name."""
+    return _asked(Place.NEW, Act.RESTORE_START)
+
+
+@blueprint.post("/restores/in-place")
+@act(Act.RESTORE_OVERWRITE)
+def overwrite() -> Response:
+    return _asked(Place.IN_PLACE, Act.RESTORE_OVERWRITE)
+
+
+@blueprint.post("/restores/disk")
+@act(Act.RESTORE_START)
+def disk() -> Response:
+    return _asked(Place.FILE, Act.RESTORE_START)
+
+
+def _asked(place: Place, which: Act) -> Response:
+    given = MultiDict(request.form.items())
+    given["place"] = place.value
+    row = browsing().machine(required(given, "machine"), may_see=sees()).row
+    chosen = next((each for each in points_of(row) if each.point.id == given.get("point")), None)
+    if chosen is None or row.series is None:
+        raise NotFound
+    subject = Subject("point", chosen.point.id, chosen.point.name, row.machine)
+    access().check(actor(), which, subject)
+    try:
+        foreseen = _foresee(chosen, given)
+    except (NotPossible, FormWrong) as err:
+        return make_response(_where(row, chosen, given, err), 400)
+    if place is Place.IN_PLACE and given.get("typed", "").strip() != foreseen.name:
+        wrong = FormWrong("typed", f"type {foreseen.name}, to the letter")
+        return make_response(_review(row, chosen, foreseen, given, wrong), 400)
+    queue, series, point = QueueService(appliance()), row.series, chosen.point.id
+    with performing(which, subject, {"point": point}) as doing:
+        if place is Place.FILE:
+            target, image_format = Path(given["target"].strip()), given["format"]
+            run = queue.ask_restore_disk(series, point, _disk(given.get("what", "")), target, image_format).run
+        elif place is Place.IN_PLACE:
+            run = queue.ask_restore(series, point, given["host"], force=True).run
+        else:
+            storage = text(given, "storage") or None
+            run = queue.ask_restore(series, point, given["host"], new_name=foreseen.name, storage=storage).run
+        doing.note(run=run.id)
+    return redirect(url_for("runs.page", id=run.id))
+
+
+def _foresee(chosen: TimePoint, given: MultiDict[str, str]) -> Foreseen:
+    """FormWrong, NotPossible, NotAllowed."""
+    place = choice(given, "place", Place)
+    service, point, disk = ForeseeingService(appliance()), chosen.point.id, _disk(given.get("what", ""))
+    if (place is Place.FILE) is (disk is None):
+        raise FormWrong("place", "choose where it shall go")
+    if place is Place.FILE:
+        if not _may_name_files():
+            raise NotAllowed(f"user {actor().name}", Act.RESTORE_START, "only an admin may name a file here")
+        target = required(given, "target", most=_TARGET_CHARACTERS_MAX)
+        if not target.startswith("/") or not target.isprintable() or target.endswith("/"):
+            raise FormWrong("target", "it must be the whole path of a file, from / on")
+        return service.disk(point, disk, Path(target), required(given, "format"))
+    host = required(given, "host")
+    if place is Place.IN_PLACE:
+        return service.in_place(point, host)
+    return service.new(point, host, required(given, "name"), text(given, "storage") or None)
+
+
+def _machines(rows: list[MachineRow]) -> str:
+    wanted = request.args.get("text", "").casefold()
+    fitting = [each for each in rows if wanted in each.machine.name.casefold()]
+    template = "recoveries/choices.html" if request.headers.get("HX-Target") == "choices" else "restores/machines.html"
+    return render_template(
+        template, rows=fitting[:_SHOWN], more=len(fitting) > _SHOWN, endpoint="restores.form", step=1, title="Restore"
+    )
+
+
+def _where(
+    row: MachineRow, chosen: TimePoint, given: MultiDict[str, str], wrong: NotPossible | FormWrong | None = None
+) -> str:
+    told: dict[str, str] = {}
+    if isinstance(wrong, NotPossible):
+        told[wrong.part.value] = str(wrong)
+    elif wrong is not None:
+        told[wrong.field] = str(wrong)
+    what = _what(given) or _WHOLE
+    hosts = [host.name for host in ForeseeingService(appliance()).hosts()] if what == _WHOLE else []
+    return render_template(
+        "restores/where.html", row=row, chosen=chosen, what=what, disk=_disk(what), answers=_answers(given), wrong=told,
+        hosts=hosts, formats=FORMATS, step=3, title="Restore",
+    )  # fmt: skip
+
+
+def _review(
+    row: MachineRow, chosen: TimePoint, foreseen: Foreseen, given: MultiDict[str, str], wrong: FormWrong | None = None
+) -> str:
+    what = _what(given) or _WHOLE
+    return render_template(
+        "restores/review.html", row=row, chosen=chosen, foreseen=foreseen, what=what, disk=_disk(what),
+        answers=_answers(given), wrong="" if wrong is None else str(wrong), step=4, title="Restore",
+    )  # fmt: skip
+
+
+def _answers(given: MultiDict[str, str]) -> dict[str, str]:
+    return {name: given[name].strip() for name in _ANSWERS if given.get(name, "").strip()}
+
+
+def _what(given: MultiDict[str, str]) -> str | None:
+    what = given.get("what", "")
+    return what if what == _WHOLE or (what.startswith(_DISK) and len(what) > len(_DISK)) else None
+
+
+def _disk(what: str) -> str | None:
+    """None: it is the whole machine."""
+    return what.removeprefix(_DISK) if what.startswith(_DISK) else None
+
+
+def _may_name_files() -> bool:
+    """Whoever names a path on the appliance can do there what root can."""
+    return actor().role is Role.ADMIN

@@ -12,6 +12,10 @@ import threading
 from collections.abc import MutableMapping
 from contextlib import suppress
 
+LOOK_S = 1.0
+"""How long the main thread waits at once: a signal that comes the moment before it begins to wait does not wake it, and
+its handler would run never."""
+
 _SOCKET, _WATCHDOG, _WATCHED = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
@@ -29,8 +33,9 @@ class Readiness:
     def keep_telling(self, status: str, stop: threading.Event) -> None:
         """That this process is ready, then, until `stop`, that it is alive, in the end that it stops."""
         self._send(f"READY=1\nSTATUS={status}")
-        while not stop.wait(self._every_s):
-            self._send("WATCHDOG=1")
+        while not stop.wait(self._every_s or LOOK_S):
+            if self._every_s is not None:
+                self._send("WATCHDOG=1")
         self._send("STOPPING=1")
 
     def _send(self, text: str) -> None:

@@ -73,7 +73,7 @@ def supervise(session: Session, once: bool) -> None:
 
 
 def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
-    from appliance.readiness import Readiness
+    from appliance.readiness import LOOK_S, Readiness
     from appliance.services.console import ConsoleService
     from appliance.services.recovery import Supervisor
 
@@ -114,7 +114,8 @@ def _supervise(session: Session, *, for_ever: bool, web: bool) -> None:
         _invite(session, stop)
     readiness.keep_telling(f"serving {session.appliance.settings.home}", stop)
     for thread in filter(None, (taking, showing)):
-        thread.join()
+        while thread.is_alive():
+            thread.join(LOOK_S)
     over.set()
     left = _left(beside)
     if failure:

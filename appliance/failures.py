@@ -31,6 +31,7 @@ from appliance.services.restore import errors as restore
 from appliance.services.status import NothingToDismiss
 from appliance.settings import SettingsError
 from imaging import errors as imaging
+from imaging.filesystems import errors as filesystems
 from imaging.guard.errors import Guarded, RequestAmbiguous, RequestNotFound
 
 
@@ -61,6 +62,7 @@ _KINDS: Final[tuple[tuple[Kind, tuple[type[Exception], ...]], ...]] = (
             catalog.RecordMissing, hypervisor.MachineNotFound, hypervisor.StorageNotFound, NotProtected,
             NothingThatOld, DiskNotOnPoint, MachineUnknown, NothingToDismiss, accounts.LinkUnusable,
             imaging.PointNotFound, imaging.HoldNotFound, imaging.SlotNotFound, RequestNotFound,
+            filesystems.VolumeNotFound, filesystems.EntryNotFound,
         ),
     ),
     (
@@ -72,6 +74,7 @@ _KINDS: Final[tuple[tuple[Kind, tuple[type[Exception], ...]], ...]] = (
             imaging.ImageUnreadable, RequestAmbiguous,
             imaging.ImageRefused, imaging.SourceError, accounts.PasswordUnfit, accounts.NameUnfit, accounts.CodeWrong,
             accounts.GrantsMissing, accounts.TokenUnfit, imaging.TargetRefused, imaging.AddressRefused,
+            filesystems.PathRefused, filesystems.NotThatKind,
         ),
     ),
     (Kind.FORBIDDEN, (AccessError, Guarded)),

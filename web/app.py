@@ -25,6 +25,7 @@ from web.server import Streams
 from web.views import (
     account,
     audit,
+    files,
     hosts,
     machines,
     metrics,
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 
 _SECRET_BYTES = 32
 _VIEWS = (
-    public, metrics, sign_in, account, overview, machines, points, runs, recoveries, restores, screens, policies, hosts,
-    repository, requests, plan, search, audit, users, settings, notices, reports,
+    public, metrics, sign_in, account, overview, machines, points, files, runs, recoveries, restores, screens,
+    policies, hosts, repository, requests, plan, search, audit, users, settings, notices, reports,
 )  # fmt: skip
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from flask import current_app
+from flask import Flask, current_app
 
 from appliance.bootstrap import Appliance
 from appliance.services.browsing import BrowsingService
+from appliance.services.files.service import FilesService
+from appliance.services.files.sessions import Sessions
 from appliance.services.watcher import RunWatcher
 from web.jobs import Jobs
 
@@ -28,6 +30,12 @@ class Parts:
         self.streams = streams
         self.jobs = Jobs(appliance.settings)
         self.counted: tuple[float, int | None] | None = None  # requests that are open, and when they were counted
+        self._sessions = Sessions(appliance)
+        self.files = FilesService(appliance, self._sessions)
+
+    def close(self) -> None:
+        """Ends the processes that read file systems."""
+        self._sessions.close()
 
     @cached_property
     def browsing(self) -> BrowsingService:
@@ -51,7 +59,11 @@ class Parts:
 
 
 def parts() -> Parts:
-    found = current_app.extensions["strongroom"]
+    return parts_of(current_app)
+
+
+def parts_of(app: Flask) -> Parts:
+    found = app.extensions["strongroom"]
     assert isinstance(found, Parts)
     return found
 
@@ -62,6 +74,10 @@ def appliance() -> Appliance:
 
 def browsing() -> BrowsingService:
     return parts().browsing
+
+
+def files() -> FilesService:
+    return parts().files
 
 
 def metrics() -> MetricsService:

@@ -22,6 +22,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
 from appliance.settings import WebSettings
+from web.current import parts_of
 from web.tls import Certificate
 
 THREADS = 40
@@ -81,6 +82,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._make = make
         self._ready = ready
         self._context: ssl.SSLContext | None = None
+        self._app: Flask | None = None
         self.streams = Streams()
         super().__init__()
 
@@ -103,6 +105,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "loglevel": "warning",
             "proc_name": "strongroom-web",
             "post_worker_init": lambda _worker: self._ready(),
+            "worker_exit": lambda _server, _worker: self._close(),
             "limit_request_line": 4096,
             "limit_request_fields": 60,
         }
@@ -116,10 +119,14 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        app = self._make(self.streams)
+        app = self._app = self._make(self.streams)
         gc.collect()
         gc.freeze()  # modules stay: else looking through them holds up a page for 60 ms now and then
         return app
+
+    def _close(self) -> None:
+        if self._app is not None:
+            parts_of(self._app).close()
 
     def _tls(self, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """One for all connections: gunicorn would read the files again for each."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from imaging.filesystems.entries import Entry, Volume
     from imaging.points import Point
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE = 500
 
 
@@ -69,7 +67,7 @@ def list_files(session: Session, name: str, place: str | None, point: str, disk:
             (
                 entry.kind,
                 size(entry.size_bytes) if entry.kind == "file" else "",
-                moment(modified(entry)),
+                moment(entry.modified_utc),
                 f"{entry.name} -> {entry.link}" if entry.link else entry.name,
             )
             for entry in entries
@@ -179,15 +177,7 @@ def _volumes(point: Point, volumes: tuple[Volume, ...], as_json: bool) -> None:
 
 def _entry_json(entry: Entry) -> dict[str, object]:
     return {
-        "name": entry.name, "kind": entry.kind.value, "size_bytes": entry.size_bytes, "modified_utc": modified(entry),
-        "mode": entry.mode, "uid": entry.uid, "gid": entry.gid, "link": entry.link, "problem": entry.problem,
+        "name": entry.name, "kind": entry.kind.value, "size_bytes": entry.size_bytes,
+        "modified_utc": entry.modified_utc, "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
+        "link": entry.link, "problem": entry.problem,
     }  # fmt: skip
-
-
-def modified(entry: Entry) -> datetime | None:
-    if entry.modified_ns is None:
-        return None
-    try:
-        return _EPOCH + timedelta(microseconds=entry.modified_ns // 1000)
-    except OverflowError:
-        return None

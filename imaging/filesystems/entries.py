@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -16,6 +17,8 @@ DEPTH_MAX: Final = 256
 LINK_BYTES_MAX: Final = 4096
 FILE_BYTES_MAX: Final = 1 << 53
 """More than any disk that is read here: an inode may claim 8 EiB."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Path = tuple[str, ...]
 """From the root of a volume on, one name after the other."""
@@ -69,6 +72,16 @@ class Entry:
     number: int
     link: str = ""
     problem: str = ""
+
+    @property
+    def modified_utc(self) -> datetime | None:
+        """To the microsecond; None also of a moment that no calendar has."""
+        if self.modified_ns is None:
+            return None
+        try:
+            return _EPOCH + timedelta(microseconds=self.modified_ns // 1000)
+        except OverflowError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ BASE = "https://localhost"
 PASSWORD = "three blind mice and a cat"
 ADMIN, OPERATOR, RESTORER, VIEWER, AUDITOR = Role.ADMIN, Role.OPERATOR, Role.RESTORER, Role.VIEWER, Role.AUDITOR
 EVERYBODY = frozenset(Role)
+FILES = frozenset({ADMIN, OPERATOR, RESTORER})
 LOOKS = EVERYBODY - {RESTORER}
 WORKS = frozenset({ADMIN, OPERATOR})
 AUDITS = frozenset({ADMIN, AUDITOR})
@@ -63,6 +64,8 @@ MAY: dict[str, frozenset[Role] | None] = {
     "GET /vms": EVERYBODY,
     "GET /vms/<path:key>": EVERYBODY,
     "GET /points/<id>": EVERYBODY,
+    "GET /points/<id>/files": FILES,
+    "GET /points/<id>/file": FILES,
     "POST /vms/<path:key>/back-up": WORKS,
     "GET /runs": LOOKS,
     "GET /runs/<id>": LOOKS,

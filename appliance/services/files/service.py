@@ -7,15 +7,17 @@ every download says on which point and where, for the audit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from appliance.doing import about
+from appliance.doing import Subject, about
+from appliance.services.access.subjects import Subjects
 from appliance.services.files.errors import PlaceRefused, VolumeNotNamed
 from appliance.services.files.sessions import Sessions
 from appliance.services.files.tarring import Tar, shown
-from appliance.services.points import PointService, choose_disk, point_subject
+from appliance.services.points import PointService, choose_disk, point_subject, record_of
+from imaging.errors import PointNotFound
 from imaging.filesystems.entries import Entry, Journal, Kind, Listing, Path, Volume, split
 from imaging.filesystems.errors import NotThatKind, Unreadable, VolumeNotFound
 from imaging.filesystems.session import PAGE_MAX, Piece, Session
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
     from imaging.points import Point
 
 _CRASH: Final = "crash"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A restore point, and whose files are in it, as grants have it."""
+
+    point: Point
+    subject: Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,13 @@ class FilesService:
         """As `PointService.resolve`."""
         return PointService(self._appliance).resolve(wanted, name)
 
+    def chosen(self, id: str) -> Chosen:
+        """By the whole id. PointNotFound, Damaged."""
+        point = PointService(self._appliance).resolve(id)
+        if point.id != id:
+            raise PointNotFound(id)
+        return Chosen(point, Subjects(self._appliance).point(record_of(point)))
+
     def volumes(self, point: Point, disk: str | None = None) -> tuple[Volume, ...]:
         """Of all disks, or of one. DiskNotOnPoint; FilesError, ImagingError."""
         if disk is not None:
@@ -89,7 +106,8 @@ class FilesService:
             name = path[-1] if path else volume.name.replace("/", "-")
             if entry.kind is Kind.FOLDER:
                 tar = Tar(session, volume.name, path, name)
-                yield Taken(f"{name}.tar", entry, None, tar.stream(), words, tar)
+                with closing(tar.stream()) as stream:  # before the session is another's: it may be within a file
+                    yield Taken(f"{name}.tar", entry, None, stream, words, tar)
                 return
             if entry.kind is not Kind.FILE:
                 hint = "Links are not followed: ask for what it leads to." if entry.kind is Kind.LINK else ""

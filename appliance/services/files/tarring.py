@@ -8,7 +8,7 @@ nobody could tell it from a whole one. Devices, sockets and pipes are left out.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 from imaging.filesystems.entries import DEPTH_MAX, Entry, Kind, Path, joined
@@ -35,7 +35,7 @@ class Tar:
         self._members = 0
         self.left_out: list[str] = []
 
-    def stream(self) -> Iterator[bytes]:
+    def stream(self) -> Generator[bytes, None, None]:
         """FilesError, and ImagingError of the repository."""
         folder = self._session.stat(self._volume, self._path)
         yield from self._header(self._name, folder, 0)

@@ -28,7 +28,6 @@ from imaging.source import DISK_BYTES_MAX, NbdSource
 
 FORMATS: Final = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc")
 SOCKET_FOLDER_PREFIX: Final = "nbd-"
-_SECTOR_BYTES: Final = 512
 _MEMORY_BYTES: Final = 2 << 30
 _INSPECT_CPU_S: Final = 30
 _CPU_S: Final = 300
@@ -94,14 +93,12 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
 
 
 def inspect(path: Path, image_format: str) -> ImageInfo:
-    """Ask qemu-img, which opens the image alone and none that it leads to; of a raw one, the file itself. Raises
-    ImageUnreadable; ImageRefused when it is encrypted.
+    """Ask qemu-img, which opens the image alone and none that it leads to. Raises ImageUnreadable; ImageRefused when it
+    is encrypted.
     """
     if image_format not in FORMATS:
         raise ImageUnreadable(str(path), f"{image_format!r} is no format; known are {', '.join(FORMATS)}")
     _check_kind(path)
-    if image_format == "raw":
-        return _inspect_raw(path)
     command = ["qemu-img", "info", "--output=json", "-U", "-f", image_format, _plain_name(path)]
     try:
         done = subprocess.run(
@@ -128,20 +125,6 @@ def inspect(path: Path, image_format: str) -> ImageInfo:
         data_file=specific.get("data-file"),
         extents=tuple(e["filename"] for e in specific.get("extents", []) if "filename" in e),
     )
-
-
-def _inspect_raw(path: Path) -> ImageInfo:
-    """It says nothing of itself and leads nowhere, so no tool need be started to ask it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            end = os.lseek(descriptor, 0, os.SEEK_END)
-        finally:
-            os.close(descriptor)
-    except OSError as err:
-        raise ImageUnreadable(str(path), err.strerror or str(err)) from err
-    size_bytes = -(-end // _SECTOR_BYTES) * _SECTOR_BYTES
-    return ImageInfo("raw", size_bytes, backing=None, backing_format=None, data_file=None, extents=())
 
 
 def _check_kind(path: Path) -> None:

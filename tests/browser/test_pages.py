@@ -16,10 +16,13 @@ from tests.browser.screenshots import PAGES
 
 FIRST_LOAD_BYTES_MAX = 300_000
 _SHIFT = """
-const done = arguments[0]; let sum = 0;
-new PerformanceObserver((list) => { for (const each of list.getEntries()) sum += each.value; })
-  .observe({ type: "layout-shift", buffered: true });
-requestAnimationFrame(() => requestAnimationFrame(() => done(sum)));
+const done = arguments[0]; const moved = [];
+const told = ({ node, previousRect: was, currentRect: is }) =>
+  `${(node?.outerHTML ?? node?.textContent ?? "?").slice(0, 80)}: ${was.x},${was.y} to ${is.x},${is.y}`;
+new PerformanceObserver((list) => {
+  for (const each of list.getEntries()) moved.push(`${each.value.toFixed(4)}: ${each.sources.map(told).join("; ")}`);
+}).observe({ type: "layout-shift", buffered: true });
+requestAnimationFrame(() => requestAnimationFrame(() => done(moved)));
 """
 # What can be worked with, as somebody sees it; of a group of radio buttons, the Tab key reaches the chosen one.
 _WORKED_WITH = """
@@ -65,8 +68,8 @@ def wrong_with(browser: Browser, path: str) -> list[str]:
     browser.go(path)
     settled(browser)
     found = browser.complaints()
-    if (moved := browser.driver.execute_async_script(_SHIFT)) > 0:
-        found.append(f"its parts move by {moved:.4f} while it is loaded")
+    if moved := browser.driver.execute_async_script(_SHIFT):
+        found.append(f"its parts move while it is loaded: {' | '.join(moved)}")
     if (wider := browser.overflow_px()) > 0:
         found.append(f"it is {wider} px too wide")
     return found + browser.violations()

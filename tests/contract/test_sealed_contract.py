@@ -89,6 +89,7 @@ def test_what_an_older_program_left_is_sealed_at_the_next_start(
         connection.execute(update(tables.users).values(totp_secret=secret))
         connection.execute(update(tables.setup_links).values(totp_secret=offered))
         for statement in (
+            "DROP TABLE signers",
             "DROP TABLE catalog_keys",
             "ALTER TABLE users DROP COLUMN totp_sealed",
             "ALTER TABLE setup_links DROP COLUMN totp_sealed",

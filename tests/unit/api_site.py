@@ -93,7 +93,8 @@ def site(folder: Path) -> Iterator[Site]:
 
 
 def _recovery(appliance: Appliance) -> None:
-    recoveries, point = appliance.catalog.recoveries, appliance.catalog.points.list()[0]
+    recoveries = appliance.catalog.recoveries
+    (point,) = (each for each in appliance.catalog.points.list() if each.name == "office")
     disk = RecoveryDisk("vda", 8192, "/run/0", "/run/0", "/overlays/0.qcow2")
     record = RecoveryRecord(
         new_id(), RecoveryState.SERVING, point.id, point.manifest_name, "office", "tested", "office-recovered", "u",

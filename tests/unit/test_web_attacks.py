@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,7 +35,7 @@ from tests.unit.test_web_access import BASE, PASSWORD, Signed, _set_up, token_in
 from web.app import create_app
 
 MARK = "strongroom-attack"
-EVIL = f"<img src=x onerror=alert('{MARK}')>\"'><script>{MARK}</script>{{{{7*7}}}}"
+EVIL = f"<img src=x onerror=alert('{MARK}')>\"'><script>{MARK}</script>{{{{7*7191}}}}"
 NOW = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
 
 
@@ -153,7 +152,7 @@ def test_script_in_every_name_is_shown_and_does_nothing(appliance: Appliance, ad
             assert found.images == 0, name
             assert found.handlers == [], name
             assert not any(MARK in each and "{" not in each[:1] for each in found.scripts), name
-            assert "49" not in re.findall(r"\{\{7\*7\}\}|49", answer.text) or "{{7*7}}" in answer.text, name
+            assert "50337" not in answer.text, name  # what the template would make of it
             told += found.told
     assert told > 40  # they were shown
 

@@ -21,6 +21,7 @@ from appliance.errors import StrongroomError
 from appliance.sealed import WRAPPING, CatalogKey, CatalogKeyRecord, NotOpened
 
 if TYPE_CHECKING:
+    from appliance.bootstrap import Appliance
     from appliance.catalog import Catalog
     from appliance.settings import Settings
     from imaging.repository import Repository
@@ -58,7 +59,7 @@ class CatalogKeys:
         """Seal what a program that did not do so has left in the catalog. What keeps it from being done is logged, and
         `keep_sharing` tries again."""
         try:
-            self._settle()
+            self.seal_what_is_owed()
         except (home.HomeUnusable, CatalogError) as err:
             _log.warning("sealing the second factors in the catalog: %s", err)
 
@@ -83,23 +84,6 @@ class CatalogKeys:
         if not kept or home.read_catalog_key(self._settings, record.id) is None:
             self._share(record, open_repository())
 
-    def keep_sharing(self, open_repository: Callable[[], Repository], stop: threading.Event) -> None:
-        """Every minute, until `stop`; and seal what is still owed. A problem is logged once, as long as it lasts."""
-        from imaging.errors import ImagingError
-
-        told = ""
-        while not stop.is_set():
-            problem = ""
-            try:
-                self.share_where_owed(open_repository)
-                self._settle()
-            except (StrongroomError, ImagingError) as err:
-                problem = str(err)
-            if problem and problem != told:
-                _log.warning("the catalog's key: %s", problem)
-            told = problem
-            stop.wait(_EVERY_S)
-
     def renew(self) -> tuple[str, ...]:
         """Another key; the file of the one before stays, for older copies of the catalog. Returns the names of those
         who have to set their second factor up anew, as nobody here has the key it was sealed with. HomeUnusable."""
@@ -120,7 +104,8 @@ class CatalogKeys:
 
         return self._catalog.sealing.renew(CatalogKeyRecord(made.id, self._clock.now_utc()), reseal, made.seal)
 
-    def _settle(self) -> None:
+    def seal_what_is_owed(self) -> None:
+        """What an older program left in the clear. HomeUnusable, CatalogError."""
         if self._catalog.sealing.is_owed():
             key = self.needed()
             self._catalog.sealing.settle(key.id, key.seal)
@@ -159,3 +144,22 @@ class CatalogKeys:
             self._catalog.database.where, record.id, str(file), f"{file}: {reason}",
             others=home.other_catalog_keys(self._settings, record.id), kept=record.wrapped is not None,
         )  # fmt: skip
+
+
+def keep_sharing(appliance: Appliance, stop: threading.Event) -> None:
+    """Every minute, until `stop`; and seal what is still owed. The catalog may be away. A problem is logged once, as
+    long as it lasts."""
+    from imaging.errors import ImagingError
+
+    told = ""
+    while not stop.is_set():
+        problem = ""
+        try:
+            appliance.catalog_keys.share_where_owed(lambda: appliance.repository)
+            appliance.catalog_keys.seal_what_is_owed()
+        except (StrongroomError, ImagingError) as err:
+            problem = str(err)
+        if problem and problem != told:
+            _log.warning("the catalog's key: %s", problem)
+        told = problem
+        stop.wait(_EVERY_S)

@@ -211,8 +211,9 @@ def _measure(session: Session, stop: threading.Event) -> None:
 
 
 def _share_key(session: Session, stop: threading.Event) -> None:
-    appliance = session.appliance
-    appliance.catalog_keys.keep_sharing(lambda: appliance.repository, stop)
+    from appliance.catalog_keys import keep_sharing
+
+    keep_sharing(session.appliance, stop)
 
 
 def _carry_out(session: Session, stop: threading.Event) -> None:

@@ -198,7 +198,7 @@ def mount_file(uri: str, path: Path, pid_file: Path, log: Path) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + _READY_S
-    while not pid_file.exists():
+    while not (pid_file.exists() and pid_file.read_text()):  # it is there before it is written
         if process.poll() is not None or time.monotonic() > deadline:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

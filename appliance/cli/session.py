@@ -160,7 +160,8 @@ class Session:
             from appliance.bootstrap import Appliance
 
             self._appliance = self.closing.enter_context(Appliance(self.settings(), wait=self.wait))
-            gc.freeze()  # what was imported stays: it is not looked through again
+            if not gc.get_freeze_count():  # once in a process: what is garbage by then stays for ever
+                gc.freeze()  # what was imported stays: it is not looked through again
         if self.acting is not None:
             self.acting.opened(self._appliance)
         return self._appliance

@@ -46,7 +46,7 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.option("--months", metavar="N", type=click.IntRange(1, 120), default=12, show_default=True, help="So far ahead.")
 @_keeping
-@click.option("--exact", is_flag=True, help="Ask the repository what that retention would free now, to the byte.")
+@click.option("--exact", is_flag=True, help="Ask the repository which points that lets go now, and what it frees.")
 @click.option(
     "--window", metavar="HOURS", type=click.FloatRange(0.1, 24), help="In which a day's runs have to be done."
 )

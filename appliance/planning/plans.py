@@ -60,7 +60,9 @@ class Numbers:
 @dataclass(frozen=True, slots=True)
 class Change:
     """Another retention instead of that of now. `going`: points that are there, stay now, and would go. `freed_bytes`:
-    what that gives back, to the byte; None: it was not asked. `months`: as `Plan.months`, with it."""
+    what that gives back, to the byte; None: it was not asked. If it was, `going` and `freed_bytes` are of all points
+    that it does not keep: also those that go anyway, at the next pruning, and those of machines that are gone.
+    `months`: as `Plan.months`, with it."""
 
     rules: Rules
     going: int

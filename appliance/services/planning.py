@@ -50,8 +50,8 @@ class PlanningService:
         progress: Progress = SILENT,
         may_see: MaySee | None = None,
     ) -> Plan:
-        """`exact`: with `rules`, ask the repository what they would free at once, for who may see all. ImagingError
-        then; CatalogError."""
+        """`exact`: with `rules`, ask the repository which points they would let go at once and what that frees, for who
+        may see all. ImagingError then; CatalogError."""
         assert may_see is None or not exact
         histories = self.histories(may_see)
         made = plan(
@@ -61,7 +61,8 @@ class PlanningService:
         if made.change is None or rules is None or not exact:
             return made
         pruned = MaintenanceService(self._appliance).plan_prune((), rules, zone=ZoneInfo("UTC"), progress=progress)
-        return replace(made, change=replace(made.change, freed_bytes=pruned.freed_bytes))
+        # Both of the same points: without them, bytes would be freed by points that were not counted.
+        return replace(made, change=replace(made.change, going=len(pruned.going), freed_bytes=pruned.freed_bytes))
 
     def plan_typed(
         self,

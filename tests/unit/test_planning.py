@@ -296,6 +296,12 @@ def test_the_command_plans_and_asks_the_repository(tmp_path: Path, capsys: pytes
     assert told["change"]["going"] == 2
     assert told["change"]["freed_bytes"] > 500_000
     assert len(told["months"]) == 2
+    # Points that go by the policy of now, at the next pruning: nothing more goes, but what is freed is of both.
+    assert line("policy", "add", "one", "--image", "*", "--at", "0 22 * * *", "--keep-last", "1", "--yes").code == 0
+    assert line("plan", "--keep-last", "1", "--json").json()["change"]["going"] == 0
+    assert line("plan", "--keep-last", "1", "--exact", "--months", "2", "--json").json()["change"] | {"months": []} == (
+        told["change"] | {"months": []}
+    )
     shown = line("plan", "--machines", "200", "--size", "100GiB", "--keep-daily", "14", "--window", "8")
     assert shown.code == 0
     assert "typed in" in shown.out

@@ -15,13 +15,13 @@ from appliance.policy.retention import Rules
 from appliance.reports.compliance import Report
 from appliance.reports.months import Month
 from appliance.services.access import Act
-from appliance.services.planning import PlanningService
 from appliance.services.reports import ReportService
 from web.acts import act
 from web.api.callers import appliance, visible
 from web.api.problems import FieldError, Unprocessable
 from web.api.resources import resource
 from web.api.schemas import schema_of, send
+from web.current import planning
 
 resources = resource("outlooks", "The report of a month, and a plan of those that come.")
 ReportOut: Final = schema_of(Report, "Report")
@@ -102,7 +102,7 @@ def show_plan(query: PlanQuery) -> Response:
         raise Unprocessable(
             [FieldError(where="exact", reason="it is asked of the whole repository, for who may see all")]
         )
-    service, rules = PlanningService(appliance()), query.rules
+    service, rules = planning(), query.rules
     window_s = None if query.window_hours is None else query.window_hours * _HOUR_S
     if query.machines is not None and query.machine_bytes is not None:
         numbers = Numbers(

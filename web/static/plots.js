@@ -56,5 +56,5 @@ function drawRoom() {
 document.addEventListener("DOMContentLoaded", () => {
   drawGrowth();
   drawRoom();
-  document.body.addEventListener("htmx:afterSwap", drawRoom);
+  document.body.addEventListener("htmx:afterSwap", (event) => { if (event.detail.target.id === "answer") drawRoom(); });
 });

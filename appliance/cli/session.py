@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 EXIT_FAILED = 1
 EXIT_PARTLY = 3
+_ONLY_HERE = ("ask", "dismiss")  # options of commands that otherwise go with --url
 
 
 @dataclass(slots=True)
@@ -145,7 +146,9 @@ class Session:
         if self.url is not None:
             from appliance.remote.errors import OnlyHere
 
-            raise OnlyHere(click.get_current_context().command_path)
+            context = click.get_current_context()
+            given = [f" --{name}" for name in _ONLY_HERE if context.params.get(name) is not None]
+            raise OnlyHere(context.command_path + "".join(given))
         environment = dict(os.environ)
         if self.home is not None:
             environment["STRONGROOM_HOME"] = os.path.abspath(self.home)

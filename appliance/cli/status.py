@@ -12,6 +12,8 @@ from appliance.cli.requests import request_json, standing_words
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from appliance.models import RunRecord
     from appliance.services.scheduling import Standing
     from appliance.services.status import Status, StatusService
@@ -75,13 +77,17 @@ def _show_remote(session: Session, as_json: bool) -> None:
                 ("runs", f"{found['queued']} queued, {len(found['running'])} running"),
                 ("last 24 hours", ", ".join(f"{count} {name}" for name, count in states.items() if count)),
                 ("recoveries", len(found["recoveries"])),
-                ("used", size(found["growth"]["used_bytes"])),
-                ("free", size(found["growth"]["free_bytes"])),
+                *_room(found["growth"]),
             ]
         )
     for concern in found["concerns"]:
         warn(concern)
     exit_with(0 if found["fine"] else EXIT_PARTLY)
+
+
+def _room(growth: Mapping[str, int | None] | None) -> list[tuple[str, str]]:
+    """None: who asks was granted some machines, and is told nothing of the whole."""
+    return [] if growth is None else [("used", size(growth["used_bytes"])), ("free", size(growth["free_bytes"]))]
 
 
 def _dismiss(service: StatusService, name: str, as_json: bool) -> None:

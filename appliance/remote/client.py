@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
+import ssl
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,28 +19,47 @@ from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from pydantic import TypeAdapter, ValidationError
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
-from appliance.remote.errors import AddressUnfit, RemoteRefused, RemoteUnknown, RemoteUnreachable, TokenMissing
+from appliance.remote.errors import (
+    AddressUnfit,
+    AuthoritiesUnusable,
+    RemoteRefused,
+    RemoteUnknown,
+    RemoteUnreachable,
+    RemoteUntrusted,
+    TokenMissing,
+)
 
 Value = TypeVar("Value")
 _TIMEOUT: Final = urllib3.Timeout(connect=10, read=180)  # a machine is started while we wait
 _ANSWER_BYTES_MAX: Final = 64 << 20
 _PAGE: Final = 500
 _PROBLEM: Final = "application/problem+json"
+_AWAY: Final = (
+    "'strongroom serve' has to run there, and [web] listen in its settings be an address that is reached from here"
+    " (127.0.0.1 is not)."
+)
+_BEGUN: Final = "What was asked for may be done all the same: look before you ask for it again."
+_UNAUTHORIZED: Final = (
+    "'strongroom token add' there makes another, 'token list' tells until when each is good; it goes into"
+    " STRONGROOM_TOKEN, or the file of --token-file."
+)
+_SELF_MADE: Final = "If it has made its certificate itself: --ca-file with a copy of keys/web.crt from its home."
+_UNKNOWN_ISSUER: Final = (18, 19, 20, 21)  # of OpenSSL: self-signed, or signed by nobody who is known
+_OTHER_NAME: Final = (62, 64)  # of a host, of an address
 
 
 class Client:
     """Owns its connections."""
 
     def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
-        """`url`: of the console. AddressUnfit."""
+        """`url`: of the console; `ca_file`: who is trusted, instead of the system's authorities. AddressUnfit,
+        AuthoritiesUnusable."""
         self.url = _checked(url)
         self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-        # urllib3 checks certificates and names, by the system's authorities where no file is given.
-        self._pool = urllib3.PoolManager(
-            timeout=_TIMEOUT, retries=False, ca_certs=None if ca_file is None else str(ca_file)
-        )
+        # It checks certificates and names, by the system's authorities where no file is given.
+        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, ssl_context=_trusting(ca_file))
 
     def get(self, path: str, query: Mapping[str, object] | None = None) -> Any:
         return self._ask("GET", path, query)
@@ -81,7 +102,7 @@ class Client:
     def _ask(
         self, method: str, path: str, query: Mapping[str, object] | None, document: Mapping[str, object] | None = None
     ) -> Any:
-        """RemoteRefused, RemoteUnreachable, RemoteUnknown."""
+        """RemoteRefused, RemoteUntrusted, RemoteUnreachable, RemoteUnknown."""
         stated = {name: value for name, value in (query or {}).items() if value is not None}
         address = f"{self.url}/api/v1{path}" + (f"?{urlencode(stated, doseq=True)}" if stated else "")
         headers, body = self._headers, None
@@ -96,23 +117,23 @@ class Client:
             finally:
                 answer.release_conn()
         except SSLError as err:
-            raise RemoteUnreachable(
-                self.url, _reason(err),
-                "If it has made its certificate itself: --ca-file with a copy of keys/web.crt from its home.",
-            ) from err  # fmt: skip
+            raise RemoteUntrusted(self.url, _reason(err), _certificate_hint(err)) from err
         except HTTPError as err:
-            raise RemoteUnreachable(self.url, _reason(err)) from err
+            sent = not isinstance(err, (NewConnectionError, ConnectTimeoutError))
+            hint = _BEGUN if sent and method != "GET" else _AWAY
+            raise RemoteUnreachable(self.url, _reason(err), hint) from err
         if len(data) > _ANSWER_BYTES_MAX:
             raise RemoteUnknown(self.url, "its answer is too large")
-        return self._read_answer(answer.status, answer.headers.get("Content-Type", ""), data)
+        return self._read_answer(method, path, answer.status, answer.headers.get("Content-Type", ""), data)
 
-    def _read_answer(self, status: int, kind: str, data: bytes) -> Any:
+    def _read_answer(self, method: str, path: str, status: int, mime_type: str, data: bytes) -> Any:
+        """RemoteRefused, RemoteUnknown."""
         if status == 204:
             return None
-        if kind.partition(";")[0] not in ("application/json", _PROBLEM):
+        if mime_type.partition(";")[0] not in ("application/json", _PROBLEM):
             raise RemoteUnknown(self.url, f"status {status}, and no JSON")
         try:
-            document = json.loads(data)
+            document = json.loads(data, object_hook=lambda found: _Told(self.url, found))
         except (ValueError, RecursionError) as err:
             raise RemoteUnknown(self.url, "its answer is no JSON") from err
         if not isinstance(document, dict):
@@ -122,10 +143,21 @@ class Client:
             fields = [
                 f"{each['where']}: {each['reason']}" for each in document.get("errors", ()) if isinstance(each, dict)
             ]
-            raise RemoteRefused(
-                " ".join([detail, *fields]), hint, status, str(document.get("type", "")).rpartition(":")[2]
-            )
+            kind = str(document.get("type", "")).rpartition(":")[2]
+            if status in (404, 405) and kind == "blank":  # no error of ours: there is no such route
+                raise RemoteUnknown(self.url, f"it does not know what is asked for ({method} {path})")
+            raise RemoteRefused(" ".join([detail, *fields]), _UNAUTHORIZED if status == 401 else hint, status, kind)
         return document
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """AuthoritiesUnusable."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as err:
+        raise AuthoritiesUnusable(ca_file, "it has no certificate in PEM") from err
+    except OSError as err:
+        raise AuthoritiesUnusable(ca_file, err.strerror or str(err)) from err
 
 
 def token_from(environment: Mapping[str, str], file: Path | None) -> str:
@@ -175,6 +207,39 @@ def _here(host: str) -> bool:
         return host == "localhost"
 
 
+class _Told(dict[str, Any]):
+    """A JSON object: one that lacks what it must have is no answer of an appliance that this program knows."""
+
+    def __init__(self, url: str, found: Mapping[str, Any]) -> None:
+        super().__init__(found)
+        self._url = url
+
+    def __missing__(self, name: str) -> Any:
+        raise RemoteUnknown(self._url, f"its answer has no {name!r}")
+
+
 def _reason(err: HTTPError) -> str:
+    """In words: of the system's error where that is behind it, else without urllib3's names for connections."""
+    cause = err.__cause__
+    if isinstance(cause, OSError) and cause.strerror and not isinstance(err, SSLError):
+        return cause.strerror
     inner = err.args[-1] if err.args else err
-    return " ".join(str(getattr(inner, "reason", None) or inner).split())[:300]
+    verified = getattr(inner, "verify_message", None)
+    if verified:
+        return f"its certificate is not trusted: {verified}"
+    text = " ".join(str(getattr(inner, "reason", None) or inner).split())
+    return re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): ", "", text)[:300]
+
+
+def _certificate_hint(err: SSLError) -> str:
+    inner = err.args[-1] if err.args else err
+    if not isinstance(inner, ssl.SSLCertVerificationError):
+        return "Is that the address and port of the console, and does it speak TLS?"
+    if inner.verify_code in _UNKNOWN_ISSUER:
+        return _SELF_MADE
+    if inner.verify_code in _OTHER_NAME:
+        return (
+            "Give an address that its certificate is for; names and addresses under which it is reached are [web] names"
+            " and listen in its settings."
+        )
+    return "See to the certificate there, and to the clocks of both machines."

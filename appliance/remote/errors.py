@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from appliance.errors import StrongroomError
 
 
@@ -17,6 +19,13 @@ class RemoteUnreachable(StrongroomError):
 
     def __init__(self, url: str, reason: str, hint: str = "") -> None:
         super().__init__(f"the appliance at {url} does not answer: {reason}", hint=hint, url=url)
+
+
+class RemoteUntrusted(StrongroomError):
+    """It speaks no TLS, or its certificate is not trusted."""
+
+    def __init__(self, url: str, reason: str, hint: str) -> None:
+        super().__init__(f"the appliance at {url} is not spoken to: {reason}", hint=hint, url=url)
 
 
 class RemoteUnknown(StrongroomError):
@@ -37,6 +46,16 @@ class AddressUnfit(StrongroomError):
     def __init__(self, url: str, why: str) -> None:
         super().__init__(
             f"{url!r} is no address of an appliance: {why}", hint="Such as https://backup.example.org:8443."
+        )
+
+
+class AuthoritiesUnusable(StrongroomError):
+    exit_code = 2
+
+    def __init__(self, file: Path | None, why: str) -> None:
+        super().__init__(
+            f"{file or 'what this system trusts'}: {why}",
+            hint="--ca-file is a file of certificates in PEM, such as a copy of keys/web.crt from the other's home.",
         )
 
 

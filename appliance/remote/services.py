@@ -78,8 +78,11 @@ class RemoteQueue:
     def again(self, wanted: str) -> Asked:
         return self._read(self._client.post(f"/runs/{_part(wanted)}/retry"))
 
-    def cancel(self, wanted: str, _tell: Callable[[str], None] = lambda _: None) -> RunRecord:
-        return self._client.read(RunRecord, self._client.post(f"/runs/{_part(wanted)}/cancel"))
+    def cancel(self, wanted: str, tell: Callable[[str], None] = lambda _: None) -> RunRecord:
+        found = self._client.post(f"/runs/{_part(wanted)}/cancel")
+        for sentence in found.get("left", ()):  # none: it is of a version that does not tell
+            tell(str(sentence))
+        return self._client.read(RunRecord, found)
 
     def runs(self, state: RunState | None = None, limit: int | None = None) -> tuple[RunRecord, ...]:
         query = {"state": None if state is None else state.value}
@@ -308,10 +311,9 @@ class RemotePolicies:
         return _machine(self._client.post("/pauses", document))
 
     def resume_machine(self, name: str, host: str | None = None) -> bool:
-        mine = [each for each in self.pauses() if name in (each.machine, each.name, each.machine.partition(":")[2])]
-        for each in mine:
-            self._client.delete(f"/pauses/{_part(each.machine)}")
-        return bool(mine)
+        paused = self.pauses()
+        self._client.delete(f"/pauses/{_part(name)}", {"host": host})
+        return self.pauses() != paused
 
     def _read(self, found: Any) -> KnownPolicy:
         fields = self._client.read(_Fields, found)

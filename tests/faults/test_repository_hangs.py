@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance import home
+from appliance.acts import Act, Role
 from appliance.bootstrap import Appliance
 from appliance.models import RunRecord, RunState, new_id
 from appliance.notices.records import Kind
+from appliance.remote.client import Client
+from appliance.remote.services import RemoteQueue
 from appliance.services import status
+from appliance.services.access import local_actor
+from appliance.services.accounts.tokens import TokenService
 from appliance.services.notices.observing import Observer
 from appliance.services.queue import hanging, service, workers
 from appliance.services.queue.service import QueueService
@@ -23,6 +30,7 @@ from appliance.services.status import StatusService
 from appliance.settings import load
 from imaging.errors import ImagingError
 from tests.unit.records import NOW
+from web.app import create_app
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -108,6 +116,30 @@ def test_a_run_is_cancelled_at_once_and_what_is_left_is_told(silent: Silent, mon
     assert "an earlier attempt" in told[0]
     assert "cleaned up by 'strongroom serve'" in told[1]
     silent.server.asked.wait()
+    told.clear()
+    again = silent.run(RunState.QUEUED, error="it failed once", attempts=1)
+    assert RemoteQueue(in_process(silent.appliance)).cancel(again.id, told.append).state is RunState.CANCELLED
+    assert len(told) == 1
+    assert "an earlier attempt" in told[0], "also from elsewhere"
+
+
+def in_process(appliance: Appliance) -> Client:
+    """As `strongroom --url` asks, but for the network."""
+    app = create_app(appliance)
+    token = TokenService(appliance).add(
+        local_actor({}), "elsewhere", Role.OPERATOR, acts=(Act.RUN_CANCEL,), good_for=timedelta(hours=1)
+    ).secret  # fmt: skip
+
+    class InProcess(Client):
+        def _ask(
+            self, method: str, path: str, query: Mapping[str, object] | None,
+            document: Mapping[str, object] | None = None,
+        ) -> Any:  # fmt: skip
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = app.test_client().open(f"/api/v1{path}", method=method, headers=headers, json=document)
+            return self._read_answer(method, path, answer.status_code, answer.content_type, answer.data)
+
+    return InProcess("http://localhost", token)
 
 
 def test_a_sweep_that_hangs_is_told_by_status_and_notices(silent: Silent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,9 @@ import pytest
 
 from appliance.acts import Act, Role
 from appliance.models import RunState
+from appliance.policy.selectors import Clause, Selector
+from appliance.remote.client import Client
+from appliance.remote.errors import RemoteUnknown
 from appliance.services.access import Via
 from appliance.services.access.audits import AuditService
 from tests.unit.api_site import Site, serving, site
@@ -155,6 +161,11 @@ def test_a_policy_and_a_machine_are_paused_and_go_on(remote: Elsewhere, here: Co
     assert remote("policy", "pause", "--vm", "image:office").code == 0
     assert [each["name"] for each in here("policy", "list", "--json").json()["paused_machines"]] == ["office"]
     assert remote("policy", "resume", "--vm", "image:office").out == "image:office is active.\n"
+    again = remote("policy", "resume", "--vm", "office")
+    assert (again.code, again.out) == (here("policy", "resume", "--vm", "office").code, "office was not paused.\n")
+    assert "there is no machine or image office on tested" in (
+        remote("policy", "resume", "--vm", "office", "--host", "tested").error()
+    )
 
 
 def test_status_tells_what_needs_eyes(remote: Elsewhere) -> None:
@@ -163,6 +174,12 @@ def test_status_tells_what_needs_eyes(remote: Elsewhere) -> None:
     assert "1 machine is not protected" in found.err
     assert remote.url in found.out
     assert remote("status", "--json").json()["concerns"]
+    assert "status --dismiss' works on the appliance's own machine" in remote("status", "--dismiss", "shop").error()
+    theirs = remote.site.token_of(Role.VIEWER, grants=(Selector((Clause(image="office"),)),))
+    some = remote("status", token=theirs)
+    assert "used" in found.out
+    assert "used" not in some.out
+    assert "1 protected" in some.out
 
 
 def test_a_refusal_is_told_in_the_words_of_who_refuses(remote: Elsewhere) -> None:
@@ -171,7 +188,9 @@ def test_a_refusal_is_told_in_the_words_of_who_refuses(remote: Elsewhere) -> Non
     assert "run.start" in refused.error()
     image = remote("recovery", "start", "image:office", "--point", "latest")
     assert "is a disk image" in image.error()
-    assert "revoked" in remote("run", "list", token=_revoked(remote)).error()
+    revoked = remote("run", "list", token=_revoked(remote)).error()
+    assert "revoked" in revoked
+    assert "--token-file" in revoked
 
 
 def _revoked(remote: Elsewhere) -> str:
@@ -205,6 +224,8 @@ def test_a_token_is_shown_to_nobody_but_the_appliance(remote: Elsewhere, tmp_pat
     assert unknown.code == 1
     assert "certificate" in unknown.error()
     assert "--ca-file" in unknown.error()
+    other = remote("run", "list", url=remote.url.replace("127.0.0.1", "127.1"))
+    assert "[web] names" in other.error(), "a certificate of other names"
     assert "in the clear" in remote("run", "list", url="http://backup.example.org").error()
     for url in ("ftp://x", "https://a@b", "https://h/path", "https://h:x"):
         assert remote("run", "list", url=url).code == 2
@@ -215,7 +236,34 @@ def test_a_token_is_shown_to_nobody_but_the_appliance(remote: Elsewhere, tmp_pat
     assert "others may read" in remote("--token-file", str(file), "run", "list", token="").error()
     file.chmod(0o600)
     assert remote("--token-file", str(file), "run", "list", token="").code == 0
-    assert "does not answer" in remote("run", "list", url="https://127.0.0.1:1").error()
+    away = remote("run", "list", url="https://127.0.0.1:1").error()
+    assert "does not answer: Connection refused" in away
+    assert "[web] listen" in away
+    for named in (tmp_path / "none", file):
+        assert remote("--ca-file", str(named), "run", "list", trust=False).code == 2
+
+
+def test_what_is_no_such_appliance_is_told(remote: Elsewhere) -> None:
+    """An older one without the route, one whose answers lack something, and what speaks no TLS."""
+    client = Client(remote.url, remote.token, remote.site.appliance.settings.home / "keys" / "web.crt")
+    with closing(client):
+        with pytest.raises(RemoteUnknown, match="does not know what is asked for"):
+            client.get("/not/yet")
+        with pytest.raises(RemoteUnknown, match="has no 'new'"):
+            client.get("/runs")["new"]
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        plain.listen()
+        answering = threading.Thread(target=_answer_plainly, args=(plain,))
+        answering.start()
+        told = remote("run", "list", url=f"https://127.0.0.1:{plain.getsockname()[1]}").error()
+        answering.join()
+    assert "does it speak TLS?" in told
+
+
+def _answer_plainly(listening: socket.socket) -> None:
+    with listening.accept()[0] as taken:
+        taken.recv(4096)
+        taken.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def test_it_does_not_go_together_with_a_home(here: CommandLine) -> None:

@@ -147,10 +147,10 @@ def pause_machine(body: NewPause) -> Response:
 
 @resources.delete("/pauses/<path:key>", summary="Let a machine go on", responses={204: None})
 @act(Act.MACHINE_RESUME)
-def resume_machine(path: Key) -> Response:
-    """It catches up once."""
-    with performing(_subject(path.key, None)):
-        PolicyService(appliance()).resume_machine(path.key)
+def resume_machine(path: Key, query: OfHost) -> Response:
+    """It catches up once. `key` may be a name, too; `host` says of which host, where several have it."""
+    with performing(_subject(path.key, query.host)):
+        PolicyService(appliance()).resume_machine(path.key, query.host)
     return Response(status=204)
 
 

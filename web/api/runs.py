@@ -50,6 +50,12 @@ class RunAsked(Run):  # type: ignore[misc,valid-type]
     worker: bool | None = Field(description="A worker lives that takes it; null: it is another appliance's.")
 
 
+class RunCancelled(Run):  # type: ignore[misc,valid-type]
+    left: list[str] = Field(
+        description="What a repository that does not answer leaves to `strongroom serve`, in words."
+    )
+
+
 def limit_field() -> Any:
     return Field(None, ge=1024, le=1 << 50, description="Move at most so much a second.")
 
@@ -147,14 +153,16 @@ def show_run_log(path: Id) -> Response:
     return send(RunLogOut, read_run_log(appliance().settings, run.id))
 
 
-@resources.post("/runs/<id>/cancel", summary="Cancel a run", responses={200: Run})
+@resources.post("/runs/<id>/cancel", summary="Cancel a run", responses={200: RunCancelled})
 @act(Act.RUN_CANCEL)
 def cancel_run(path: Id) -> Response:
     """One that waits is not begun; one that runs ends in order within seconds, and makes no point."""
     service = QueueService(appliance())
     run = service.run(path.id).run
+    left: list[str] = []
     with performing(subjects().run(run)):
-        return send(Run, service.cancel(run.id))
+        found = service.cancel(run.id, left.append)
+    return send(RunCancelled, values_of(Run, found) | {"left": left})
 
 
 @resources.post("/runs/<id>/retry", summary="Queue the same once more", responses={201: RunAsked, 200: RunAsked})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,6 +56,8 @@ class Appliance:
         self._shared_throttle = throttle
         self._wait = wait or _wait
         self._closing = ExitStack()
+        self._repository: Repository | None = None
+        self._opening = threading.RLock()
         home.prepare(settings)
 
     @classmethod
@@ -128,9 +131,16 @@ class Appliance:
         rate = self.settings.limits.bandwidth_bytes_s
         return Throttle(rate, self.clock, self._wait) if rate else None
 
-    @cached_property
+    @property
     def repository(self) -> Repository:
         """Opened with the machine key. NoRepositoryYet; ImagingError."""
+        if self._repository is None:
+            with self._opening:  # this one alone: cached_property's lock is one for all, and a store may hang
+                if self._repository is None:
+                    self._repository = self._open_repository()
+        return self._repository
+
+    def _open_repository(self) -> Repository:
         from imaging.repository import Repository
         from imaging.slots import MachineKey
         from imaging.storage.limited import LimitedStore
@@ -154,7 +164,7 @@ class Appliance:
 
     def use_repository(self, repository: Repository) -> None:
         """Take one that was opened otherwise (with a passphrase, or just made); the caller closes it."""
-        self.__dict__["repository"] = repository
+        self._repository = repository
 
     def attach(self) -> None:
         """See that the catalog is that of this repository, before anything of it is written there; and that the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ class Parts:
         self.streams = streams
         self.jobs = Jobs(appliance.settings)
         self.counted: tuple[float, int | None] | None = None  # requests that are open, and when they were counted
+        self.counting = threading.Lock()
         self._sessions = Sessions(appliance)
         self.files = FilesService(appliance, self._sessions)
 
@@ -89,10 +91,15 @@ def planning() -> PlanningService:
 
 
 def open_requests(*, anew: bool = False) -> int | None:
-    """How many requests of the repository's guard are open, as of the last half minute; None: it cannot be told."""
+    """How many requests of the repository's guard are open, as of the last half minute; None: it cannot be told. Every
+    page asks, so one at a time counts and the others are told what was known: a store that hangs has one thread."""
     from appliance.services.signing import SigningService
 
     found, now_s = parts(), appliance().clock.monotonic_s()
-    if anew or found.counted is None or now_s - found.counted[0] >= _COUNTED_S:
-        found.counted = (now_s, SigningService(appliance()).open())
-    return found.counted[1]
+    stale = anew or found.counted is None or now_s - found.counted[0] >= _COUNTED_S
+    if stale and found.counting.acquire(blocking=False):
+        try:
+            found.counted = (now_s, SigningService(appliance()).open())
+        finally:
+            found.counting.release()
+    return None if found.counted is None else found.counted[1]

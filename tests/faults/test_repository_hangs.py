@@ -20,8 +20,9 @@ from appliance.models import RunRecord, RunState, new_id
 from appliance.notices.records import Kind
 from appliance.remote.client import Client
 from appliance.remote.services import RemoteQueue
-from appliance.services import status
+from appliance.services import repositories, status
 from appliance.services.access import local_actor
+from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.tokens import TokenService
 from appliance.services.notices.observing import Observer
 from appliance.services.queue import hanging, service, workers
@@ -30,6 +31,7 @@ from appliance.services.status import StatusService
 from appliance.settings import load
 from imaging.errors import ImagingError
 from tests.unit.records import NOW
+from tests.unit.test_web_access import Signed, _set_up, sign_in
 from web.app import create_app
 
 
@@ -164,3 +166,35 @@ def test_a_sweep_that_hangs_is_told_by_status_and_notices(silent: Silent, monkey
     (concern,) = (each for each in concerns if "sweep of the queue" in each.detail)
     assert concern.kind is Kind.AWAY
     assert hanging.hanging(silent.appliance) is None, "no workers, no sweep"
+
+
+def test_another_home_of_this_process_opens_its_own(silent: Silent, tmp_path: Path) -> None:
+    environment = {"STRONGROOM_HOME": str(tmp_path / "other")}
+    founded = repositories.init(load(environment), tmp_path / "repository", "a passphrase for tests", lambda _: None)
+
+    def hangs() -> None:
+        with pytest.raises(ImagingError):
+            _ = silent.appliance.repository
+
+    opening = threading.Thread(target=hangs)
+    opening.start()
+    silent.server.asked.wait()
+    with Appliance(load(environment)) as other:
+        assert other.repository.id.hex() == founded.repository_id
+    assert opening.is_alive()
+    silent.server.may_answer.set()
+    opening.join()
+
+
+def test_pages_that_ask_how_many_requests_are_open_hang_one_thread(silent: Silent) -> None:
+    app = create_app(silent.appliance)
+    first = _set_up(app, silent.appliance, SetUpService(silent.appliance).first_link(), "admin")
+    second = Signed(app.test_client(), first.name, first.codes)
+    sign_in(second)
+    hangs = threading.Thread(target=lambda: first.send("GET", "/requests/count"))
+    hangs.start()
+    silent.server.asked.wait()
+    assert second.send("GET", "/requests/count").status_code == 204
+    assert hangs.is_alive()
+    silent.server.may_answer.set()
+    hangs.join()

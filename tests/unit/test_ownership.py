@@ -53,47 +53,42 @@ def test_looking_takes_nothing_away(tmp_path: Path) -> None:
         looker.join()
 
 
+class Looker:
+    """Looks at a lock file until the 40th time that whoever waits for it sleeps."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+        path.touch()
+        self._looking = os.open(path, os.O_RDWR)
+        fcntl.flock(self._looking, fcntl.LOCK_SH)
+        self.waits = 0
+        monkeypatch.setattr(f"{module}.time.sleep", self._slept)
+
+    def _slept(self, _: float) -> None:
+        self.waits += 1
+        if self.waits == 40:
+            os.close(self._looking)
+
+
 def test_who_looks_is_taken_for_an_owner_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes: a look that the kernel has stopped in its midst, on a busy machine, is a look."""
     path = tmp_path / "a.lock"
-    path.touch()
-    looking = os.open(path, os.O_RDWR)
-    fcntl.flock(looking, fcntl.LOCK_SH)
+    looker = Looker(path, monkeypatch, "appliance.ownership")
     assert not is_owned(path)
-    looks = 0
-
-    def sleep(_: float) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 40:
-            os.close(looking)
-
-    monkeypatch.setattr("appliance.ownership.time.sleep", sleep)
     with own(path, "it"):
         assert is_owned(path)
         assert not remove_unowned(path)
-    assert looks == 40
+    assert looker.waits == 40
     assert remove_unowned(path)
     assert not path.exists()
 
 
 def test_who_looks_whether_an_export_lives_is_not_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.lock"
-    path.touch()
-    looking, lock = os.open(path, os.O_RDWR), os.open(path, os.O_RDWR)
-    fcntl.flock(looking, fcntl.LOCK_SH)
+    looker = Looker(path, monkeypatch, "imaging.export")
+    lock = os.open(path, os.O_RDWR)
     assert not export._held(path)
-    looks = 0
-
-    def sleep(_: float) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 40:
-            os.close(looking)
-
-    monkeypatch.setattr("imaging.export.time.sleep", sleep)
     assert export._locked(lock)
-    assert looks == 40
+    assert looker.waits == 40
     assert export._held(path)
     os.close(lock)
 

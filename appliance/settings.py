@@ -13,6 +13,7 @@ path set here leads out of it.
       audit.head              0600   the newest entry of the audit that this home knows of
       audit/                  0700   acts under way, until the audit has them
       keys/machine.key        0600   opens the repository unattended
+      keys/catalog-*.key      0600   what second factors are sealed with in the catalog
       keys/web.*              0600   the console's certificate, its key, and what its forms are signed with
       keys/location.json      0600   where the repository is, for the servers of its disks
       keys/google.json        0600   the key of a service account, put there by the admin (only with [gcs])

@@ -57,7 +57,7 @@ class CatalogKeys:
 
     def settle(self) -> None:
         """Seal what a program that did not do so has left in the catalog. What keeps it from being done is logged, and
-        `keep_sharing` tries again."""
+        `keep_sharing` tries again; that the file is made anew without what was there before, is tried once."""
         try:
             self.seal_what_is_owed()
         except (home.HomeUnusable, CatalogError) as err:

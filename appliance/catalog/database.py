@@ -109,7 +109,8 @@ class Database:
         time, and neither its dumps nor its copies that are made later have it."""
         if self.is_shared:
             return
-        connection = self.engine.raw_connection()  # no transaction: that is what it has to be
+        with self._translated():
+            connection = self.engine.raw_connection()  # no transaction: that is what it has to be
         try:
             connection.cursor().execute("VACUUM")
         except sqlite3.Error as err:

@@ -1,4 +1,4 @@
-"""What is done and has to be done: runs, recoveries, exports, what is owed after them, and policies, which want runs."""
+"""What is done and has to be done: runs, recoveries, exports, what is owed after them, and policies that want runs."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.output import emit_json, facts, moment, say, size, table, tell, warn
-from appliance.cli.policies import standing_concerns, standing_json
+from appliance.cli.policy_looks import standing_concerns, standing_json
 from appliance.cli.requests import request_json, standing_words
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session
 

@@ -11,9 +11,11 @@ from appliance.cli.output import emit_json, moment, size, table, tell, warn
 from appliance.cli.session import EXIT_FAILED, EXIT_PARTLY, Session, exit_with, json_option, pass_session
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from appliance.hypervisor.protocol import MachineState
     from appliance.inventory import KnownMachine
-    from appliance.services.inventory import KnownMachines
+    from appliance.services.inventory import HostedMachine, KnownMachines
 
 
 @click.group()
@@ -54,54 +56,9 @@ def list_machines(session: Session, host: str | None, known: bool, as_json: bool
         tell(f"hint: {err}. {err.hint}")
         return
     if as_json:
-        emit_json(
-            [
-                {
-                    "name": item.machine.name,
-                    "uuid": item.machine.uuid,
-                    "host": item.host,
-                    "state": item.machine.state.value,
-                    "memory_bytes": item.machine.memory_bytes,
-                    "vcpus": item.machine.vcpus,
-                    "agent": item.machine.agent_connected,
-                    "tags": sorted(item.machine.tags),
-                    "unreadable": item.machine.unreadable,
-                    "disks": [
-                        {
-                            "name": disk.target,
-                            "device": disk.device.value,
-                            "source": disk.source.description,
-                            "format": disk.format,
-                            "size_bytes": disk.size_bytes,
-                            "incremental": disk.can_hold_bitmap,
-                            "skip_reason": disk.skip_reason,
-                        }
-                        for disk in item.machine.disks
-                    ],
-                    "last_point": item.protected.last_point if item.protected else None,
-                    "last_point_utc": item.protected.last_point_utc if item.protected else None,
-                }
-                for item in found.machines
-            ]
-        )
+        emit_json([_answered_json(item) for item in found.machines])
     else:
-        table(
-            ["name", "host", "state", "disks", "size", "agent", "last point"],
-            [
-                (
-                    item.machine.name,
-                    item.host,
-                    _state(item.machine.state, item.machine.unreadable),
-                    " ".join(disk.target for disk in item.machine.disks),
-                    size(sum(disk.size_bytes or 0 for disk in item.machine.disks)),
-                    "yes" if item.machine.agent_connected else "no",
-                    moment(item.protected.last_point_utc) if item.protected else "never",
-                )
-                for item in found.machines
-            ],
-            right=["size"],
-            empty="The hosts have no virtual machine.",
-        )
+        _show_answered(found.machines)
     unreadable = [item for item in found.machines if item.machine.unreadable]
     for item in unreadable:
         warn(f"{item.machine.name} on {item.host} cannot be read: {item.machine.unreadable}")
@@ -110,6 +67,55 @@ def list_machines(session: Session, host: str | None, known: bool, as_json: bool
     if found.problems:
         exit_with(EXIT_PARTLY if len(found.problems) < len(session.appliance.catalog.hosts.list()) else EXIT_FAILED)
     exit_with(EXIT_PARTLY if unreadable else 0)
+
+
+def _answered_json(item: HostedMachine) -> dict[str, object]:
+    """The form that scripts rely on."""
+    return {
+        "name": item.machine.name,
+        "uuid": item.machine.uuid,
+        "host": item.host,
+        "state": item.machine.state.value,
+        "memory_bytes": item.machine.memory_bytes,
+        "vcpus": item.machine.vcpus,
+        "agent": item.machine.agent_connected,
+        "tags": sorted(item.machine.tags),
+        "unreadable": item.machine.unreadable,
+        "disks": [
+            {
+                "name": disk.target,
+                "device": disk.device.value,
+                "source": disk.source.description,
+                "format": disk.format,
+                "size_bytes": disk.size_bytes,
+                "incremental": disk.can_hold_bitmap,
+                "skip_reason": disk.skip_reason,
+            }
+            for disk in item.machine.disks
+        ],
+        "last_point": item.protected.last_point if item.protected else None,
+        "last_point_utc": item.protected.last_point_utc if item.protected else None,
+    }
+
+
+def _show_answered(machines: Sequence[HostedMachine]) -> None:
+    table(
+        ["name", "host", "state", "disks", "size", "agent", "last point"],
+        [
+            (
+                item.machine.name,
+                item.host,
+                _state(item.machine.state, item.machine.unreadable),
+                " ".join(disk.target for disk in item.machine.disks),
+                size(sum(disk.size_bytes or 0 for disk in item.machine.disks)),
+                "yes" if item.machine.agent_connected else "no",
+                moment(item.protected.last_point_utc) if item.protected else "never",
+            )
+            for item in machines
+        ],
+        right=["size"],
+        empty="The hosts have no virtual machine.",
+    )
 
 
 def _state(state: MachineState, unreadable: str | None) -> str:

@@ -31,13 +31,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from appliance import setting_values as v
 from appliance.errors import StrongroomError
 from appliance.notices.targets import NoticeTarget, read_clock_time, read_names, read_targets, read_zone
 
@@ -45,11 +45,6 @@ DEFAULT_HOME = Path("/var/lib/strongroom")
 SETTINGS_FILE = "strongroom.toml"
 DEFAULT_REPOSITORY = Path("repository")
 PREFIX = "STRONGROOM_"
-
-_SIZE = re.compile(r"(\d+)\s*(B|[kKMGT]iB|[kKMGT]B)?", re.ASCII)
-_UNITS = {"": 1, "B": 1}
-_UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)} | {"kiB": 1024}
-_UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)} | {"kB": 1000}
 
 
 class SettingsError(StrongroomError):
@@ -60,85 +55,13 @@ class SettingsError(StrongroomError):
         self.where = where
 
 
-def parse_size(value: object) -> int:
-    """A number of bytes, or text such as "10 GiB"; ValueError, else."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("a size is a number of bytes, or text such as '10 GiB'")
-    return int(match[1]) * _UNITS[match[2] or ""]
-
-
-def _positive_size(value: object) -> int:
-    number = parse_size(value)
-    if number == 0:
-        raise ValueError("it must be more than 0")
-    return number
-
-
-def _count(least: int, most: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        try:
-            number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
-        except ValueError:
-            number = None
-        if number is None or not least <= number <= most:
-            raise ValueError(f"it must be a whole number from {least} to {most}")
-        return number
-
-    return read
-
-
-def _seconds(least: float, most: float) -> Callable[[object], float]:
-    def read(value: object) -> float:
-        try:
-            number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-        except ValueError:
-            number = None
-        if number is None or not least <= number <= most:
-            raise ValueError(f"it must be a number of seconds from {least:g} to {most:g}")
-        return number
-
-    return read
-
-
-def _text(pattern: str, meaning: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        if not isinstance(value, str) or re.fullmatch(pattern, value, re.ASCII) is None:
-            raise ValueError(f"it must be {meaning}")
-        return value
-
-    return read
-
-
-def _path(value: object) -> Path:
-    if not isinstance(value, str) or not value or any(ord(c) < 32 or ord(c) == 127 for c in value):
-        raise ValueError("it must be a path")
-    return Path(value)
-
-
 # What an admin wrote is checked by the function in its field's annotation; its ValueError says what is wrong.
 
 
 @dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    path: Annotated[Path, _path] = DEFAULT_REPOSITORY
-    compression_level: Annotated[int, _count(1, 19)] = 1  # zstd's; used when a repository is made
-
-
-def _switch(value: object) -> bool:
-    switches = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    found = value if isinstance(value, bool) else switches.get(value.lower()) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError("it must be true or false")
-    return found
-
-
-def _secret(value: object) -> str:
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-        raise ValueError("it must be text of printable characters")
-    return value
+    path: Annotated[Path, v.path] = DEFAULT_REPOSITORY
+    compression_level: Annotated[int, v.count(1, 19)] = 1  # zstd's; used when a repository is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,38 +69,26 @@ class S3Settings:
     """With a bucket, the repository is there and not in repository.path. The environment of the machine and ~/.aws
     decide nothing."""
 
-    bucket: Annotated[str, _text(r".{0,63}", "the name of a bucket")] = ""
-    endpoint: Annotated[str, _text(r"\S{0,300}", "a URL")] = ""  # https://host[:port]
-    prefix: Annotated[str, _text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
-    region: Annotated[str, _text(r"\S{0,63}", "a region")] = "us-east-1"
-    access_key: Annotated[str, _secret] = field(default="", repr=False)
-    secret_key: Annotated[str, _secret] = field(default="", repr=False)
-    session_token: Annotated[str, _secret] = field(default="", repr=False)
-    ca_file: Annotated[Path | None, _path] = None  # certificates to check the endpoint's against, if not public ones
-    allow_plain: Annotated[bool, _switch] = False  # http:// also to other machines
-    connections: Annotated[int, _count(1, 128)] = 16
-    lock_mode: Annotated[str, _text("|governance|compliance", "governance or compliance, or nothing")] = ""
-    lock_days: Annotated[int, _count(1, 3650)] = 30  # what 'repository lock' leaves every restore point with, at least
-    lock_extra_days: Annotated[int, _count(1, 365)] = 7  # beyond that, so that not every lock is renewed every night
-
-
-_CATALOG_URL = re.compile(r"postgresql(\+psycopg)?://[^\s/]*/[^\s/?]+(\?\S*)?", re.ASCII)
-
-
-def _catalog_url(value: object) -> str:
-    """The message never shows it: it may hold a password."""
-    if value == "":
-        return ""
-    if not isinstance(value, str) or len(value) > 1000 or _CATALOG_URL.fullmatch(value) is None:
-        raise ValueError("it must be postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE")
-    return value
+    bucket: Annotated[str, v.text(r".{0,63}", "the name of a bucket")] = ""
+    endpoint: Annotated[str, v.text(r"\S{0,300}", "a URL")] = ""  # https://host[:port]
+    prefix: Annotated[str, v.text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
+    region: Annotated[str, v.text(r"\S{0,63}", "a region")] = "us-east-1"
+    access_key: Annotated[str, v.secret] = field(default="", repr=False)
+    secret_key: Annotated[str, v.secret] = field(default="", repr=False)
+    session_token: Annotated[str, v.secret] = field(default="", repr=False)
+    ca_file: Annotated[Path | None, v.path] = None  # certificates to check the endpoint's against, if not public ones
+    allow_plain: Annotated[bool, v.switch] = False  # http:// also to other machines
+    connections: Annotated[int, v.count(1, 128)] = 16
+    lock_mode: Annotated[str, v.text("|governance|compliance", "governance or compliance, or nothing")] = ""
+    lock_days: Annotated[int, v.count(1, 3650)] = 30  # what 'repository lock' leaves every restore point with, at least
+    lock_extra_days: Annotated[int, v.count(1, 365)] = 7  # beyond that, so that not every lock is renewed every night
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogSettings:
     """Without a URL, the catalog is a file in the home; with one, appliances share it."""
 
-    url: Annotated[str, _catalog_url] = field(default="", repr=False)
+    url: Annotated[str, v.catalog_url] = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +96,14 @@ class AzureSettings:
     """With a container, the repository is there and not in repository.path. The environment of the machine decides
     nothing."""
 
-    container: Annotated[str, _text(r".{0,63}", "the name of a container")] = ""
-    account: Annotated[str, _text(r".{0,24}", "the name of a storage account")] = ""
-    endpoint: Annotated[str, _text(r"\S{0,300}", "a URL")] = ""  # https://host[:port], if not the public cloud's
-    prefix: Annotated[str, _text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
-    account_key: Annotated[str, _secret] = field(default="", repr=False)
-    sas_token: Annotated[str, _secret] = field(default="", repr=False)
-    ca_file: Annotated[Path | None, _path] = None  # certificates to check the endpoint's against, if not public ones
-    connections: Annotated[int, _count(1, 128)] = 16
+    container: Annotated[str, v.text(r".{0,63}", "the name of a container")] = ""
+    account: Annotated[str, v.text(r".{0,24}", "the name of a storage account")] = ""
+    endpoint: Annotated[str, v.text(r"\S{0,300}", "a URL")] = ""  # https://host[:port], if not the public cloud's
+    prefix: Annotated[str, v.text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
+    account_key: Annotated[str, v.secret] = field(default="", repr=False)
+    sas_token: Annotated[str, v.secret] = field(default="", repr=False)
+    ca_file: Annotated[Path | None, v.path] = None  # certificates to check the endpoint's against, if not public ones
+    connections: Annotated[int, v.count(1, 128)] = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,66 +111,66 @@ class GcsSettings:
     """With a bucket, the repository is there and not in repository.path. The environment of the machine, its metadata
     server and gcloud's own files decide nothing."""
 
-    bucket: Annotated[str, _text(r".{0,222}", "the name of a bucket")] = ""
-    prefix: Annotated[str, _text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
-    key_file: Annotated[Path, _path] = Path("keys/google.json")  # of a service account, its owner's alone
-    endpoint: Annotated[str, _text(r"\S{0,300}", "a URL")] = ""  # https://host[:port], if not the public cloud's
-    ca_file: Annotated[Path | None, _path] = None  # certificates to check the endpoint's against, if not public ones
-    connections: Annotated[int, _count(1, 128)] = 16
+    bucket: Annotated[str, v.text(r".{0,222}", "the name of a bucket")] = ""
+    prefix: Annotated[str, v.text(r"\S{0,200}", "a prefix")] = ""  # of all names, ending in a slash
+    key_file: Annotated[Path, v.path] = Path("keys/google.json")  # of a service account, its owner's alone
+    endpoint: Annotated[str, v.text(r"\S{0,300}", "a URL")] = ""  # https://host[:port], if not the public cloud's
+    ca_file: Annotated[Path | None, v.path] = None  # certificates to check the endpoint's against, if not public ones
+    connections: Annotated[int, v.count(1, 128)] = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ScratchSettings:
     """Where what a guest overwrites during its backup is kept until the run ends."""
 
-    directory: Annotated[Path, _path] = Path("scratch")
-    limit_bytes: Annotated[int, _positive_size] = 10 * 1024**3  # of one run: it is ended before the scratch fills
-    reserve_bytes: Annotated[int, parse_size] = 512 * 1024**2  # of its file system, left free: a run ends before that
+    directory: Annotated[Path, v.path] = Path("scratch")
+    limit_bytes: Annotated[int, v.positive_size] = 10 * 1024**3  # of one run: it is ended before the scratch fills
+    reserve_bytes: Annotated[int, v.parse_size] = 512 * 1024**2  # of its file system, left free: a run ends before that
 
 
 @dataclass(frozen=True, slots=True)
 class OverlaySettings:
-    directory: Annotated[Path, _path] = Path("overlays")
+    directory: Annotated[Path, v.path] = Path("overlays")
 
 
 @dataclass(frozen=True, slots=True)
 class BackupSettings:
-    sample_chunks: Annotated[int, _count(0, 1_000_000)] = 64  # chunks that the bitmap calls clean, read again each run
-    connections: Annotated[int, _count(1, 16)] = 4  # NBD connections to one disk
+    sample_chunks: Annotated[int, v.count(0, 1_000_000)] = 64  # chunks that the bitmap calls clean, read again each run
+    connections: Annotated[int, v.count(1, 16)] = 4  # NBD connections to one disk
 
 
 @dataclass(frozen=True, slots=True)
 class RecoverySettings:
-    network: Annotated[str, _text(r"[^\s/\x00-\x1f]{1,64}", "'none', 'keep' or the name of a network")] = "none"
-    cache_bytes: Annotated[int, _positive_size] = 64 * 1024**2  # of one disk's export
-    export_start_timeout_s: Annotated[float, _seconds(1, 600)] = 15.0
-    supervise_interval_s: Annotated[float, _seconds(0.05, 60)] = 0.5
-    migrate_bandwidth_bytes_s: Annotated[int, parse_size] = 0  # 0: unlimited
+    network: Annotated[str, v.text(r"[^\s/\x00-\x1f]{1,64}", "'none', 'keep' or the name of a network")] = "none"
+    cache_bytes: Annotated[int, v.positive_size] = 64 * 1024**2  # of one disk's export
+    export_start_timeout_s: Annotated[float, v.seconds(1, 600)] = 15.0
+    supervise_interval_s: Annotated[float, v.seconds(0.05, 60)] = 0.5
+    migrate_bandwidth_bytes_s: Annotated[int, v.parse_size] = 0  # 0: unlimited
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    freeze_timeout_s: Annotated[int, _count(1, 600)] = 10  # for the agent to answer; a busy guest may need more
-    thaw_timeout_s: Annotated[int, _count(1, 600)] = 5
-    longest_freeze_s: Annotated[float, _seconds(1, 600)] = 30.0  # then the watchdog thaws, whatever else happens
-    thaw_retry_s: Annotated[float, _seconds(0.1, 600)] = 2.0
+    freeze_timeout_s: Annotated[int, v.count(1, 600)] = 10  # for the agent to answer; a busy guest may need more
+    thaw_timeout_s: Annotated[int, v.count(1, 600)] = 5
+    longest_freeze_s: Annotated[float, v.seconds(1, 600)] = 30.0  # then the watchdog thaws, whatever else happens
+    thaw_retry_s: Annotated[float, v.seconds(0.1, 600)] = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    workers: Annotated[int, _count(1, 64)] = 2  # threads that hash, compress and seal
-    host_timeout_s: Annotated[float, _seconds(1, 600)] = 10.0
-    bandwidth_bytes_s: Annotated[int, parse_size] = 0  # of all that a command reads from and writes to repositories
-    chunk_cache_bytes: Annotated[int, parse_size] = 10 * 1024**3  # of a repository in an object store, on local disk
+    workers: Annotated[int, v.count(1, 64)] = 2  # threads that hash, compress and seal
+    host_timeout_s: Annotated[float, v.seconds(1, 600)] = 10.0
+    bandwidth_bytes_s: Annotated[int, v.parse_size] = 0  # of all that a command reads from and writes to repositories
+    chunk_cache_bytes: Annotated[int, v.parse_size] = 10 * 1024**3  # of a repository in an object store, on local disk
 
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    workers: Annotated[int, _count(0, 64)] = 2  # runs at a time that `strongroom serve` takes from the queue; 0: none
-    restores: Annotated[int, _count(0, 64)] = 8  # at a time for which no worker is waited; more wait for a worker
-    attempts: Annotated[int, _count(1, 100)] = 5  # at a run, as long as what went wrong may pass
-    retry_s: Annotated[float, _seconds(0.1, 86_400)] = 60.0  # before the second attempt; then twice as long each time
-    end_s: Annotated[float, _seconds(0, 3600)] = 30.0  # what runs under way are given when `strongroom serve` ends
+    workers: Annotated[int, v.count(0, 64)] = 2  # runs at a time that `strongroom serve` takes from the queue; 0: none
+    restores: Annotated[int, v.count(0, 64)] = 8  # at a time for which no worker is waited; more wait for a worker
+    attempts: Annotated[int, v.count(1, 100)] = 5  # at a run, as long as what went wrong may pass
+    retry_s: Annotated[float, v.seconds(0.1, 86_400)] = 60.0  # before the second attempt; then twice as long each time
+    end_s: Annotated[float, v.seconds(0, 3600)] = 30.0  # what runs under way are given when `strongroom serve` ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,44 +182,20 @@ class NoticeSettings:
     digest_to: Annotated[tuple[str, ...], read_names] = ()  # those that get the daily digest; none named: all
     digest_at: Annotated[str, read_clock_time] = "07:00"  # "": there is none
     zone: Annotated[str, read_zone] = "UTC"
-    look_s: Annotated[float, _seconds(1, 3600)] = 15.0
-    wait_s: Annotated[float, _seconds(0, 3600)] = 30.0  # for more of the same, before the first of a kind is told
-    interval_s: Annotated[float, _seconds(0, 86_400)] = 300.0  # between two messages of one kind
-    free_percent: Annotated[int, _count(0, 99)] = 10  # of the repository's file system: less is told
-    full_days: Annotated[int, _count(0, 3650)] = 14  # a repository that will be full sooner is told
-    thaw_s: Annotated[float, _seconds(10, 86_400)] = 300.0  # an owed thaw that stays for longer is told
-    host_s: Annotated[float, _seconds(60, 604_800)] = 900.0  # so is a host that does not answer
-    larger_times: Annotated[int, _count(2, 1_000_000)] = 5  # than the median of a machine's last incremental backups
-    larger_bytes: Annotated[int, parse_size] = 1024**3  # and no less than this
-    deleted_points: Annotated[int, _count(1, 1_000_000)] = 20  # within a day,
-    deleted_percent: Annotated[int, _count(1, 100)] = 20  # if it is also so much of all
+    look_s: Annotated[float, v.seconds(1, 3600)] = 15.0
+    wait_s: Annotated[float, v.seconds(0, 3600)] = 30.0  # for more of the same, before the first of a kind is told
+    interval_s: Annotated[float, v.seconds(0, 86_400)] = 300.0  # between two messages of one kind
+    free_percent: Annotated[int, v.count(0, 99)] = 10  # of the repository's file system: less is told
+    full_days: Annotated[int, v.count(0, 3650)] = 14  # a repository that will be full sooner is told
+    thaw_s: Annotated[float, v.seconds(10, 86_400)] = 300.0  # an owed thaw that stays for longer is told
+    host_s: Annotated[float, v.seconds(60, 604_800)] = 900.0  # so is a host that does not answer
+    larger_times: Annotated[int, v.count(2, 1_000_000)] = 5  # than the median of a machine's last incremental backups
+    larger_bytes: Annotated[int, v.parse_size] = 1024**3  # and no less than this
+    deleted_points: Annotated[int, v.count(1, 1_000_000)] = 20  # within a day,
+    deleted_percent: Annotated[int, v.count(1, 100)] = 20  # if it is also so much of all
 
     def of(self, names: tuple[str, ...]) -> tuple[NoticeTarget, ...]:
         return tuple(target for target in self.targets if not names or target.name in names)
-
-
-_COPY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-
-
-def _homes(value: object) -> tuple[tuple[str, Path], ...]:
-    """A table, name = path, or text, as in the environment: NAME=PATH, one after the other."""
-    if isinstance(value, str):
-        given: list[tuple[str, object]] = [(name, path) for name, _, path in (w.partition("=") for w in value.split())]
-    elif isinstance(value, dict):
-        given = [(str(name), path) for name, path in value.items()]
-    else:
-        raise ValueError("it must be a table with a path for each name")
-    found = []
-    for name, path in given:
-        if _COPY_NAME.fullmatch(name) is None:
-            raise ValueError(f"{name[:64]!r} is no name of a repository: letters, digits, dots, dashes, underscores")
-        home = _path(path)
-        if not home.is_absolute():
-            raise ValueError(f"the home of {name} must be a path that begins with /")
-        found.append((name, home))
-    if len({name for name, _ in found}) != len(found):
-        raise ValueError("a name is there more than once")
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,43 +204,25 @@ class PolicySettings:
 
     follow_at: Annotated[str, read_clock_time] = "06:00"  # when points are pruned, verified and copied; "": never
     zone: Annotated[str, read_zone] = "UTC"  # where that is the time
-    copies: Annotated[tuple[tuple[str, Path], ...], _homes] = ()  # homes whose repositories get copies, by name
+    copies: Annotated[tuple[tuple[str, Path], ...], v.homes] = ()  # homes whose repositories get copies, by name
 
 
 @dataclass(frozen=True, slots=True)
 class InventorySettings:
-    refresh_s: Annotated[float, _seconds(5, 86_400)] = 60.0  # between two looks of `strongroom serve` at the hosts
-
-
-def _names(value: object) -> tuple[str, ...]:
-    """Host names: a list, or text with commas between them."""
-    given = value.split(",") if isinstance(value, str) else value
-    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
-        raise ValueError("it must be a list of host names")
-    names = tuple(name.strip() for name in given if name.strip())
-    if any(re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name, re.ASCII) is None for name in names):
-        raise ValueError("it must be a list of host names, without ports")
-    return names
-
-
-def _address(value: object) -> str:
-    try:
-        return str(ipaddress.ip_address(value)) if isinstance(value, str) else ""
-    except ValueError as err:
-        raise ValueError("it must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from err
+    refresh_s: Annotated[float, v.seconds(5, 86_400)] = 60.0  # between two looks of `strongroom serve` at the hosts
 
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
     """The console that `strongroom serve` shows."""
 
-    listen: Annotated[str, _address] = "127.0.0.1"
-    port: Annotated[int, _count(0, 65535)] = 8443  # 0: no console
-    names: Annotated[tuple[str, ...], _names] = ()  # under which browsers reach it, besides this machine's own
-    certificate: Annotated[Path | None, _path] = None  # with its chain, PEM; without one, it makes one of its own
-    certificate_key: Annotated[Path | None, _path] = None
-    tls: Annotated[bool, _switch] = True  # without it, it listens on this machine alone: for a proxy in front of it
-    behind_proxy: Annotated[bool, _switch] = False  # X-Forwarded-* of a proxy on this machine is believed
+    listen: Annotated[str, v.address] = "127.0.0.1"
+    port: Annotated[int, v.count(0, 65535)] = 8443  # 0: no console
+    names: Annotated[tuple[str, ...], v.host_names] = ()  # under which browsers reach it, besides this machine's own
+    certificate: Annotated[Path | None, v.path] = None  # with its chain, PEM; without one, it makes one of its own
+    certificate_key: Annotated[Path | None, v.path] = None
+    tls: Annotated[bool, v.switch] = True  # without it, it listens on this machine alone: for a proxy in front of it
+    behind_proxy: Annotated[bool, v.switch] = False  # X-Forwarded-* of a proxy on this machine is believed
 
     @property
     def loopback(self) -> bool:
@@ -369,8 +238,8 @@ class WebSettings:
 
 @dataclass(frozen=True, slots=True)
 class AccountSettings:
-    session_idle_s: Annotated[float, _seconds(60, 86_400)] = 1800.0  # without a request, a session ends
-    session_s: Annotated[float, _seconds(60, 30 * 86_400)] = 43_200.0  # after this it ends in any case
+    session_idle_s: Annotated[float, v.seconds(60, 86_400)] = 1800.0  # without a request, a session ends
+    session_s: Annotated[float, v.seconds(60, 30 * 86_400)] = 43_200.0  # after this it ends in any case
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _BAR_CHARACTERS = 24
 
 
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    from appliance.settings import parse_size
+    from appliance.setting_values import parse_size
 
     if value is None:
         return None

@@ -152,7 +152,7 @@ def _days(part: str) -> list[str]:
 
 
 def _size(text: str) -> int:
-    from appliance.settings import parse_size
+    from appliance.setting_values import parse_size
 
     try:
         return parse_size(text.removesuffix("/s"))

@@ -17,7 +17,7 @@ from appliance.cli.session import (
     point_option,
     yes_option,
 )
-from appliance.settings import parse_size
+from appliance.setting_values import parse_size
 
 if TYPE_CHECKING:
     from appliance.models import RecoveryRecord

@@ -220,7 +220,7 @@ def limit_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _limit(context: click.Context, _option: click.Parameter, value: str | None) -> None:
-    from appliance.settings import parse_size
+    from appliance.setting_values import parse_size
 
     if value is None:
         return

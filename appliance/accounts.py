@@ -103,7 +103,7 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Sign-ins that failed, by what they have in common. `key`: a hash of it."""
+    """Sign-ins and signatures that failed, by what they have in common. `key`: a hash of it."""
 
     key: str
     failures: int

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     CONFLICT = "conflict"  # it is not in a state for that
     UNUSABLE = "unusable"  # what was given cannot be used, here or anywhere
     FORBIDDEN = "forbidden"
+    THROTTLED = "throttled"  # too many attempts: the same again may do, later
     AWAY = "away"  # something that it needs does not answer, or is busy: the same again may do
     BROKEN = "broken"  # something that it needs is damaged, or full
 
@@ -78,6 +79,7 @@ _KINDS: Final[tuple[tuple[Kind, tuple[type[Exception], ...]], ...]] = (
         ),
     ),
     (Kind.FORBIDDEN, (AccessError, Guarded)),
+    (Kind.THROTTLED, (accounts.Throttled,)),
     (
         Kind.AWAY,
         (

@@ -25,6 +25,7 @@ STATUSES: Final = {
     Kind.CONFLICT: 409,
     Kind.UNUSABLE: 422,
     Kind.FORBIDDEN: 403,
+    Kind.THROTTLED: 429,
     Kind.AWAY: 503,
     Kind.BROKEN: 500,
 }

@@ -154,7 +154,7 @@ class Tokens:
 
 
 class Attempts:
-    """Failed sign-ins, counted under keys; what has no failure for a day is forgotten."""
+    """Failed sign-ins and signatures, counted under keys; what has no failure for a day is forgotten."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -3,7 +3,8 @@
 The rule: what proves a person is their passphrase, each time, and the repository checks it; an account proves who works
 with the console, and takes no passphrase's place. Beside that the accounts are told apart: with the first signature an
 account becomes that person for good, so that nobody who asked confirms under another name, whatever passphrases they
-know. Whoever works on the appliance's machine itself is bound by the passphrases alone, as the guard has it.
+know. Who guesses a passphrase here waits as who guesses a password does, and holds up nobody who has signed as that
+person. Whoever works on the appliance's machine itself is bound by the passphrases alone, as the guard has it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from appliance.catalog.errors import RecordMissing
 from appliance.errors import StrongroomError
 from appliance.services.access import Actor, ActorKind
+from appliance.services.accounts import throttle
+from appliance.services.accounts.errors import Throttled
 from appliance.services.guard import GuardService, Told
 from appliance.services.points import PointService
 from appliance.services.repositories import RepositoryService
@@ -33,7 +37,7 @@ from imaging.guard.errors import (
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.guard.acts import Act
-    from imaging.guard.rules import Person
+    from imaging.guard.rules import Person, Rules
     from imaging.points import DamagedPoint, Point
 
 
@@ -53,6 +57,15 @@ class SignsAsAnother(NotSigned):
             " asked for. It ends when the account is removed, or the person leaves the guard.",
             user=user,
             person=person,
+        )
+
+
+class SigningThrottled(Throttled):
+    def __init__(self, person: str, wait_s: float) -> None:
+        super().__init__(
+            f"there were too many attempts to sign as {person}",
+            wait_s,
+            hint="On the appliance's machine, 'strongroom request confirm' and '--ask' wait for nothing.",
         )
 
 
@@ -139,9 +152,8 @@ class SigningService:
             return broken
 
     def ask(self, actor: Actor, question: Question, person: str, passphrase: str, reason: str = "") -> tuple[Told, ...]:
-        """A request for each act. NotSigned; Guarded where nobody can ask."""
-        with _telling():
-            signer = self._signer(actor, person, passphrase)
+        """A request for each act. NotSigned, SigningThrottled; Guarded where nobody can ask."""
+        with _telling(), self._signing(actor, person, passphrase) as signer:
             return tuple(self._guard.ask(act, signer.name, passphrase, reason) for act in question.acts)
 
     def open(self) -> int | None:
@@ -152,31 +164,38 @@ class SigningService:
             return None
 
     def confirm(self, actor: Actor, wanted: str, person: str, passphrase: str) -> Told:
-        """NotSigned, also for who asked; RequestNotFound."""
-        with _telling():
-            return self._guard.confirm(wanted, self._signer(actor, person, passphrase).name, passphrase)
+        """NotSigned, also for who asked; SigningThrottled, RequestNotFound."""
+        with _telling(), self._signing(actor, person, passphrase) as signer:
+            return self._guard.confirm(wanted, signer.name, passphrase)
 
-    def _signer(self, actor: Actor, wanted: str, passphrase: str) -> Person:
-        """The person that is meant, whose account this is from now on. PersonUnknown, SignsAsAnother; PassphraseWrong
-        before anything is tied."""
+    @contextmanager
+    def _signing(self, actor: Actor, wanted: str, passphrase: str) -> Iterator[Person]:
+        """The body signs as this person, whose account this is from now on. An attempt is counted as one that failed,
+        until the body has come to its end. PersonUnknown, SigningThrottled, SignsAsAnother; PassphraseWrong before
+        anything is tied."""
         rules = self._guard.state().rules
         person = rules.person(wanted)
         if person is None:
             raise PersonUnknown(wanted, [each.name for each in rules.persons], enrolled=True)
-        user = self._user(actor)
-        if user is None:
-            return person
-        persons = self._appliance.catalog.persons
-        if persons.all().get(person.id) != user:
+        catalog, user, now = self._appliance.catalog, self._user(actor), self._appliance.clock.now_utc()
+        tied = user is not None and catalog.persons.all().get(person.id) == user
+        counted = throttle.keys(f"person {person.id}", user or actor.id, known=tied)
+        wait_s = catalog.attempts.begin(counted.delays(), now)
+        if wait_s > 0:
+            raise SigningThrottled(person.name, wait_s)
+        if user is not None and not tied:
             self._guard.check_passphrase(person.id, passphrase)
-        now, counting = self._appliance.clock.now_utc(), [each.id for each in rules.persons]
-        against = persons.tie(person.id, user, now, counting=counting)
+            self._tie(user, person, rules, now)
+        yield person
+        catalog.attempts.succeeded(forget=counted.forgotten, less=[counted.address])
+
+    def _tie(self, user: str, person: Person, rules: Rules, now_utc: datetime) -> None:
+        """SignsAsAnother."""
+        catalog = self._appliance.catalog
+        against = catalog.persons.tie(person.id, user, now_utc, counting=[each.id for each in rules.persons])
         if against is not None:
             other = rules.person(against[0])
-            raise SignsAsAnother(
-                self._appliance.catalog.users.get(against[1]).name, other.name if other else against[0], person.name
-            )
-        return person
+            raise SignsAsAnother(catalog.users.get(against[1]).name, other.name if other else against[0], person.name)
 
     def _user(self, actor: Actor) -> str | None:
         """Whose account it is. None: nobody's: of the machine itself, or of a token that was made there."""

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 
 from appliance.acts import Act, Role
 from appliance.bootstrap import Appliance
+from appliance.clock import SystemClock
 from appliance.services.access import SYSTEM, local_actor
 from appliance.services.access.audits import AuditService
 from appliance.services.accounts.setting_up import SetUpService
@@ -138,6 +139,57 @@ def test_a_deletion_takes_two_accounts_two_passphrases_and_the_delay(
     ):  # fmt: skip
         assert entry in done
     assert AuditService(guarded.appliance).verify().good
+
+
+def test_who_guesses_a_passphrase_waits_and_the_person_themselves_does_not(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance, ann, ben, now = guarded.appliance, guarded.ann, guarded.ben, SystemClock().now_utc()
+    monkeypatch.setattr(SystemClock, "now_utc", lambda _self: now)
+    token = TokenService(appliance).add(
+        local_actor({}), "program", Role.ADMIN, acts=(Act.REQUEST_ASK,), good_for=timedelta(days=1)
+    )
+
+    def ask(who: Signed, person: str, passphrase: str) -> TestResponse:
+        question = {"what": "point", "id": guarded.points[0]}
+        return who.send("POST", "/requests", **question, person=person, passphrase=passphrase)
+
+    def by_program(passphrase: str) -> TestResponse:
+        wanted = {"what": "point", "id": guarded.points[0], "person": "bob", "passphrase": passphrase}
+        headers = {"Authorization": f"Bearer {token.secret}"}
+        return guarded.app.test_client().post("/api/v1/requests", json=wanted, headers=headers)
+
+    place = ask(ann, "alice", said("alice")).headers["Location"]
+    for _ in range(2):
+        assert "not bob's passphrase" in told(ask(ann, "bob", "a guess"))
+        assert by_program("a guess").status_code == 409
+    assert by_program("a guess").status_code == 409
+
+    # Whoever it is now, and with whatever passphrase, as nobody has signed as bob yet.
+    waits = ben.send("POST", f"{place}/confirm", person="bob", passphrase=said("bob"))
+    assert "too many attempts to sign as bob: wait 1 s" in told(waits, 429)
+    assert waits.headers["Retry-After"] == "1"
+    refused = by_program(said("bob"))
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    assert appliance.catalog.persons.all().keys() == {named(appliance, "alice")}
+    assert ask(ann, "alice", said("alice")).status_code == 302, "another person is another count"
+
+    # Who has signed as bob waits for nobody else, and begins anew with each success.
+    now += timedelta(seconds=1)
+    assert ben.send("POST", f"{place}/confirm", person="bob", passphrase=said("bob")).status_code == 302
+    while ask(ann, "bob", "a guess").status_code == 400:
+        pass
+    for _ in range(2):
+        for _ in range(4):
+            assert "not bob's passphrase" in told(ask(ben, "bob", "a slip"))
+        assert ask(ben, "bob", said("bob")).status_code == 302
+    assert ask(ann, "bob", said("bob")).status_code == 429, "which excuses nobody else"
+
+
+def named(appliance: Appliance, name: str) -> str:
+    person = GuardService(appliance).state().rules.person(name)
+    assert person is not None
+    return person.id
 
 
 def told_of_proof(answer: TestResponse) -> str:

@@ -118,8 +118,8 @@ def of_any(error: Exception) -> Response:
         if "api_caller" not in g:
             failure = for_strangers(failure)
     told = problem(status, failure.sentence, kind=failure.name, hint=failure.hint, facts=failure.facts)
-    if failure.kind is Kind.AWAY:
-        told.headers["Retry-After"] = str(_RETRY_S)
+    if failure.kind in (Kind.AWAY, Kind.THROTTLED):
+        told.headers["Retry-After"] = str(failure.facts.get("retry_after_s", _RETRY_S))
     return told
 
 

@@ -12,7 +12,9 @@ from flask import Blueprint, flash, make_response, redirect, render_template, re
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
+from appliance.errors import StrongroomError
 from appliance.services.access import Act, Subject
+from appliance.services.accounts.errors import Throttled
 from appliance.services.guard import GuardService
 from appliance.services.signing import NotSigned, SigningService, What
 from web.acts import act
@@ -67,8 +69,8 @@ def ask() -> Response:
     try:
         with performing(Act.REQUEST_ASK, Subject("request"), {"to": list(question.words)}):
             made = service.ask(actor(), question, person, given.get("passphrase", ""), reason)
-    except NotSigned as err:
-        return make_response(_question(str(err)), 400)
+    except (NotSigned, Throttled) as err:
+        return _again(_question(str(err)), err)
     open_requests(anew=True)
     flash("It is asked for. Another person has to confirm it; then the delay counts.", "good")
     if len(made) > 1:
@@ -89,8 +91,8 @@ def confirm(id: str) -> Response:
     try:
         with performing(Act.REQUEST_CONFIRM, Subject("request", id)):
             SigningService(appliance()).confirm(actor(), id, person, request.form.get("passphrase", ""))
-    except NotSigned as err:
-        return make_response(_page(id, str(err)), 400)
+    except (NotSigned, Throttled) as err:
+        return _again(_page(id, str(err)), err)
     flash("It is confirmed: the delay counts from now on.", "good")
     return redirect(url_for("requests.page", id=id))
 
@@ -119,6 +121,13 @@ def apply(id: str) -> Response:
     if not problems:
         flash("It is carried out.", "good")
     return redirect(url_for("requests.page", id=id))
+
+
+def _again(page: str, err: StrongroomError) -> Response:
+    """The form, with what is wrong."""
+    if isinstance(err, Throttled):
+        return make_response(page, 429, {"Retry-After": str(err.retry_after_s)})
+    return make_response(page, 400)
 
 
 def _question(wrong: str = "") -> str:

@@ -22,17 +22,22 @@ class SignInRefused(AccountError):
         )
 
 
-class SignInThrottled(AccountError):
+class Throttled(AccountError):
     """`retry_after_s`: whole seconds."""
 
     retryable = True
 
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, what: str, wait_s: float, hint: str) -> None:
         self.retry_after_s = max(1, math.ceil(wait_s))
+        super().__init__(f"{what}: wait {self.retry_after_s} s", hint=hint, retry_after_s=self.retry_after_s)
+
+
+class SignInThrottled(Throttled):
+    def __init__(self, wait_s: float) -> None:
         super().__init__(
-            f"there were too many failed sign-ins: wait {self.retry_after_s} s",
+            "there were too many failed sign-ins",
+            wait_s,
             hint="On the appliance's machine, 'strongroom user reset NAME' makes a link that waits for nothing.",
-            retry_after_s=self.retry_after_s,
         )
 
 

@@ -163,8 +163,7 @@ class SignInService:
 
     def _succeeded(self, user: UserRecord, password: str, counted: throttle.Keys) -> None:
         catalog = self._appliance.catalog
-        forget = [counted.pair] if counted.name is None else [counted.pair, counted.name]
-        catalog.attempts.succeeded(forget=forget, less=[counted.address])
+        catalog.attempts.succeeded(forget=counted.forgotten, less=[counted.address])
         known = user.password_hash or ""
         if self._passwords.is_dated(known):
             catalog.users.rehash(user.id, known, self._passwords.hash(password))

@@ -1,4 +1,4 @@
-"""How long whoever failed to sign in waits. Pure.
+"""How long whoever failed to sign in, or to sign as a person of the guard, waits. Pure.
 
 The rule: failures are counted by address, by name, and by both together. Waiting grows, and ends: nobody is locked out
 for good. Whoever signs in from an address that their account was used from lately does not wait for what others did
@@ -27,6 +27,11 @@ class Keys:
     pair: str
     address: str
     name: str | None
+
+    @property
+    def forgotten(self) -> tuple[str, ...]:
+        """After a success."""
+        return (self.pair,) if self.name is None else (self.pair, self.name)
 
     def delays(self) -> Mapping[str, Callable[[int], float]]:
         delays: dict[str, Callable[[int], float]] = {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from appliance import home
 from appliance.catalog.errors import CatalogError, CatalogKeyMissing
 from appliance.clock import Clock
-from appliance.errors import StrongroomError
+from appliance.looking import keep_looking
 from appliance.sealed import WRAPPING, CatalogKey, CatalogKeyRecord, NotOpened
 
 if TYPE_CHECKING:
@@ -147,19 +147,10 @@ class CatalogKeys:
 
 
 def keep_sharing(appliance: Appliance, stop: threading.Event) -> None:
-    """Every minute, until `stop`; and seal what is still owed. The catalog may be away. A problem is logged once, as
-    long as it lasts."""
-    from imaging.errors import ImagingError
+    """Every minute, until `stop`; and seal what is still owed. The catalog may be away."""
 
-    told = ""
-    while not stop.is_set():
-        problem = ""
-        try:
-            appliance.catalog_keys.share_where_owed(lambda: appliance.repository)
-            appliance.catalog_keys.seal_what_is_owed()
-        except (StrongroomError, ImagingError) as err:
-            problem = str(err)
-        if problem and problem != told:
-            _log.warning("the catalog's key: %s", problem)
-        told = problem
-        stop.wait(_EVERY_S)
+    def share_and_seal() -> None:
+        appliance.catalog_keys.share_where_owed(lambda: appliance.repository)
+        appliance.catalog_keys.seal_what_is_owed()
+
+    keep_looking(share_and_seal, "the catalog's key", _EVERY_S, stop, _log)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from appliance import home
 from appliance.doing import Subject
-from appliance.errors import StrongroomError
+from appliance.looking import keep_looking
 from appliance.services.access import SYSTEM, Access, Act
 from appliance.services.guard import Applied, GuardService
-from imaging.errors import ImagingError
 from imaging.guard.requests import Standing
 
 if TYPE_CHECKING:
@@ -56,18 +55,11 @@ class DueRequests:
         return tuple(done)
 
     def keep_looking(self, stop: threading.Event) -> None:
-        """Until `stop`. A problem is logged once, as long as it lasts."""
-        told = ""
-        while not stop.is_set():
-            problem = ""
-            try:
-                for each in self.look():
-                    _log.info("request %s: %s", each.told.request.id[:12], each.told.request.ask.act.describe())
-                    for why in each.problems:
-                        _log.warning("request %s: %s", each.told.request.id[:12], why)
-            except (StrongroomError, ImagingError) as err:
-                problem = str(err)
-            if problem and problem != told:
-                _log.warning("requests of the guard: %s", problem)
-            told = problem
-            stop.wait(_EVERY_S)
+        """Until `stop`."""
+        keep_looking(self._look_and_log, "requests of the guard", _EVERY_S, stop, _log)
+
+    def _look_and_log(self) -> None:
+        for each in self.look():
+            _log.info("request %s: %s", each.told.request.id[:12], each.told.request.ask.act.describe())
+            for why in each.problems:
+                _log.warning("request %s: %s", each.told.request.id[:12], why)

@@ -11,9 +11,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from appliance import home
-from appliance.errors import StrongroomError
+from appliance.looking import keep_looking
 from appliance.proofs import RepositorySize
-from imaging.errors import ImagingError
 from imaging.storage.locations import open_store
 
 if TYPE_CHECKING:
@@ -45,15 +44,5 @@ class SizeService:
         return size
 
     def keep_looking(self, stop: threading.Event) -> None:
-        """Every hour, until `stop`. A problem is logged once, as long as it lasts."""
-        told = ""
-        while not stop.is_set():
-            problem = ""
-            try:
-                self.look()
-            except (StrongroomError, ImagingError) as err:
-                problem = str(err)
-            if problem and problem != told:
-                _log.warning("size of the repository: %s", problem)
-            told = problem
-            stop.wait(_EVERY_S)
+        """Every hour, until `stop`."""
+        keep_looking(self.look, "size of the repository", _EVERY_S, stop, _log)

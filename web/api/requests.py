@@ -23,7 +23,7 @@ resources = resource("requests", "What the repository's guard lets go only when 
 class Request(Out):
     id: str
     standing: str = Field(description="asked, waiting, due, released, done, refused, expired or void.")
-    words: str
+    words: str = Field(description="What is asked for.")
     subjects: list[str] = Field(description="What it is about, as the repository has it now; in lists: nothing.")
     asked_by: str
     reason: str
@@ -71,14 +71,14 @@ CarriedList: Final = list_of(Carried)
 def list_requests(query: All) -> Response:
     looking()
     told, _ = GuardService(appliance()).requests(closed=query.all)
-    return send(RequestList, {"items": [_of(each) for each in told]})
+    return send(RequestList, {"items": [request_out(each) for each in told]})
 
 
 @resources.get("/requests/<id>", summary="A request, and what it is about", responses={200: Request})
 @act(Act.REQUEST_SEE)
 def show_request(path: Id) -> Response:
     looking()
-    return send(Request, _of(GuardService(appliance()).request(path.id)))
+    return send(Request, request_out(GuardService(appliance()).request(path.id)))
 
 
 @resources.post("/requests", summary="Ask for something", responses={201: RequestList})
@@ -90,7 +90,7 @@ def ask_request(body: Question) -> Response:
     question = service.question(What(body.what), body.id or "")
     with performing(Subject("request"), to=list(question.words)):
         made = service.ask(answering(), question, body.person, body.passphrase, body.reason)
-    return send(RequestList, {"items": [_of(each) for each in made]}, 201)
+    return send(RequestList, {"items": [request_out(each) for each in made]}, 201)
 
 
 @resources.post("/requests/<id>/refuse", summary="Refuse a request, for ever", responses={200: Request})
@@ -99,7 +99,7 @@ def refuse_request(path: Id, body: Reason) -> Response:
     service = GuardService(appliance())
     with performing(Subject("request", path.id)):
         told = service.refuse(path.id, body.reason)
-    return send(Request, _of(told))
+    return send(Request, request_out(told))
 
 
 @resources.post("/requests/<id>/apply", summary="Carry out a request that is due", responses={200: CarriedList})
@@ -114,7 +114,7 @@ def apply_request(path: Id) -> Response:
     return send(CarriedList, {"items": items})
 
 
-def _of(told: Told) -> dict[str, object]:
+def request_out(told: Told) -> dict[str, object]:
     request = told.request
     return {
         "id": request.id, "standing": request.standing.value, "words": request.ask.act.describe(),

@@ -11,13 +11,13 @@ from pydantic import Field
 
 from appliance.models import CleanupRecord, ExportRecord, OwedThaw
 from appliance.services.access import Act
-from appliance.services.guard import Told
 from appliance.services.locks import LockState
 from appliance.services.status import RepositoryState, Status, StatusService
 from web.acts import act
 from web.api.callers import appliance, looking
 from web.api.points import Hold
 from web.api.recoveries import Recovery
+from web.api.requests import Request, request_out
 from web.api.resources import resource
 from web.api.runs import Run
 from web.api.schemas import Out, schema_of, send, values_of
@@ -35,21 +35,6 @@ class ActiveRunOut(Run):  # type: ignore[misc,valid-type]
 
 class ActiveExportOut(_Export):  # type: ignore[misc,valid-type]
     alive: bool | None = Field(description="null: it is another appliance's.")
-
-
-class RequestOut(Out):
-    """Of a guarded repository."""
-
-    id: str
-    standing: str
-    words: str = Field(description="What is asked for.")
-    subjects: list[str]
-    asked_by: str
-    reason: str
-    created_utc: datetime
-    expires_utc: datetime
-    confirmed_by: list[str]
-    remaining_s: float | None = Field(description="Of the delay; null: nobody has confirmed it yet.")
 
 
 class SchedulerOut(Out):
@@ -75,7 +60,7 @@ class StatusOut(Out):
     recoveries: list[Recovery] = Field(description="Those that have not ended.")  # type: ignore[valid-type]
     exports: list[ActiveExportOut]
     holds: list[Hold]
-    requests: list[RequestOut]
+    requests: list[Request]
     owed_thaws: list[OwedThaw] = Field(description="Guests that may be frozen.")
     cleanups: list[_Cleanup] = Field(description="What dead processes left.")  # type: ignore[valid-type]
     problems: list[str]
@@ -122,16 +107,6 @@ def _status(found: Status) -> dict[str, Any]:
         "runs": [values_of(Run, each.run) | {"alive": each.alive} for each in found.runs],
         "failed": found.failed_runs,
         "exports": [values_of(_Export, each.export) | {"alive": each.alive} for each in found.exports],
-        "requests": [_request(each) for each in found.requests],
+        "requests": [request_out(each) for each in found.requests],
         "problems": found.problems,
-    }  # fmt: skip
-
-
-def _request(told: Told) -> dict[str, Any]:
-    request = told.request
-    return {
-        "id": request.id, "standing": request.standing.value, "words": request.ask.act.describe(),
-        "subjects": told.subjects, "asked_by": told.asked_by, "reason": request.ask.reason,
-        "created_utc": request.ask.created_utc, "expires_utc": request.ask.expires_utc,
-        "confirmed_by": told.confirmed_by, "remaining_s": request.remaining_s,
     }  # fmt: skip

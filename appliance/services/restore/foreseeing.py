@@ -133,6 +133,8 @@ class ForeseeingService:
                     ForeseenDisk(disk.entry.name, disk.entry.size_bytes, disk.path, disk.format, Fate.NEW)
                     for disk in plan.disks
                 )
+            for disk in disks:
+                _check_absent(Path(disk.path))
         return Foreseen(plan.name, disks, _tight(disks), notes=plan.notes)
 
     def in_place(self, point: str, host: str) -> Foreseen:
@@ -211,6 +213,7 @@ _OF_NEW: Final[_Parts] = {  # the first that fits
     WouldOverwrite: Asked.NAME,
     PoolUnusable: Asked.STORAGE,
     StorageNotFound: Asked.STORAGE,
+    TargetRefused: Asked.STORAGE,
     RecordMissing: Asked.HOST,
     HostIsRemote: Asked.HOST,
     HypervisorError: Asked.HOST,
@@ -237,12 +240,22 @@ def _telling(parts: _Parts) -> Iterator[None]:
 
 def _check_new(target: Path) -> None:
     """TargetRefused."""
-    if os.path.lexists(target):
-        raise TargetRefused(str(target), "it exists already", hint="choose another name")
+    _check_absent(target)
     if not target.parent.is_dir():
         raise TargetRefused(str(target), "its folder does not exist", hint="choose a folder that exists")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise TargetRefused(str(target), "its folder may not be written", hint="choose another folder")
+
+
+def _check_absent(path: Path) -> None:
+    """TargetRefused: also where nothing can be, as a name is too long, or what should be a folder is a file."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as err:
+        raise TargetRefused(str(path), err.strerror or str(err), hint="choose another place") from err
+    raise TargetRefused(str(path), "it exists already", hint="choose another name")
 
 
 def _tight(disks: Sequence[ForeseenDisk]) -> tuple[Tight, ...]:

@@ -15,6 +15,7 @@ from appliance.doing import Subject
 from appliance.looking import keep_looking
 from appliance.services.access import SYSTEM, Access, Act
 from appliance.services.guard import Applied, GuardService
+from imaging.guard.errors import RequestNotReady
 from imaging.guard.requests import Standing
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ class DueRequests:
                 continue
             self._tried_s[request.id] = now_s + _AGAIN_S
             with Access(self._appliance).performing(SYSTEM, Act.REQUEST_APPLY, Subject("request", request.id)) as doing:
-                applied = service.apply([request.id])
+                try:
+                    applied = service.apply([request.id])
+                except RequestNotReady:  # refused since, or another appliance was faster
+                    doing.drop()
+                    continue
                 problems = [problem for each in applied for problem in each.problems]
                 if problems:
                     doing.partly("; ".join(problems))

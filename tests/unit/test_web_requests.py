@@ -23,9 +23,10 @@ from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.tokens import TokenService
 from appliance.services.accounts.users import UserService
 from appliance.services.due_requests import DueRequests
-from appliance.services.guard import GuardService
+from appliance.services.guard import GuardService, Told
 from appliance.settings import load
 from imaging import slots
+from imaging.guard.requests import DamagedRequest, Standing
 from tests.faults.repositories import CHEAP
 from tests.unit.cli_runner import CommandLine
 from tests.unit.test_cli_guard import PERSONS, later, turn_on
@@ -184,6 +185,26 @@ def test_who_guesses_a_passphrase_waits_and_the_person_themselves_does_not(
             assert "not bob's passphrase" in told(ask(ben, "bob", "a slip"))
         assert ask(ben, "bob", said("bob")).status_code == 302
     assert ask(ann, "bob", said("bob")).status_code == 429, "which excuses nobody else"
+    what_is_refused_while_serve_looks_is_no_failure(guarded, monkeypatch, place.rsplit("/", 1)[1])
+
+
+def what_is_refused_while_serve_looks_is_no_failure(guarded: Guarded, monkeypatch: pytest.MonkeyPatch, id: str) -> None:
+    """It is confirmed."""
+    appliance, requests = guarded.appliance, GuardService.requests
+
+    def and_one_is_refused_then(service: GuardService) -> tuple[tuple[Told, ...], tuple[DamagedRequest, ...]]:
+        found = requests(service)
+        service.refuse(id)
+        return found
+
+    assert DueRequests(appliance).look() == (), "from here its delay counts"
+    later(monkeypatch, hours=25)
+    with monkeypatch.context() as patched:
+        patched.setattr(GuardService, "requests", and_one_is_refused_then)
+        assert DueRequests(appliance).look() == ()
+    assert GuardService(appliance).request(id).request.standing is Standing.REFUSED
+    assert "request.apply" not in {each.act for each in AuditService(appliance).newest()}
+    assert set(guarded.points) <= guarded.ids()
 
 
 def named(appliance: Appliance, name: str) -> str:

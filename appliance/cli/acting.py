@@ -202,11 +202,15 @@ class Acting:
             raise ended
 
     def _tell(self, err: click.exceptions.Exit | click.ClickException | click.Abort) -> None:
-        """What ended it, in the audit's words. What was wrong usage or was not confirmed did nothing."""
+        """What ended it, in the audit's words. What was wrong usage or was not confirmed did nothing, unless a service
+        had begun: 'prune --ask' deletes, and then asks for a passphrase."""
         if self._doing is None:
             return
         if not isinstance(err, click.exceptions.Exit):
-            self._doing.drop()
+            if self._doing.told:
+                self._doing.partly("then it was ended")
+            else:
+                self._doing.drop()
         elif err.exit_code == 3:
             self._doing.partly("see its warnings")
         elif err.exit_code:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from appliance.cli import acting, entry
 from appliance.models import RunRecord, RunState
 from appliance.services.queue.service import QueueService
 from appliance.settings import load
+from tests.faults.repositories import back_up
 from tests.unit.cli_runner import PROJECT, CommandLine
 from tests.unit.records import NOW
 from tests.unit.test_cli_usage import commands
@@ -152,13 +154,22 @@ def test_what_fails_is_told_and_what_is_not_begun_is_not(strongroom: CommandLine
     assert (unknown["act"], unknown["result"], unknown["error"][:2]) == ("run.start", "failed", "no")
 
 
-def test_what_was_done_in_part_is_told_so(strongroom: CommandLine) -> None:
+def test_what_ends_with_an_exit_code_alone_is_told_so(strongroom: CommandLine) -> None:
     strongroom.backup(os.urandom(4096), "web")
     for pack in (strongroom.repository / "packs").rglob("*"):
         if pack.is_file():
             pack.write_bytes(pack.read_bytes()[:-1])
-    assert strongroom("repository", "verify").code in (1, 3)
-    assert audit(strongroom)[-1]["result"] in ("failed", "partly")
+    assert strongroom("repository", "verify").code == 1
+    assert (audit(strongroom)[-1]["result"], audit(strongroom)[-1]["error"]) == ("failed", "it ended with exit code 1")
+
+
+def test_what_was_done_in_part_is_told_so(strongroom: CommandLine) -> None:
+    strongroom.backup(os.urandom(4096), "web")
+    with Appliance(load(strongroom.environment)) as appliance:  # of a machine whose clock is wrong
+        for day in (1, 2):
+            back_up(appliance.repository, "db", {"disk": os.urandom(4096)}, datetime(2099, 1, day, tzinfo=UTC))
+    assert strongroom("prune", "--keep-last", "1", "--yes").code == 3
+    assert (audit(strongroom)[-1]["act"], audit(strongroom)[-1]["result"]) == ("point.prune", "partly")
 
 
 def test_the_guard_s_acts_are_told(strongroom: CommandLine) -> None:

@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import click
 import pytest
 
 from appliance.bootstrap import Appliance
@@ -187,6 +188,27 @@ def test_prune_stops_at_what_is_guaranteed_and_asks_for_the_rest(strongroom: Com
     assert confirm(strongroom, id).code == 0
     assert strongroom("request", "apply", id).code == 0
     assert points(strongroom) == made[7:]
+
+
+def test_what_was_deleted_before_a_passphrase_was_refused_is_in_the_audit(
+    strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Appliance(load(strongroom.environment)) as appliance:
+        made = [
+            back_up(appliance.repository, "web", {"disk": content(day, PAGE)}, datetime(2026, 1, 1 + day, tzinfo=UTC))
+            for day in range(4)
+        ]
+    turn_on(strongroom, "--keep-days", "3", "--keep-points", "2")
+
+    def ends(*_: object, **__: object) -> str:
+        raise click.Abort  # as Ctrl-C, or Ctrl-D, at the prompt
+
+    monkeypatch.setattr("appliance.cli.passphrases.is_terminal", lambda _: True)
+    monkeypatch.setattr("appliance.cli.passphrases.click.prompt", ends)
+    assert strongroom("prune", "--keep-last", "1", "--yes", "--ask", "alice").code == 1
+    assert points(strongroom) == [point.id for point in made[1:]]
+    last = strongroom("audit", "list", "--limit", "1", "--json").json()[0]
+    assert (last["act"], last["result"], last["details"]) == ("point.prune", "partly", {"points": [made[0].id]})
 
 
 def test_what_is_asked_for_and_needs_no_asking_is_told(strongroom: CommandLine) -> None:

@@ -36,6 +36,7 @@ from appliance.services.accounts.tokens import LONGEST
 from appliance.settings import Settings, load
 from tests.lab.postgres_server import running
 from tests.unit.accounts import CHEAP, ORIGIN, PASSWORD, WEB_ONLY, Accounts, Clock
+from tests.unit.records import NOW
 
 ELSEWHERE = Origin("198.51.100.9", "curl")
 A_DAY = timedelta(days=1)
@@ -289,6 +290,27 @@ def test_hashes_of_old_parameters_are_made_anew(accounts: Accounts) -> None:
     assert (before or "").startswith("$argon2id$v=19$m=8,")
     assert (after or "").startswith("$argon2id$v=19$m=65536,t=3,")
     strong.sign_in("alice", PASSWORD, accounts.next_code("alice"), ORIGIN)
+
+
+def test_an_account_signs_as_one_person_for_as_long_as_both_are_there(accounts: Accounts) -> None:
+    accounts.add("root")
+    accounts.add("alice")
+    users, persons = accounts.appliance.catalog.users, accounts.appliance.catalog.persons
+    alice, root = users.get("alice").id, users.get("root").id
+    one, two = "1" * 32, "2" * 32
+
+    def tie(person: str, user: str, *counting: str) -> tuple[str, str] | None:
+        return persons.tie(person, user, NOW, counting=counting or (one, two))
+
+    assert tie(one, alice) is None
+    assert tie(one, alice) is None, "it is that already"
+    assert tie(two, alice) == (one, alice), "what the account is"
+    assert tie(one, root) == (one, alice), "whose the person is"
+    assert tie(two, alice, two) is None, "the person has left the guard"
+    assert persons.all() == {two: alice}
+    users.remove(alice)
+    assert persons.all() == {}
+    assert tie(two, root) is None
 
 
 # Those who guess

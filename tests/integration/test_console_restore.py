@@ -12,16 +12,22 @@ import pytest
 from werkzeug.test import TestResponse
 
 from appliance.acts import Role
-from appliance.models import RunRecord, RunState
+from appliance.hypervisor.protocol import HostConfig, Transport
+from appliance.models import HostRecord, RunRecord, RunState
 from appliance.services.access import SYSTEM
 from appliance.services.access.audits import AuditService
 from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.users import UserService
 from appliance.services.queue.executing import Executor
+from appliance.services.queue.service import QueueService
+from appliance.services.restore.errors import HostIsRemote
 from tests.integration.backing_up import HOST, MIB, Disk, Rig, blank, firmware_machine, plain, rig
 from tests.lab import Lab, LabGuest
+from tests.unit.records import NOW
 from tests.unit.test_web_access import Signed, _set_up
 from web.app import create_app
+
+FAR = HostRecord(HostConfig("far", Transport.SSH, "far.example.org", "backup"), NOW)
 
 pytestmark = pytest.mark.integration
 
@@ -101,6 +107,12 @@ def test_a_machine_and_a_disk_are_restored_from_the_console(
     assert "has another machine called" in wrong(taken)["name"]
     assert "pool" in wrong(look(admin, **whole, place="new", name="fresh", storage="nowhere"))["storage"]
     assert "nobody" in wrong(look(admin, **{**whole, "host": "nobody"}, place="new", name="fresh"))["host"]
+    no_folder = look(admin, **whole, place="new", name="fresh", storage=str(disk.path))
+    assert "Not a directory" in wrong(no_folder)["storage"]
+    home.appliance.catalog.hosts.add(FAR)
+    assert "over SSH" in wrong(look(admin, **{**whole, "host": FAR.name}, place="new", name="fresh"))["host"]
+    with pytest.raises(HostIsRemote):
+        QueueService(home.appliance).ask_restore(guest.name, point.id, FAR.name, new_name="fresh")
     assert "exists already" in wrong(look(admin, **one, place="file", target=str(disk.path)))["target"]
     assert "folder" in wrong(look(admin, **one, place="file", target="/nowhere/at/all"))["target"]
     assert "whole path" in wrong(look(admin, **one, place="file", target="relative"))["target"]

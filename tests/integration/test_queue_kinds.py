@@ -18,6 +18,7 @@ from appliance.services.points import DiskNotOnPoint
 from appliance.services.queue.service import NotRepeatable, QueueService
 from appliance.services.restore.errors import NotAMachine
 from appliance.settings import load
+from imaging.errors import TargetRefused
 from tests.integration.queueing import Queueing, queueing
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -148,6 +149,8 @@ def test_what_cannot_be_is_refused_when_it_is_asked_for(site: Queueing) -> None:
         service.ask_restore("web", "latest", "here", new_name="copy")
     with pytest.raises(DiskNotOnPoint):
         service.ask_restore_disk("web", "latest", "vdb", site.folder / "x", "raw")
+    with pytest.raises(TargetRefused, match="'vdi' is not a format"):
+        service.ask_restore_disk("web", "latest", None, site.folder / "x", "vdi")
     with pytest.raises(NoHome):
         service.ask_copy(site.folder / "absent")
     assert (

@@ -108,13 +108,15 @@ def _asked(place: Place, which: Act) -> Response:
     queue, series, point = QueueService(appliance()), row.series, chosen.point.id
     with performing(which, subject, {"point": point}) as doing:
         if place is Place.FILE:
-            target, image_format = Path(given["target"].strip()), given["format"]
+            target = Path(required(given, "target", most=_TARGET_CHARACTERS_MAX))
+            image_format = required(given, "format")
             run = queue.ask_restore_disk(series, point, _disk(given.get("what", "")), target, image_format).run
         elif place is Place.IN_PLACE:
-            run = queue.ask_restore(series, point, given["host"], force=True).run
+            run = queue.ask_restore(series, point, required(given, "host"), force=True).run
         else:
             storage = text(given, "storage") or None
-            run = queue.ask_restore(series, point, given["host"], new_name=foreseen.name, storage=storage).run
+            host = required(given, "host")
+            run = queue.ask_restore(series, point, host, new_name=foreseen.name, storage=storage).run
         doing.note(run=run.id)
     return redirect(url_for("runs.page", id=run.id))
 

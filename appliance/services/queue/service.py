@@ -25,9 +25,9 @@ from appliance.services.cleaning import CleaningService
 from appliance.services.points import PointService, choose_disk
 from appliance.services.queue.messages import QueueUnusable, Wakes
 from appliance.services.restore.errors import NotAMachine
-from appliance.services.restore.planning import check_name
+from appliance.services.restore.planning import check_local, check_name
 from appliance.services.spawning import WORKERS
-from imaging import images
+from imaging import convert, images
 from imaging.errors import ImagingError
 
 if TYPE_CHECKING:
@@ -142,8 +142,9 @@ class QueueService:
             raise NotAMachine(found.manifest.machine.name)
         if new_name is not None:
             check_name(new_name)
+        check_local(record := self._appliance.catalog.hosts.get(host))
         arguments = RunArguments(found.id, new_name=new_name, storage=storage, force=force)
-        run = self._restoring(found, self._appliance.catalog.hosts.get(host).name, arguments, limit_bytes_s)
+        run = self._restoring(found, record.name, arguments, limit_bytes_s)
         return self._put(run, key)
 
     def ask_restore_disk(
@@ -163,9 +164,10 @@ class QueueService:
         if (before := self._before(key)) is not None:
             return before
         found = PointService(self._appliance).resolve(point, name)
-        disk = choose_disk(found.manifest, disk).name
+        entry = choose_disk(found.manifest, disk)
+        convert.check_format(image_format, entry.size_bytes, target)
         arguments = RunArguments(
-            found.id, disk=disk, target=str(target.absolute()), image_format=image_format, force=force
+            found.id, disk=entry.name, target=str(target.absolute()), image_format=image_format, force=force
         )
         return self._put(self._restoring(found, None, arguments, limit_bytes_s), key)
 

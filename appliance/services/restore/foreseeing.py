@@ -32,7 +32,7 @@ from appliance.services.restore.errors import (
     WouldOverwrite,
 )
 from appliance.services.restore.in_place import InPlace
-from appliance.services.restore.planning import MachinePlan, check_name, folder_in, plan_new
+from appliance.services.restore.planning import MachinePlan, check_local, check_name, folder_in, plan_new
 from imaging import convert
 from imaging.errors import ImagingError, TargetRefused
 
@@ -181,8 +181,7 @@ class ForeseeingService:
 
     @contextmanager
     def _connected(self, host: str) -> Iterator[Hypervisor]:
-        if self._appliance.catalog.hosts.get(host).config.transport is not Transport.LOCAL:
-            raise HostIsRemote(host)
+        check_local(self._appliance.catalog.hosts.get(host))
         with self._appliance.connect(host) as hypervisor:
             yield hypervisor
 

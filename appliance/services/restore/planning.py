@@ -9,8 +9,9 @@ from uuid import uuid4
 
 from appliance.hypervisor.domain_rewriting import Changes, RestoredDisk, rewrite
 from appliance.hypervisor.domain_xml import MachineDefinition, is_plain_target, parse_machine
-from appliance.hypervisor.protocol import Accelerator, MachineInfo, PoolInfo, SourceKind
-from appliance.services.restore.errors import NameInvalid, NoPlaceForDisk, NotAMachine, PoolUnusable
+from appliance.hypervisor.protocol import Accelerator, MachineInfo, PoolInfo, SourceKind, Transport
+from appliance.models import HostRecord
+from appliance.services.restore.errors import HostIsRemote, NameInvalid, NoPlaceForDisk, NotAMachine, PoolUnusable
 from imaging.manifest import DiskEntry, Manifest
 
 NVRAM = "nvram"
@@ -87,6 +88,12 @@ def plan_in_place(
         PlannedFile(file.name, file.path) for file in manifest.files if file.name == NVRAM or file.name.startswith(_TPM)
     )
     return _finish(manifest, definition.name, definition.uuid, None, disks, files, accelerator, made_by)
+
+
+def check_local(host: HostRecord) -> None:
+    """HostIsRemote."""
+    if host.config.transport is not Transport.LOCAL:
+        raise HostIsRemote(host.name)
 
 
 def check_name(name: str) -> None:

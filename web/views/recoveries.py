@@ -55,19 +55,7 @@ def form() -> str:
     rows = [row for row in browsing().fleet(sees()).rows if row.last_point and row.machine.kind is Kind.VM]
     row = next((each for each in rows if each.key == request.args.get("machine")), None)
     if row is None:
-        wanted = request.args.get("text", "").casefold()
-        fitting = [each for each in rows if wanted in each.machine.name.casefold()]
-        template = (
-            "recoveries/choices.html" if request.headers.get("HX-Target") == "choices" else "recoveries/what.html"
-        )
-        return render_template(
-            template,
-            rows=fitting[:_SHOWN],
-            more=len(fitting) > _SHOWN,
-            endpoint="recoveries.form",
-            step=1,
-            title="Recover",
-        )
+        return which_machine(rows, "recoveries.form", "recoveries/what.html", "Recover")
     access().check(actor(), Act.RECOVERY_START, Subject.of_machine(row.machine))
     points = points_of(row)
     wanted = request.args.get("point", "")
@@ -83,6 +71,16 @@ def form() -> str:
         hosts=[host.name for host in InventoryService(appliance()).hosts()], step=step,
         network=appliance().settings.recovery.network, title="Recover",
     )  # fmt: skip
+
+
+def which_machine(rows: list[MachineRow], endpoint: str, page: str, title: str) -> str:
+    """The first step of a wizard, or what of it changes while a name is typed."""
+    wanted = request.args.get("text", "").casefold()
+    fitting = [each for each in rows if wanted in each.machine.name.casefold()]
+    template = "recoveries/choices.html" if request.headers.get("HX-Target") == "choices" else page
+    return render_template(
+        template, rows=fitting[:_SHOWN], more=len(fitting) > _SHOWN, endpoint=endpoint, step=1, title=title
+    )
 
 
 def points_of(row: MachineRow) -> list[TimePoint]:

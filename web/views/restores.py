@@ -26,7 +26,7 @@ from web.acts import act
 from web.current import appliance, browsing
 from web.forms import FormWrong, choice, required, text
 from web.guarding import access, actor, performing, sees
-from web.views.recoveries import points_of
+from web.views.recoveries import points_of, which_machine
 
 blueprint = Blueprint("restores", __name__)
 _SHOWN: Final = 60
@@ -48,7 +48,7 @@ def form() -> Response | str:
     rows = [row for row in browsing().fleet(sees()).rows if row.last_point]
     row = next((each for each in rows if each.key == request.args.get("machine")), None)
     if row is None:
-        return _machines(rows)
+        return which_machine(rows, "restores.form", "restores/machines.html", "Restore")
     access().check(actor(), Act.RESTORE_START, Subject.of_machine(row.machine))
     points = points_of(row)
     chosen = next((each for each in points if each.point.id == request.args.get("point")), None)
@@ -138,15 +138,6 @@ def _foresee(chosen: TimePoint, given: MultiDict[str, str]) -> Foreseen:
     if place is Place.IN_PLACE:
         return service.in_place(point, host)
     return service.new(point, host, required(given, "name"), text(given, "storage") or None)
-
-
-def _machines(rows: list[MachineRow]) -> str:
-    wanted = request.args.get("text", "").casefold()
-    fitting = [each for each in rows if wanted in each.machine.name.casefold()]
-    template = "recoveries/choices.html" if request.headers.get("HX-Target") == "choices" else "restores/machines.html"
-    return render_template(
-        template, rows=fitting[:_SHOWN], more=len(fitting) > _SHOWN, endpoint="restores.form", step=1, title="Restore"
-    )
 
 
 def _where(

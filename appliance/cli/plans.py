@@ -124,7 +124,7 @@ def _show(found: Plan) -> None:
     facts(
         [
             ("machines", found.machines),
-            ("used now", size(found.room.used_bytes)),
+            ("stored by them" if found.room.shared else "used now", size(found.room.used_bytes)),
             ("free", size(found.room.free_bytes)),
             ("full", _full(found)),
             *([("other retention", f"{changed.going} points would go")] if changed else []),

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +179,7 @@ def test_status_tells_what_needs_eyes(remote: Elsewhere) -> None:
     some = remote("status", token=theirs)
     assert "used" in found.out
     assert "used" not in some.out
+    assert "stored by them" in remote("plan", token=theirs).out
     assert "1 protected" in some.out
 
 
@@ -251,19 +252,34 @@ def test_what_is_no_such_appliance_is_told(remote: Elsewhere) -> None:
             client.get("/not/yet")
         with pytest.raises(RemoteUnknown, match="has no 'new'"):
             client.get("/runs")["new"]
-    with socket.create_server(("127.0.0.1", 0)) as plain:
-        plain.listen()
-        answering = threading.Thread(target=_answer_plainly, args=(plain,))
-        answering.start()
-        told = remote("run", "list", url=f"https://127.0.0.1:{plain.getsockname()[1]}").error()
-        answering.join()
-    assert "does it speak TLS?" in told
+    with _answering("400 Bad Request") as port:
+        assert "does it speak TLS?" in remote("run", "list", url=f"https://127.0.0.1:{port}").error()
 
 
-def _answer_plainly(listening: socket.socket) -> None:
-    with listening.accept()[0] as taken:
-        taken.recv(4096)
-        taken.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+def test_a_token_follows_no_redirect(remote: Elsewhere) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        to = f"Location: http://127.0.0.1:{elsewhere.getsockname()[1]}/"
+        with _answering("302 Found", to) as port:
+            assert "status 302" in remote("run", "list", url=f"http://127.0.0.1:{port}").error()
+        elsewhere.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+
+
+@contextmanager
+def _answering(*head: str) -> Iterator[int]:
+    """What takes one connection at this port, without TLS, and says just that."""
+
+    def answer(listening: socket.socket) -> None:
+        with listening.accept()[0] as taken:
+            taken.recv(4096)
+            taken.sendall("\r\n".join([f"HTTP/1.1 {head[0]}", *head[1:], "Content-Length: 0", "", ""]).encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        yield int(listening.getsockname()[1])
+        thread.join()
 
 
 def test_it_does_not_go_together_with_a_home(here: CommandLine) -> None:

@@ -18,6 +18,7 @@ from web.current import appliance, browsing
 from web.forms import choice, flag
 from web.guarding import performing, sees
 from web.months import months
+from web.stretches import stretch_of
 
 blueprint = Blueprint("machines", __name__)
 _LIMIT: Final = 50
@@ -60,7 +61,7 @@ def page(key: str) -> str:
     runs = browsing().runs(RunFilter(machine=key), limit=_RUNS, may_see=sees())
     points = [each for day in reversed(days) for each in reversed(day.points)]
     return render_template(
-        "machines/page.html", found=found, row=found.row, months=months(days, now.date()), points=points,
+        "machines/page.html", found=found, row=found.row, months=months(days, now.date()), stretch=stretch_of(points),
         runs=runs.items, title=found.row.machine.name,
     )  # fmt: skip
 
@@ -95,7 +96,7 @@ def subject_of(row: MachineRow) -> Subject:
 def by_point(id: str) -> Response:
     """The page of its machine, where the point is."""
     row = _row_of_point(id)
-    return redirect(url_for("machines.page", key=row.key, _anchor=f"point-{id[:12]}"))
+    return redirect(url_for("machines.page", key=row.key, _anchor=f"point-{id[:12]}", **{"from": id}))
 
 
 @blueprint.get("/points/<id>/restore")

@@ -22,6 +22,7 @@ from web.current import appliance, browsing, parts
 from web.forms import required, text, whole
 from web.guarding import access, actor, performing, sees
 from web.jobs import Job
+from web.stretches import stretch_of
 
 blueprint = Blueprint("recoveries", __name__)
 _SHOWN: Final = 60
@@ -61,7 +62,7 @@ def form() -> str:
     wanted = request.args.get("point", "")
     chosen = next((each for each in points if wanted and each.point.id == wanted), None)
     if chosen is None:
-        return render_template("recoveries/when.html", row=row, points=points[:_SHOWN], step=2, title="Recover")
+        return render_template("recoveries/when.html", row=row, stretch=stretch_of(points), step=2, title="Recover")
     answers = {
         name: request.args[name] for name in ("host", "network", "name", "memory", "cpus") if request.args.get(name)
     }

@@ -26,10 +26,10 @@ from web.acts import act
 from web.current import appliance, browsing
 from web.forms import FormWrong, choice, required, text
 from web.guarding import access, actor, performing, sees
+from web.stretches import stretch_of
 from web.views.recoveries import points_of, which_machine
 
 blueprint = Blueprint("restores", __name__)
-_SHOWN: Final = 60
 _WHOLE, _DISK = "whole", "disk:"
 _ANSWERS: Final = ("place", "host", "name", "storage", "target", "format")
 _TARGET_CHARACTERS_MAX: Final = 4096
@@ -60,7 +60,7 @@ def form() -> Response | str:
     shown["what"], shown["disk"] = what, _disk(what)
     if chosen is None or (_disk(what) is not None and _disk(what) not in {disk.name for disk in chosen.point.disks}):
         fitting = [each for each in points if _disk(what) in (None, *(disk.name for disk in each.point.disks))]
-        return render_template("restores/when.html", points=fitting[:_SHOWN], step=2, **shown)
+        return render_template("restores/when.html", stretch=stretch_of(fitting), step=2, **shown)
     if request.args.get("step") != "review":
         return _where(row, chosen, request.args)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
@@ -95,8 +95,8 @@ def subject_of(row: MachineRow) -> Subject:
 @act(Act.POINT_SEE)
 def by_point(id: str) -> Response:
     """The page of its machine, where the point is."""
-    row = _row_of_point(id)
-    return redirect(url_for("machines.page", key=row.key, _anchor=f"point-{id[:12]}", **{"from": id}))
+    where: dict[str, Any] = {"key": _row_of_point(id).key, "from": id, "_anchor": f"point-{id[:12]}"}
+    return redirect(url_for("machines.page", **where))
 
 
 @blueprint.get("/points/<id>/restore")

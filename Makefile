@@ -36,10 +36,11 @@ format: setup
 	.venv/bin/ruff format .
 
 # Containers often forbid Python to keep what it compiled: then each of a thousand processes compiles the project anew.
+# And their first process may let the dead wait for seconds: who becomes an orphan in a test is adopted by tini.
 test: export PYTHONDONTWRITEBYTECODE =
 test: services check
 	@.ci/setup --test
-	$(python) -m pytest $(beside)
+	tini -s -- $(python) -m pytest $(beside)
 
 demo: services
 	$(python) -m tests.demo

@@ -15,6 +15,7 @@ from typing import Final
 NAME_BYTES_MAX: Final = 1024  # 255 UTF-16 units of NTFS are 765 bytes at most
 DEPTH_MAX: Final = 256
 LINK_BYTES_MAX: Final = 4096
+VOLUMES_MAX: Final = 1024  # of all disks of a restore point
 FILE_BYTES_MAX: Final = 1 << 53
 """More than any disk that is read here: an inode may claim 8 EiB."""
 

@@ -11,7 +11,8 @@
                        DONE     JSON: the request is answered
                        FAILED   JSON: why it is not
 
-The rule: a length is looked at before anything of it is read, and what is longer ends the conversation.
+The rule: a length is looked at before anything of it is read, and what is longer ends the conversation. Who waits only
+so long (`left_s`) is asked before every wait, not for every frame: a byte now and then holds up nobody.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
@@ -26,6 +28,8 @@ READ_BYTES_MAX: Final = 1 << 20
 JSON_BYTES_MAX: Final = 64 << 10
 ALLOWANCE_BYTES: Final = 64 << 20
 """Of content: for so much there is as much time again as for a request."""
+Left = Callable[[], float]
+"""How long one may still wait, in seconds, above 0. TimeoutError: no longer."""
 _HEAD: Final = struct.Struct(">BI")
 READ_REQUEST: Final = struct.Struct(">IQI")
 HOLE_LENGTH: Final = struct.Struct(">Q")
@@ -62,28 +66,32 @@ class Garbled(Exception):
         self.ended = ended
 
 
-def send(connection: socket.socket, frame: Frame, payload: bytes | memoryview = b"") -> None:
-    """OSError."""
+def send(
+    connection: socket.socket, frame: Frame, payload: bytes | memoryview = b"", left_s: Left | None = None
+) -> None:
+    """OSError, TimeoutError."""
     assert len(payload) <= _MOST[frame]
-    connection.sendall(_HEAD.pack(frame, len(payload)))
-    if payload:
-        connection.sendall(payload)
+    for part in (_HEAD.pack(frame, len(payload)), payload):
+        if part:
+            if left_s is not None:
+                connection.settimeout(left_s())  # of all that `sendall` does
+            connection.sendall(part)
 
 
-def send_json(connection: socket.socket, frame: Frame, value: object) -> None:
-    send(connection, frame, json.dumps(value, separators=(",", ":")).encode("ascii"))
+def send_json(connection: socket.socket, frame: Frame, value: object, left_s: Left | None = None) -> None:
+    send(connection, frame, json.dumps(value, separators=(",", ":")).encode("ascii"), left_s)
 
 
-def receive(connection: socket.socket) -> tuple[Frame, bytes]:
+def receive(connection: socket.socket, left_s: Left | None = None) -> tuple[Frame, bytes]:
     """Garbled; OSError, TimeoutError."""
-    kind, length = _HEAD.unpack(_exactly(connection, _HEAD.size))
+    kind, length = _HEAD.unpack(_exactly(connection, _HEAD.size, left_s))
     try:
         frame = Frame(kind)
     except ValueError as err:
         raise Garbled(f"a frame of kind {kind}") from err
     if length > _MOST[frame]:
         raise Garbled(f"a frame {frame.name} of {length} bytes")
-    return frame, _exactly(connection, length)
+    return frame, _exactly(connection, length, left_s)
 
 
 def parse(payload: bytes) -> dict[str, object]:
@@ -97,10 +105,12 @@ def parse(payload: bytes) -> dict[str, object]:
     return value
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes:
+def _exactly(connection: socket.socket, length: int, left_s: Left | None) -> bytes:
     buffer = bytearray(length)
     view, have = memoryview(buffer), 0
     while have < length:
+        if left_s is not None:
+            connection.settimeout(left_s())
         count = connection.recv_into(view[have:])
         if count == 0:
             raise Garbled("the other side has closed", ended=True)

@@ -1,9 +1,9 @@
 """The files within the disks of one restore point, by a worker of its own.
 
-The rule: nothing that the worker says is believed: lengths, kinds, names, numbers and how much it may still ask for
-are checked here. It has its time for each request, which does not count what the repository or the reader of a file
-takes; a worker that is late, or says what it must not, is killed, and that is one error. What could not be read of the
-repository is told as what it is.
+The rule: nothing that the worker says is believed: lengths, kinds, names, numbers, how much it tells and how much it
+may still ask for are checked here, as it comes. It has its time for each request (`Budget`), which does not count what
+the repository or the reader of a file takes; a worker that is late, or says what it must not, is killed, and that is
+one error. What could not be read of the repository is told as what it is.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Final, Protocol, TypeVar
 
 from imaging.errors import ImagingError
-from imaging.filesystems import entries, frames
+from imaging.filesystems import budgets, entries, frames
+from imaging.filesystems.budgets import Budget
 from imaging.filesystems.entries import Entry, Journal, Kind, Listing, Path, Volume, is_name, joined
 from imaging.filesystems.errors import (
     EntryNotFound,
@@ -37,11 +37,7 @@ from imaging.filesystems.errors import (
 from imaging.filesystems.frames import Frame, Garbled
 
 PAGE_MAX: Final = 500
-REQUEST_S: Final = 60.0
-"""Of the worker's own time, without reading anything of a file; for each 64 MiB of content as much again."""
 _START_S: Final = 30.0
-_READ_BYTES_MAX: Final = 2 << 30  # of the disks, for one request
-_READ_FACTOR: Final = 8  # besides, for each byte of content: what is compressed, and looked at twice
 _TEXT_MAX: Final = 4096
 _SIGXCPU: Final = "it took more processor time than it may have"
 
@@ -79,7 +75,6 @@ class Session:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the session
         try:
             self._connection, self._process = self._started()
-            self._budget = _Budget(_START_S)
             payload: dict[str, object] = {"disks": [[name, disk.size_bytes] for name, disk in disks]}
             for _ in self._conversation(payload):
                 raise self._distrusted("an answer to nothing")
@@ -111,8 +106,8 @@ class Session:
         """Of all disks. Raises FilesError, and ImagingError of the repository, as all below."""
         if self._volumes is None:
             with self._lock:
-                fields = list(self._items({"what": "volumes"}))
-                self._volumes = tuple(self._checked(_volume, each) for each in fields)
+                told = self._items({"what": "volumes"}, entries.VOLUMES_MAX)
+                self._volumes = tuple(self._checked(_volume, each) for each in told)
         return self._volumes
 
     def listing(self, volume: str, path: Path, offset: int = 0, limit: int = PAGE_MAX) -> Listing:
@@ -121,9 +116,9 @@ class Session:
         with self._lock:
             found: list[Entry] = []
             end: dict[str, object] = {}
-            for fields in self._items(request, volume, end):
+            for fields in self._items(request, limit, volume, end):
                 entry = self._checked(_entry, fields)
-                if len(found) >= limit or not is_name(entry.name):
+                if not is_name(entry.name):
                     raise self._distrusted("an entry that was not asked for")
                 found.append(entry)
             total, refused = (_whole(end.get(name), 0, 1 << 40) for name in ("total", "refused"))
@@ -133,9 +128,8 @@ class Session:
 
     def stat(self, volume: str, path: Path) -> Entry:
         with self._lock:
-            found = [
-                self._checked(_entry, fields) for fields in self._items(self._request("stat", volume, path), volume)
-            ]
+            told = self._items(self._request("stat", volume, path), 1, volume)
+            found = [self._checked(_entry, fields) for fields in told]
         if len(found) != 1 or found[0].name != (path[-1] if path else ""):
             raise self._distrusted("an entry that was not asked for")
         return found[0]
@@ -177,11 +171,13 @@ class Session:
         return {"what": what, "volume": volume, "path": list(path)}
 
     def _items(
-        self, request: dict[str, object], volume: str = "", end: dict[str, object] | None = None
+        self, request: dict[str, object], most: int, volume: str = "", end: dict[str, object] | None = None
     ) -> Iterator[dict[str, object]]:
-        for each in self._conversation(request, volume, end):
+        for count, each in enumerate(self._conversation(request, volume, end), 1):
             if not isinstance(each, dict):
                 raise self._distrusted("content where none was asked for")
+            if count > most:
+                raise self._distrusted(f"more than the {most} that there may be")
             yield each
 
     def _conversation(
@@ -190,18 +186,22 @@ class Session:
         """What the worker says until it is DONE; what it wants of the disks it gets."""
         if not self.alive:
             raise ReaderEnded(self._last_words())
-        self._budget = budget = _Budget(_START_S if "disks" in request else REQUEST_S)
+        budget = Budget(_START_S if "disks" in request else budgets.REQUEST_S)
         try:
-            frames.send_json(self._connection, Frame.ASK, request)
+            with self._waiting(budget):
+                frames.send_json(self._connection, Frame.ASK, request, budget.left_s)
             while True:
-                frame, payload = self._next(budget)
+                with self._waiting(budget):
+                    frame, payload = frames.receive(self._connection, budget.left_s)
                 if frame is Frame.READ:
                     self._give(payload, budget)
                 elif frame is Frame.DATA or frame is Frame.HOLE:
                     piece = self._piece(frame, payload)
-                    budget.content(len(payload) if isinstance(piece, bytes) else 0)
+                    budget.content(piece.length if isinstance(piece, Hole) else len(piece))
                     yield piece
                 elif frame is Frame.ITEM:
+                    if not budget.item(len(payload)):
+                        raise Garbled("more than anybody has to tell")
                     yield frames.parse(payload)
                 elif frame is Frame.DONE:
                     if end is not None:
@@ -221,19 +221,17 @@ class Session:
             self._kill()
             raise ReaderEnded(self._last_words()) from err
 
-    def _next(self, budget: _Budget) -> tuple[Frame, bytes]:
-        """Waits for the worker, by its own time."""
-        began_s = time.monotonic()
-        self._connection.settimeout(budget.left_s)
+    @contextmanager
+    def _waiting(self, budget: Budget) -> Iterator[None]:
+        """For the worker, by its own time."""
         try:
-            return frames.receive(self._connection)
+            with budget.running():
+                yield
         except TimeoutError as err:
             self._kill()
             raise ReaderEnded(f"it was not done in {budget.given_s:.0f} s") from err
-        finally:
-            budget.spend(time.monotonic() - began_s)
 
-    def _give(self, payload: bytes, budget: _Budget) -> None:
+    def _give(self, payload: bytes, budget: Budget) -> None:
         """Bytes of a disk, or its error."""
         if len(payload) != frames.READ_REQUEST.size:
             raise Garbled("a wish of another length")
@@ -252,7 +250,8 @@ class Session:
         except (ImagingError, OSError):
             self._kill()
             raise
-        frames.send(self._connection, Frame.BYTES, data)
+        with self._waiting(budget):
+            frames.send(self._connection, Frame.BYTES, data, budget.left_s)
 
     def _piece(self, frame: Frame, payload: bytes) -> Piece:
         if frame is Frame.DATA:
@@ -304,34 +303,6 @@ class Session:
         with suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
-
-
-class _Budget:
-    """What one request may take."""
-
-    def __init__(self, given_s: float) -> None:
-        self.given_s = given_s
-        self.content_bytes = 0
-        self._spent_s = 0.0
-        self._read_bytes = 0
-
-    @property
-    def left_s(self) -> float:
-        extra = self.content_bytes // frames.ALLOWANCE_BYTES * REQUEST_S
-        return max(0.001, self.given_s + extra - self._spent_s)
-
-    @property
-    def exhausted(self) -> bool:
-        return self._read_bytes > _READ_BYTES_MAX + _READ_FACTOR * self.content_bytes
-
-    def spend(self, seconds: float) -> None:
-        self._spent_s += seconds
-
-    def content(self, count_bytes: int) -> None:
-        self.content_bytes += count_bytes
-
-    def read(self, count_bytes: int) -> None:
-        self._read_bytes += count_bytes
 
 
 def _command(folder: str, descriptor: int) -> list[str]:

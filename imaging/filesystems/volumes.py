@@ -20,12 +20,11 @@ from imaging.filesystems.engines.ext import Ext
 from imaging.filesystems.engines.ntfs import Ntfs
 from imaging.filesystems.engines.sleuth import Sleuth
 from imaging.filesystems.engines.xfs import Xfs
-from imaging.filesystems.entries import Journal, Volume
+from imaging.filesystems.entries import VOLUMES_MAX, Journal, Volume
 from imaging.filesystems.kinds import EXT, LVM, Found, recognise
 from imaging.filesystems.partitions import partitions
 from imaging.filesystems.windows import CachedDisk, Stream, Window
 
-VOLUMES_MAX: Final = 1024
 _SECTOR_BYTES: Final = 512
 _METADATA_BYTES_MAX: Final = 16 << 20
 _HEADER_BYTES: Final = 512

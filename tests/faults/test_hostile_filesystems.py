@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imaging.errors import Damaged
+from imaging.filesystems import budgets, frames, sandbox
 from imaging.filesystems import session as sessions
 from imaging.filesystems.errors import FilesError, PathRefused, ReaderEnded
-from imaging.filesystems.session import Session
+from imaging.filesystems.frames import Frame
+from imaging.filesystems.session import Hole, Session
 from tests.lab.filesystems import ImageDisk, blank, make_ext, make_tree
 
 pytestmark = pytest.mark.faults
@@ -29,7 +33,7 @@ def test_one_that_is_late_or_dies(session: Session, monkeypatch: pytest.MonkeyPa
     assert session.volumes()
     with pytest.raises(PathRefused):
         session.listing("vda", ("docs", ".."))
-    monkeypatch.setattr(sessions, "REQUEST_S", 0.2)
+    monkeypatch.setattr(budgets, "REQUEST_S", 0.2)
     os.kill(session._process.pid, signal.SIGSTOP)
     with pytest.raises(ReaderEnded, match="not done in"):
         session.listing("vda", ())
@@ -66,7 +70,7 @@ LIES = {
     "reading without end": "[(f.send(s, F.READ, f.READ_REQUEST.pack(0, 0, 1 << 20)), f.receive(s)) for _ in range(99)]",
 }
 _LIAR = """
-import os, socket
+import os, socket, time
 os.dup2({descriptor}, 3)
 from imaging.filesystems import frames as f
 from imaging.filesystems.frames import Frame as F
@@ -82,14 +86,18 @@ except (OSError, f.Garbled):
 """
 
 
+def liar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: str) -> Session:
+    """Whose worker does this at the first request."""
+    monkeypatch.setattr(
+        sessions, "_command", lambda _, descriptor: [sys.executable, "-c", _LIAR.format(descriptor=descriptor, lie=lie)]
+    )
+    return Session([("vda", ImageDisk(blank(tmp_path / "disk", 1 << 20)))])
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_one_that_lies(lie: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_READ_BYTES_MAX", 8 << 20)
-    monkeypatch.setattr(
-        sessions, "_command",
-        lambda _, descriptor: [sys.executable, "-c", _LIAR.format(descriptor=descriptor, lie=LIES[lie])],
-    )  # fmt: skip
-    session = Session([("vda", ImageDisk(blank(tmp_path / "disk", 1 << 20)))])
+    monkeypatch.setattr(budgets, "_READ_BYTES_MAX", 8 << 20)
+    session = liar(tmp_path, monkeypatch, LIES[lie])
     with pytest.raises(FilesError) as failed:
         session.listing("vda", ())
     assert isinstance(failed.value, ReaderEnded), failed.value
@@ -97,30 +105,147 @@ def test_one_that_lies(lie: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     session.close()
 
 
+_VOLUME = 'dict(name="v", disk="vda", kind="ext4", label="", size_bytes=1, journal="clean")'
+ENDLESS: dict[str, tuple[str, Callable[[Session], object]]] = {
+    "volumes": (f"[f.send_json(s, F.ITEM, {_VOLUME}) for _ in range(5000)]; done()", Session.volumes),
+    "long volumes": (
+        f'[f.send_json(s, F.ITEM, {_VOLUME} | {{"label": "x" * 65000}}) for _ in range(999)]; done()', Session.volumes
+    ),
+    "entries": ("[f.send_json(s, F.ITEM, entry) for _ in range(5000)]; done()", lambda one: one.stat("vda", ("a",))),
+    "wishes": (
+        "[(f.send(s, F.READ, f.READ_REQUEST.pack(0, 0, 1)), f.receive(s)) for _ in range(5000)]; done()",
+        lambda one: one.listing("vda", ()),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_one_that_goes_on_and_on_is_ended_before_it_costs_much(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "_READ_BYTES_MAX", 64 << 20)
+    received: list[int] = []
+
+    def receive(*arguments: Any) -> tuple[Frame, bytes]:
+        frame, payload = genuine(*arguments)
+        received.append(len(payload))
+        return frame, payload
+
+    lie, ask = ENDLESS[what]
+    session = liar(tmp_path, monkeypatch, lie)
+    genuine = frames.receive
+    monkeypatch.setattr(frames, "receive", receive)
+    with pytest.raises(ReaderEnded, match=r"says what it must not|without end"):
+        ask(session)
+    assert (len(received) <= 1025, sum(received) <= 17 << 20) == (True, True)
+    assert not session.alive
+    session.close()
+
+
+SLOW = {
+    "a trickle": 's.sendall(bytes([4, 0, 0, 0, 99])); [(time.sleep(0.05), s.sendall(b"x")) for _ in range(99)]',
+    "many entries": "[(time.sleep(0.05), f.send_json(s, F.ITEM, entry)) for _ in range(99)]; done()",
+    "wishes without an end": "[f.send(s, F.READ, f.READ_REQUEST.pack(0, 0, 1 << 20)) for _ in range(3)]; time.sleep(5)",
+}
+
+
+@pytest.mark.parametrize("how", SLOW)
+def test_a_request_has_one_end_however_its_answer_comes(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = liar(tmp_path, monkeypatch, SLOW[how])
+    monkeypatch.setattr(budgets, "REQUEST_S", 0.5)
+    with pytest.raises(ReaderEnded, match="not done in"):
+        session.listing("vda", ())
+    assert not session.alive
+    session.close()
+
+
+def test_zeros_that_had_to_be_read_are_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long file of them is not reading without end."""
+    monkeypatch.setattr(budgets, "_READ_BYTES_MAX", 2 << 20)
+    honest = (
+        "[(f.send(s, F.READ, f.READ_REQUEST.pack(0, 0, 1 << 20)), f.receive(s),"
+        " f.send(s, F.HOLE, f.HOLE_LENGTH.pack(1 << 20))) for _ in range(9)]; done()"
+    )
+    session = liar(tmp_path, monkeypatch, honest)
+    assert sum(piece.length for piece in session.read("vda", ("a",), 9 << 20) if isinstance(piece, Hole)) == 9 << 20
+    session.close()
+
+
 _TRIES = """
-import os, socket, sys
+import ctypes, os, signal, socket, sys
 from imaging.filesystems import sandbox
-sandbox.enter(3, sys.argv[1])
-for attempt in (
-    lambda: open("/etc/passwd"), lambda: open("/proc/self/status"), lambda: socket.socket(), os.fork,
-    lambda: os.setuid(0), lambda: bytearray(2 << 30), lambda: os.pipe(),
-):
-    try:
-        attempt()
-    except (OSError, MemoryError):
-        sys.stdout.write("refused\\n")
-    else:
-        sys.stdout.write("done\\n")
-sys.stdout.write(f"{os.getuid()}\\n")
-sys.stdout.flush()
-while True:
-    pass
+victim, right, how = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+libc = ctypes.CDLL(None, use_errno=True)
+if how == "as another":
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+if how == "without a filter":
+    sandbox._library = lambda: None
+if how != "free":
+    sandbox.enter(3, sys.argv[1])
+
+def traced():
+    if libc.ptrace(16, victim, 0, 0):
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+def shared():
+    made = libc.shmget(0, 4096, 0o1600)
+    if made < 0:
+        raise OSError(ctypes.get_errno(), "shmget")
+    libc.shmctl(made, 0, None)
+
+def forked():
+    if os.fork() == 0:
+        os._exit(0)
+
+try:
+    {
+        "open a file": lambda: open("/etc/passwd"), "open a process": lambda: open("/proc/self/status"),
+        "open a socket": lambda: socket.socket(), "make a pipe": lambda: os.pipe(), "fork": forked,
+        "trace": traced, "kill": lambda: os.kill(victim, signal.SIGSTOP), "share memory": shared,
+        "take memory": lambda: bytearray(2 << 30), "become root": lambda: os.setuid(0),
+    }[right]()
+except (OSError, MemoryError):
+    sys.stdout.write("refused")
+else:
+    sys.stdout.write("done")
 """
+RIGHTS = (
+    "open a file", "open a process", "open a socket", "make a pipe", "fork", "trace", "kill", "share memory",
+    "take memory", "become root",
+)  # fmt: skip
+
+
+def tried(folder: Path, victim: int, right: str, how: str) -> str:
+    words = [sys.executable, "-c", _TRIES, str(folder), str(victim), right, how]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_the_sandbox_has_nothing_and_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = _TRIES.replace("sandbox.enter", "sandbox.CPU_S = 1; sandbox.enter")
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["refused"] * 7 + ["65534"], done.stderr
-    assert done.returncode == -signal.SIGXCPU
+@pytest.mark.parametrize("right", RIGHTS)
+def test_the_sandbox_has_no_right(right: str, tmp_path: Path) -> None:
+    """What is refused in it is done outside of it. The victim is a process of the user `nobody`: who is that too is
+    kept from it by the filter of calls alone, and without that by being a user of its own."""
+    with subprocess.Popen(["sleep", "600"], user=65534, group=65534, extra_groups=[]) as victim:
+        try:
+            assert tried(tmp_path, victim.pid, right, "free") == "done"
+            assert tried(tmp_path, victim.pid, right, "sandboxed") == "refused"
+            assert tried(tmp_path, victim.pid, right, "as another") == "refused"
+            if right != "share memory":
+                assert tried(tmp_path, victim.pid, right, "without a filter") == "refused"
+        finally:
+            victim.kill()
+
+
+_LOOP = "import sys; from imaging.filesystems import sandbox; sandbox.CPU_S = 1; sandbox.enter(3, sys.argv[1])\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_loop_in_the_sandbox_has_an_end(tmp_path: Path) -> None:
+    tell = "import os; sys.stdout.write(f'{os.getuid() - os.getpid()}'); sys.stdout.flush()\n"
+    words = [sys.executable, "-c", f"{_LOOP}{tell}while True: pass", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == (str(sandbox._FIRST_ID), -signal.SIGXCPU), done.stderr

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
 
 from appliance.accounts import SessionRecord, TokenRecord, UserRecord
 from appliance.catalog import rows, tables
@@ -61,10 +61,17 @@ class Sessions:
         return True
 
     def find(self, hash: str) -> tuple[SessionRecord, UserRecord] | None:
+        return self._with_user(_sessions.c.hash == hash)
+
+    def by_id(self, id: str) -> tuple[SessionRecord, UserRecord] | None:
+        """As `find`."""
+        return self._with_user(_sessions.c.id == id)
+
+    def _with_user(self, which: ColumnElement[bool]) -> tuple[SessionRecord, UserRecord] | None:
         query = (
             select(_sessions, *(column.label(f"user_{column.name}") for column in tables.users.c))
             .join(tables.users, tables.users.c.id == _sessions.c.user)
-            .where(_sessions.c.hash == hash)
+            .where(which)
         )
         with self._database.read() as connection:
             row = connection.execute(query).first()
@@ -114,10 +121,17 @@ class Tokens:
 
     def find(self, hash: str) -> tuple[TokenRecord, UserRecord | None] | None:
         """With its owner, if it has one."""
+        return self._with_owner(_tokens.c.hash == hash)
+
+    def by_id(self, id: str) -> tuple[TokenRecord, UserRecord | None] | None:
+        """As `find`."""
+        return self._with_owner(_tokens.c.id == id)
+
+    def _with_owner(self, which: ColumnElement[bool]) -> tuple[TokenRecord, UserRecord | None] | None:
         query = (
             select(_tokens, *(column.label(f"user_{column.name}") for column in tables.users.c))
             .join(tables.users, tables.users.c.id == _tokens.c.owner, isouter=True)
-            .where(_tokens.c.hash == hash)
+            .where(which)
         )
         with self._database.read() as connection:
             row = connection.execute(query).first()

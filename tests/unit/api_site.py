@@ -27,6 +27,7 @@ from appliance.settings import load
 from tests.unit.cli_runner import PASSPHRASE, PROJECT
 from tests.unit.records import NOW
 from web.app import create_app
+from web.current import parts_of
 
 
 @dataclass
@@ -89,7 +90,10 @@ def site(folder: Path) -> Iterator[Site]:
         _recovery(appliance)
         made = Site(environment, appliance, create_app(appliance), image)
         made.token = made.token_of(Role.ADMIN, tuple(Act))
-        yield made
+        try:
+            yield made
+        finally:
+            parts_of(made.app).close()
 
 
 def _recovery(appliance: Appliance) -> None:

@@ -43,6 +43,9 @@ ACTS: dict[str, str] = {
     "GET /points": Act.POINT_SEE,
     "DELETE /points/<id>": Act.POINT_DELETE,
     "GET /points/<id>": Act.POINT_SEE,
+    "GET /points/<id>/file": Act.FILE_READ,
+    "GET /points/<id>/files": Act.FILE_BROWSE,
+    "GET /points/<id>/volumes": Act.FILE_BROWSE,
     "DELETE /points/<id>/protection": Act.POINT_UNPROTECT,
     "PUT /points/<id>/protection": Act.POINT_PROTECT,
     "GET /policies": Act.POLICY_SEE,
@@ -108,8 +111,6 @@ WITHOUT: dict[str, str] = {
     Act.ACCOUNT_REAUTHENTICATE: "a token names the acts that it may do; nobody is there to prove it again",
     Act.SESSION_END: "a token has no session; those of others are ended by DELETE /sessions/ID",
     Act.CONSOLE_OPEN: "a screen is shown by a page, over its own connection",
-    Act.FILE_BROWSE: "not built yet: 'strongroom files list' and the console's page do it",
-    Act.FILE_READ: "not built yet: 'strongroom files get' and the console's page do it",
     Act.REQUEST_CONFIRM: "a token is no person: whoever confirms gives a passphrase of their own, by their own account",
 }
 """Acts of the console that the API has not, with the reason."""

@@ -7,13 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.test import TestResponse
 
 from appliance.acts import Role
 from appliance.services.access import local_actor
 from appliance.services.accounts.users import UserService
+from tests.lab.filesystems import make_ext, make_tree
 from tests.unit.api_site import Site, site
 from tests.unit.cli_runner import PROJECT
 from tests.unit.test_web_access import Signed, _set_up
@@ -77,6 +80,14 @@ def asked(api: Site, path: str, document: object = None) -> Callable[[], object]
     return ask
 
 
+def shown(client: Callable[[str], TestResponse], path: str) -> Callable[[], object]:
+    def show() -> None:
+        answer = client(path)
+        assert answer.status_code == 200, answer.text
+
+    return show
+
+
 def queued(api: Site) -> str:
     """A run that waits."""
     answer = api.post("/runs", {"image": {"path": str(api.image), "format": "raw", "name": "three ways"}})
@@ -123,3 +134,30 @@ def test_pausing_and_resuming_a_policy(api: Site, admin: Signed) -> None:
     entries = [(told(api, pause), told(api, resume)) for pause, resume in ways]
     assert [entry["act"] for entry in entries[0]] == ["policy.pause", "policy.resume"]
     assert entries == [entries[0]] * 3
+
+
+def test_looking_into_a_folder_and_taking_a_file(api: Site, admin: Signed, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    image = make_ext(tmp_path / "image", make_tree(tmp_path / "tree"))
+    command(api, "backup", "--image", str(image), "--format", "raw", "--name", "web")()
+    (point,) = (each.id for each in api.appliance.catalog.points.list() if each.name == "web")
+    at, into = ("web", "--point", "latest"), ("--to", str(tmp_path))
+
+    def page(path: str) -> TestResponse:
+        return admin.send("GET", path)
+
+    def resource(path: str) -> TestResponse:
+        return api.ask("GET", path, buffered=True)
+
+    for words, on_page, in_api in (
+        (("files", "list", *at), "files", "volumes"),
+        (("files", "list", *at, "/docs"), "files?place=/docs", "files?place=/docs"),
+        (("files", "get", *at, "/docs/data.bin", *into), "file?place=/docs/data.bin", "file?place=/docs/data.bin"),
+    ):
+        entries = [
+            told(api, command(api, *words)),
+            told(api, shown(page, f"/points/{point}/{on_page}")),
+            told(api, shown(resource, f"/points/{point}/{in_api}")),
+        ]
+        assert entries == [entries[0]] * 3
+    assert (entries[0]["act"], entries[0]["details"]) == ("file.read", {"volume": "disk", "path": "/docs/data.bin"})

@@ -23,6 +23,7 @@ from tests.lab.disks import run_tool
 from tests.lab.filesystems import MIB, blank, make_ext, make_tree
 from tests.unit.cli_runner import CommandLine
 from tests.unit.test_web_access import BASE, Signed, _set_up
+from web import downloads
 from web.app import create_app
 from web.current import parts_of
 from web.views import files
@@ -138,7 +139,7 @@ def test_files_are_found_by_links_and_downloaded_by_who_may(
 
 
 def test_a_name_is_plain_in_ascii_and_exact_besides() -> None:
-    assert files.names_of("Grüße.txt") == ("Gr__e.txt", "Gr%C3%BC%C3%9Fe.txt")
-    assert files.names_of('a"\r\n; x=.') == ("a__r_n_ x_", "a%22%5Cr%5Cn%3B%20x%3D.")
-    assert files.names_of("日本") == ("__", "%E6%97%A5%E6%9C%AC")
-    assert files.names_of("..")[0] == "file"
+    assert downloads.names_of("Grüße.txt") == ("Gr__e.txt", "Gr%C3%BC%C3%9Fe.txt")
+    assert downloads.names_of('a"\r\n; x=.') == ("a__r_n_ x_", "a%22%5Cr%5Cn%3B%20x%3D.")
+    assert downloads.names_of("日本") == ("__", "%E6%97%A5%E6%9C%AC")
+    assert downloads.names_of("..")[0] == "file"

@@ -17,6 +17,7 @@ from web.acts import public
 from web.api import (
     accounts,
     audit,
+    files,
     hosts,
     machines,
     notices,
@@ -48,6 +49,7 @@ _RESOURCES: Final = (
     overview.resources,
     machines.resources,
     points.resources,
+    files.resources,
     runs.resources,
     recoveries.resources,
     restores.resources,

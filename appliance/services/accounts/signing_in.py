@@ -93,7 +93,14 @@ class SignInService:
 
     def actor_of(self, secret: str, origin: Origin) -> Actor:
         """Who has this session; that it was used is noted. SessionOver."""
-        session, user = self._session(secret)
+        return self._seen(*self._session(secret), origin)
+
+    def again(self, actor: Actor) -> Actor:
+        """Who that is now, of somebody who came in by a session and is still at it. SessionOver."""
+        origin = Origin(actor.address, "", actor.via)
+        return self._seen(*self._good(self._appliance.catalog.sessions.by_id(actor.session or "")), origin)
+
+    def _seen(self, session: SessionRecord, user: UserRecord, origin: Origin) -> Actor:
         now = self._appliance.clock.now_utc()
         if now - session.seen_utc >= _SEEN_EVERY or session.address != origin.place:
             self._appliance.catalog.sessions.seen(session.id, now, origin.place)
@@ -130,7 +137,9 @@ class SignInService:
         self._access.record(actor_of(user, session, origin), Act.SESSION_END, _subject(user))
 
     def _session(self, secret: str) -> tuple[SessionRecord, UserRecord]:
-        found = self._appliance.catalog.sessions.find(token_hash(secret))
+        return self._good(self._appliance.catalog.sessions.find(token_hash(secret)))
+
+    def _good(self, found: tuple[SessionRecord, UserRecord] | None) -> tuple[SessionRecord, UserRecord]:
         if found is None:
             raise SessionOver
         session, user = found

@@ -94,7 +94,15 @@ class TokenService:
 
     def actor_of(self, secret: str, origin: Origin) -> Actor:
         """Who has this token; that it was used is noted. TokenRefused."""
-        found = self._appliance.catalog.tokens.find(token_hash(secret)) if secret.startswith(PREFIX) else None
+        tokens = self._appliance.catalog.tokens
+        return self._good(tokens.find(token_hash(secret)) if secret.startswith(PREFIX) else None, origin)
+
+    def again(self, actor: Actor) -> Actor:
+        """Who that is now, of somebody who came in by a token and is still at it. TokenRefused."""
+        found = self._appliance.catalog.tokens.by_id(actor.session or "")
+        return self._good(found, Origin(actor.address, "", actor.via))
+
+    def _good(self, found: tuple[TokenRecord, UserRecord | None] | None, origin: Origin) -> Actor:
         if found is None:
             raise TokenRefused
         record, owner = found

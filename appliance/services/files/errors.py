@@ -50,3 +50,10 @@ class TooManyReaders(StrongroomError):
             f"files are being read from {most} restore points already",
             hint="Try again in a moment, when a download has ended.",
         )
+
+
+class NoLongerAllowed(StrongroomError):
+    """In the midst of a download."""
+
+    def __init__(self) -> None:
+        super().__init__("whoever asked for it may not any more: their session or token has ended, or gives less")

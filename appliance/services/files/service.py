@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.points import Point
 
+__all__ = [
+    "PAGE_MAX", "Chosen", "Entry", "FilesService", "Found", "Kind", "Piece", "Taken", "Volume", "caution",
+]  # fmt: skip
 _CRASH: Final = "crash"
 
 

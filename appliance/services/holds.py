@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from imaging.points import Hold, Point
 
 
+FILES: Final = "files"
+"""What the owner of a hold begins with while files are read out of its point: that is a restore, for a repository."""
+
+
 @contextlib.contextmanager
 def held_meanwhile(appliance: Appliance, point: Point, owner: str) -> Iterator[None]:
-    """The point is kept while it is read; should this process die, the recorded clean-up lets go of it."""
-    holder = f"{owner}-hold"
+    """The point is kept while it is read; should this process die, the recorded clean-up lets go of it. It may end in
+    another thread than it began in. PointNotFound."""
+    holder = _holder(owner)
     try:
         with appliance.own(holder, f"restore {owner}"):
             hold = appliance.repository.hold(point, "restore", owner)
@@ -43,6 +48,11 @@ def held_meanwhile(appliance: Appliance, point: Point, owner: str) -> Iterator[N
                 appliance.catalog.cleanups.drop(record.id)
     finally:
         (appliance.settings.run_directory / f"{holder}.lock").unlink(missing_ok=True)
+
+
+def _holder(owner: str) -> str:
+    """Who has to be alive for such a hold to be of use."""
+    return f"{owner}-hold"
 
 
 class HoldInUse(StrongroomError):
@@ -123,6 +133,8 @@ class HoldService:
                 if served.id == id:
                     way_out = f"End that {served.kind} (or: strongroom umount DIR)."
                     return self._there(served.appliance, f"{served.kind} {served.address}", way_out)
+        if kind == FILES and self._appliance.alive(_holder(hold.owner)):
+            return "files are taken out of it", "Wait half a minute after the last look at it."
         if self._appliance.alive(hold.owner):
             return "a command of this home is at work", "Wait until it has ended."
         for debt in catalog.cleanups.list(everyones=True):

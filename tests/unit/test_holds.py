@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,9 +21,13 @@ from appliance.models import (
     new_id,
 )
 from appliance.ownership import own
+from appliance.services.files import sessions as readers
+from appliance.services.files.sessions import Sessions
 from appliance.settings import load
+from imaging.errors import PointNotFound
 from imaging.points import Hold
-from tests.unit.cli_runner import CommandLine
+from tests.lab.filesystems import make_ext, make_tree
+from tests.unit.cli_runner import PROJECT, CommandLine
 
 NOW = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
 
@@ -146,3 +152,66 @@ def test_what_is_in_use_is_not_let_go_of(strongroom: CommandLine) -> None:
     assert f"point protect {point['id']} --off" in ways["protected"]
     assert "recovery discard" in ways["recovery"]
     assert "Wait" in ways["restore"]
+
+
+def test_a_point_whose_files_are_read_is_held_and_a_moment_longer(
+    strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has looked into it can delete it, once nobody reads any more; who comes back then is told that it is gone."""
+    with Appliance(load(strongroom.environment)) as appliance:
+        (point,) = appliance.repository.points()
+        sessions = Sessions(appliance)
+        try:
+            with sessions.one(point) as reading:
+                assert reading.volumes()
+                assert holds(strongroom) == ["restore"]
+                (told,) = strongroom("repository", "hold", "list", "--json").json()
+                assert (told["use"], told["known"]) == ("files are taken out of it", True)
+                assert "restore" in delete(strongroom)[1]
+                sessions._look()
+            sessions._look()
+            assert holds(strongroom) == ["restore"], "the next look is likely to come soon"
+            monkeypatch.setattr(readers, "HELD_S", 0.0)
+            sessions._look()
+            assert holds(strongroom) == []
+            with sessions.one(point) as again:
+                assert again is reading
+                assert holds(strongroom) == ["restore"]
+            sessions._look()
+            assert delete(strongroom)[0] == 0
+            with pytest.raises(PointNotFound), sessions.one(point):
+                raise AssertionError("nothing is read of what is gone")
+        finally:
+            sessions.close()
+        assert holds(strongroom) == []
+        assert list((strongroom.home / "run").glob("files-*")) == []
+
+
+def test_what_a_killed_reader_of_files_held_does_not_keep_a_point(strongroom: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    image = make_ext(tmp_path / "fs", make_tree(tmp_path / "tree"))
+    (old,) = strongroom("point", "list", "--json").json()
+    assert strongroom("point", "delete", old["id"], "--yes").code == 0
+    strongroom.backup(image.read_bytes(), "files")
+    words = [
+        sys.executable,
+        "-m",
+        "appliance.cli",
+        "files",
+        "get",
+        "files",
+        "--point",
+        "latest",
+        "/sparse",
+        "--to",
+        "-",
+    ]
+    with subprocess.Popen(words, cwd=PROJECT, env=strongroom.environment, stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stdout.read(1)  # it has begun, and waits for somebody to take the rest
+        assert holds(strongroom) == ["restore"]
+        assert delete(strongroom)[0] == 1
+        command.kill()
+        command.stdout.read()
+    assert delete(strongroom)[0] == 0
+    assert holds(strongroom) == []

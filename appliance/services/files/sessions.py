@@ -1,18 +1,24 @@
 """Readers of restore points, each a process, kept for whoever looks next.
 
 The rule: there are never more than so many, one that nobody uses goes after some minutes, and one that broke at once.
-Thread-safe: a reader has one user at a time, and whoever comes while it is at work gets another.
+Its point is held while it is used, and a moment longer; not until it goes, or whoever has looked into a point could not
+delete it. Thread-safe: a reader has one user at a time, and whoever comes while it is at work gets another.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from appliance.errors import StrongroomError
+from appliance.models import new_id
 from appliance.services.files.errors import TooManyReaders
+from appliance.services.holds import FILES, held_meanwhile
+from imaging.errors import ImagingError
 from imaging.filesystems.session import Session
 
 if TYPE_CHECKING:
@@ -22,18 +28,26 @@ if TYPE_CHECKING:
 
 READERS_MAX: Final = 8
 IDLE_S: Final = 180.0
+HELD_S: Final = 20.0
+_LOOK_S: Final = 10.0
 _CACHE_BYTES: Final = 16 << 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Reader:
+    """`hold`: what lets go of its point; None: it is not held."""
+
     point: str
     session: Session
     disks: list[DiskReader]
+    hold: ExitStack | None
     used_s: float = 0.0
     busy: bool = field(default=True)
 
     def close(self) -> None:
+        if self.hold is not None:
+            _let_go(self.hold)
         self.session.close()
         for disk in self.disks:
             disk.close()
@@ -51,9 +65,12 @@ class Sessions:
 
     @contextmanager
     def one(self, point: Point) -> Iterator[Session]:
-        """A reader of this point for as long as the context lasts. TooManyReaders, ReaderEnded; ImagingError."""
+        """A reader of this point for as long as the context lasts. TooManyReaders, ReaderEnded; PointNotFound,
+        ImagingError."""
         reader = self._take(point.id) or self._open(point)
         try:
+            if reader.hold is None:
+                reader.hold = self._held(point)
             yield reader.session
         finally:
             self._give_back(reader)
@@ -78,7 +95,9 @@ class Sessions:
         from imaging.reader import DiskReader  # with numpy, which no other page needs
 
         self._make_room()
+        hold: ExitStack | None = None
         try:
+            hold = self._held(point)  # before anything of it is read
             repository = self._appliance.repository
             disks = [
                 DiskReader(
@@ -88,13 +107,22 @@ class Sessions:
                 for entry in point.manifest.disks
             ]  # fmt: skip
             names = [entry.name for entry in point.manifest.disks]
-            reader = _Reader(point.id, Session(list(zip(names, disks, strict=True))), disks)
+            reader = _Reader(point.id, Session(list(zip(names, disks, strict=True))), disks, hold)
+            hold = None
             with self._lock:
                 self._readers.append(reader)
             return reader
         finally:
+            if hold is not None:
+                _let_go(hold)
             with self._lock:
                 self._opening -= 1
+
+    def _held(self, point: Point) -> ExitStack:
+        """PointNotFound."""
+        hold = ExitStack()
+        hold.enter_context(held_meanwhile(self._appliance, point, f"{FILES}-{new_id()}"))
+        return hold
 
     def _make_room(self) -> None:
         """A place for one more; the one that was used longest ago goes, if nobody is at it. TooManyReaders."""
@@ -122,17 +150,32 @@ class Sessions:
 
     def _look_later(self) -> None:
         if self._timer is None and self._readers:
-            self._timer = threading.Timer(IDLE_S / 3, self._look)
+            self._timer = threading.Timer(_LOOK_S, self._look)
             self._timer.daemon = True
             self._timer.start()
 
     def _look(self) -> None:
-        """What nobody has used for long goes."""
-        before_s = self._appliance.clock.monotonic_s() - IDLE_S
+        """What nobody has used for long goes; before that, the hold on its point."""
+        now_s = self._appliance.clock.monotonic_s()
         with self._lock:
             self._timer = None
-            leaving = [reader for reader in self._readers if not reader.busy and reader.used_s <= before_s]
+            idle = [reader for reader in self._readers if not reader.busy]
+            leaving = [reader for reader in idle if reader.used_s <= now_s - IDLE_S]
             self._readers = [reader for reader in self._readers if reader not in leaving]
+            holds = []
+            for reader in idle:
+                if reader.hold is not None and reader.used_s <= now_s - HELD_S:
+                    holds.append(reader.hold)
+                    reader.hold = None  # whoever takes this reader next holds its point anew
             self._look_later()
+        for hold in holds:
+            _let_go(hold)
         for reader in leaving:
             reader.close()
+
+
+def _let_go(hold: ExitStack) -> None:
+    try:
+        hold.close()
+    except (StrongroomError, ImagingError, OSError) as err:
+        _log.warning("a hold on a point whose files were read stays for now, and is let go of later: %s", err)

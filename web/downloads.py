@@ -31,6 +31,7 @@ from web.server import TooManyStreams
 
 _log = logging.getLogger("strongroom.web")
 MIME_TYPE: Final = "application/octet-stream"
+CAUTION: Final = "Strongroom-Caution"
 OFFSET_MAX: Final = 1 << 40
 _ASK_S: Final = 10.0
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._ -]")
@@ -40,10 +41,12 @@ Carried = Generator["Taken | bytes"]
 """First what it is, then its bytes."""
 
 
-def download(chosen: Chosen, who: Actor, performing: AbstractContextManager[Doing]) -> Response:
+def download(
+    chosen: Chosen, who: Actor, performing: AbstractContextManager[Doing], disk: str | None = None
+) -> Response:
     """A file as it is, or a folder as a tar. `performing`: the act, which lasts as long as the answer does; what is
     wrong with it, or with what is asked for, is raised here. ServiceUnavailable: as many as may are carried."""
-    carried = _cut_off(_carried(chosen, who, performing), g.get("request_id", "?"))
+    carried = _cut_off(_carried(chosen, who, performing, disk), g.get("request_id", "?"))
     try:
         taken = cast(Taken, next(carried))
     except TooManyStreams:
@@ -51,6 +54,9 @@ def download(chosen: Chosen, who: Actor, performing: AbstractContextManager[Doin
     response = Response(cast("Iterator[bytes]", carried), mimetype=MIME_TYPE)
     if taken.size_bytes is not None:
         response.content_length = taken.size_bytes
+        response.last_modified = taken.entry.modified_utc
+    if taken.caution:
+        response.headers[CAUTION] = taken.caution
     plain_name, exact = names_of(taken.name)
     response.headers["Content-Disposition"] = f"attachment; filename=\"{plain_name}\"; filename*=UTF-8''{exact}"
     return response
@@ -76,14 +82,14 @@ def shown_name(name: str) -> str:
     return shown((name,))[1:]
 
 
-def _carried(chosen: Chosen, who: Actor, performing: AbstractContextManager[Doing]) -> Carried:
+def _carried(chosen: Chosen, who: Actor, performing: AbstractContextManager[Doing], disk: str | None) -> Carried:
     """First what it is, once it is known that it can be read; then all of it. The act is over when this is, or when
     whoever wanted it has gone. TooManyStreams; NoLongerAllowed."""
     place, here = place_asked(), appliance()
     with (
         parts().streams.one() as over,
         performing as doing,
-        files().take(chosen.point, place) as taken,
+        files().take(chosen.point, place, disk) as taken,
     ):
         first = next(taken.pieces, None)
         yield taken

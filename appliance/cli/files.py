@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,8 @@ from appliance.cli.output import emit_json, is_terminal, moment, say, size, tabl
 from appliance.cli.session import EXIT_PARTLY, Session, exit_with, json_option, pass_session, point_option
 
 if TYPE_CHECKING:
-    from appliance.services.files.service import FilesService, Taken
-    from imaging.filesystems.entries import Entry, Volume
-    from imaging.points import Point
+    from appliance.services.files.service import Seen, Taken
+    from imaging.filesystems.entries import Entry
 
 _PAGE = 500
 
@@ -43,15 +41,14 @@ def list_files(session: Session, name: str, place: str | None, point: str, disk:
       strongroom files list web-1 --point latest
       strongroom files list web-1 --point latest vda1:/etc
     """
-    service = _service(session)
-    found = service.point(name, point)
+    found = session.files().of(name, point)
     if place is None:
-        _volumes(found, service.volumes(found, disk), as_json)
+        _volumes(found.id, found.volumes(disk), as_json)
         return
-    first = service.listing(found, place, 0, _PAGE, disk)
+    first = found.listing(place, 0, _PAGE, disk)
     entries = list(first.listing.entries)
     while len(entries) < first.listing.total:
-        entries += service.listing(found, place, len(entries), _PAGE, disk).listing.entries
+        entries += found.listing(place, len(entries), _PAGE, disk).listing.entries
     if as_json:
         emit_json(
             {
@@ -107,14 +104,15 @@ def get(
         raise TargetUnfit(target, "several were asked for", "Give a folder that exists.")
     if target == "-" and is_terminal(sys.stdout):
         raise TargetUnfit(target, "it is a terminal", "Redirect standard output to a file or a program.")
-    service = _service(session)
-    found = service.point(name, point)
+    found = session.files().of(name, point)
     left_out = 0
     for place in places:
-        with service.take(found, place, disk) as taken:
+        with found.take(place, disk) as taken:
             _get(session, taken, target, force)
             if taken.caution:
                 tell(f"note: {taken.caution}")
+            if session.url is not None and taken.size_bytes is None:
+                tell("note: a file at the end of the tar names what could not be read, if there was something")
             for line in taken.tar.left_out if taken.tar is not None else ():
                 warn(f"left out: {line}")
                 left_out += 1
@@ -138,28 +136,18 @@ def _get(session: Session, taken: Taken, target: str, force: bool) -> None:
     say(str(path))
 
 
-def _service(session: Session) -> FilesService:
-    from appliance.services.files.service import FilesService
-    from appliance.services.files.sessions import Sessions
-
-    sessions = session.closing.enter_context(closing(Sessions(session.appliance)))
-    return FilesService(session.appliance, sessions)
-
-
-def _volumes(point: Point, volumes: tuple[Volume, ...], as_json: bool) -> None:
-    from appliance.services.files.service import caution
-
-    words = {volume.name: caution(volume, point.manifest.consistency) for volume in volumes}
+def _volumes(point: str, seen: tuple[Seen, ...], as_json: bool) -> None:
+    volumes = [(each.volume, each.caution) for each in seen]
     if as_json:
         emit_json(
             {
-                "point": point.id,
+                "point": point,
                 "volumes": [
                     {
                         "name": volume.name, "disk": volume.disk, "kind": volume.kind, "label": volume.label,
-                        "size_bytes": volume.size_bytes, "problem": volume.problem, "caution": words[volume.name],
+                        "size_bytes": volume.size_bytes, "problem": volume.problem, "caution": caution,
                     }
-                    for volume in volumes
+                    for volume, caution in volumes
                 ],
             }
         )  # fmt: skip
@@ -167,8 +155,8 @@ def _volumes(point: Point, volumes: tuple[Volume, ...], as_json: bool) -> None:
     table(
         ["volume", "disk", "holds", "label", "size", "remarks"],
         [
-            (each.name, each.disk, each.kind, each.label, size(each.size_bytes), each.problem or words[each.name])
-            for each in volumes
+            (each.name, each.disk, each.kind, each.label, size(each.size_bytes), each.problem or caution)
+            for each, caution in volumes
         ],
         right=["size"],
         empty="The restore point has no disk.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from appliance.progress import Progress
     from appliance.remote.client import Client
+    from appliance.remote.files import RemoteFiles
     from appliance.remote.services import (
         RemoteInventory,
         RemotePlanning,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         RemoteQueue,
         RemoteRecoveries,
     )
+    from appliance.services.files.service import FilesService
     from appliance.services.inventory import InventoryService
     from appliance.services.planning import PlanningService
     from appliance.services.points import PointService
@@ -93,6 +95,16 @@ class Session:
         from appliance.services.points import PointService
 
         return PointService(self.appliance)
+
+    def files(self) -> FilesService | RemoteFiles:
+        if self.url is not None:
+            from appliance.remote.files import RemoteFiles
+
+            return RemoteFiles(self.client)
+        from appliance.services.files.service import FilesService
+        from appliance.services.files.sessions import Sessions
+
+        return FilesService(self.appliance, self.closing.enter_context(closing(Sessions(self.appliance))))
 
     def inventory(self) -> InventoryService | RemoteInventory:
         if self.url is not None:

@@ -13,6 +13,7 @@ import re
 import ssl
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -34,6 +35,7 @@ from appliance.remote.errors import (
 Value = TypeVar("Value")
 _TIMEOUT: Final = urllib3.Timeout(connect=10, read=180)  # a machine is started while we wait
 _ANSWER_BYTES_MAX: Final = 64 << 20
+_PIECE_BYTES: Final = 1 << 20
 _PAGE: Final = 500
 _PROBLEM: Final = "application/problem+json"
 _AWAY: Final = (
@@ -41,6 +43,7 @@ _AWAY: Final = (
     " (127.0.0.1 is not)."
 )
 _BEGUN: Final = "What was asked for may be done all the same: look before you ask for it again."
+_CUT_OFF: Final = "It broke off within what was asked for: the log of 'strongroom serve' and the audit there say why."
 _UNAUTHORIZED: Final = (
     "'strongroom token add' there makes another, 'token list' tells until when each is good; it goes into"
     " STRONGROOM_TOKEN, or the file of --token-file."
@@ -103,12 +106,11 @@ class Client:
         self, method: str, path: str, query: Mapping[str, object] | None, document: Mapping[str, object] | None = None
     ) -> Any:
         """RemoteRefused, RemoteUntrusted, RemoteUnreachable, RemoteUnknown."""
-        stated = {name: value for name, value in (query or {}).items() if value is not None}
-        address = f"{self.url}/api/v1{path}" + (f"?{urlencode(stated, doseq=True)}" if stated else "")
+        address = self._address(path, query)
         headers, body = self._headers, None
         if document is not None:
             headers, body = {**headers, "Content-Type": "application/json"}, json.dumps(document).encode()
-        try:
+        with self._failing(method):
             answer = self._pool.request(
                 method, address, body=body, headers=headers, redirect=False, preload_content=False
             )
@@ -116,18 +118,48 @@ class Client:
                 data = answer.read(_ANSWER_BYTES_MAX + 1)
             finally:
                 answer.release_conn()
+        return self._read_answer(method, path, answer.status, answer.headers.get("Content-Type", ""), data)
+
+    @contextmanager
+    def stream(self, path: str, query: Mapping[str, object]) -> Iterator[tuple[Mapping[str, str], Iterator[bytes]]]:
+        """What is no JSON, piece by piece: its headers, and pieces of which none is lacking at their end. As `get`."""
+        with ExitStack() as closing:
+            with self._failing("GET"):
+                answer = self._pool.request(
+                    "GET", self._address(path, query), headers=self._headers, redirect=False, preload_content=False
+                )
+                closing.callback(answer.close)
+                data = b"" if answer.status == 200 else answer.read(_ANSWER_BYTES_MAX + 1)
+            if answer.status != 200:
+                self._read_answer("GET", path, answer.status, answer.headers.get("Content-Type", ""), data)
+                raise RemoteUnknown(self.url, f"status {answer.status} where a file was asked for")
+            yield answer.headers, self._pieces(answer)
+
+    def _pieces(self, answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        with self._failing("GET", _CUT_OFF):
+            yield from answer.stream(_PIECE_BYTES)
+
+    def _address(self, path: str, query: Mapping[str, object] | None) -> str:
+        stated = {name: value for name, value in (query or {}).items() if value is not None}
+        told = urlencode(stated, doseq=True, errors="surrogateescape")  # names of files are not all text
+        return f"{self.url}/api/v1{path}" + (f"?{told}" if told else "")
+
+    @contextmanager
+    def _failing(self, method: str, hint: str = "") -> Iterator[None]:
+        """RemoteUntrusted, RemoteUnreachable, for what fails on the way."""
+        try:
+            yield
         except SSLError as err:
             raise RemoteUntrusted(self.url, _reason(err), _certificate_hint(err)) from err
         except HTTPError as err:
             sent = not isinstance(err, (NewConnectionError, ConnectTimeoutError))
-            hint = _BEGUN if sent and method != "GET" else _AWAY
+            hint = hint or (_BEGUN if sent and method != "GET" else _AWAY)
             raise RemoteUnreachable(self.url, _reason(err), hint) from err
-        if len(data) > _ANSWER_BYTES_MAX:
-            raise RemoteUnknown(self.url, "its answer is too large")
-        return self._read_answer(method, path, answer.status, answer.headers.get("Content-Type", ""), data)
 
     def _read_answer(self, method: str, path: str, status: int, mime_type: str, data: bytes) -> Any:
         """RemoteRefused, RemoteUnknown."""
+        if len(data) > _ANSWER_BYTES_MAX:
+            raise RemoteUnknown(self.url, "its answer is too large")
         if status == 204:
             return None
         if mime_type.partition(";")[0] not in ("application/json", _PROBLEM):

@@ -85,8 +85,8 @@ class OnlyHere(StrongroomError):
         super().__init__(
             f"'{command}' works on the appliance's own machine only, and not with --url",
             hint="Give it there. With --url go: run, backup --queue, restore --queue, vm list, point list |"
-            " protect | delete, recovery start | list | migrate | discard, policy add | edit | remove | list | show |"
-            " preview | pause | resume, plan, report, status.",
+            " protect | delete, files list | get, recovery start | list | migrate | discard, policy add | edit |"
+            " remove | list | show | preview | pause | resume, plan, report, status.",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ from appliance.remote.client import Client
 from appliance.remote.errors import RemoteUnknown
 from appliance.services.access import Via
 from appliance.services.access.audits import AuditService
+from tests.lab.filesystems import make_ext, make_tree
 from tests.unit.api_site import Site, serving, site
 from tests.unit.cli_runner import CommandLine, Ran
 
@@ -112,6 +114,43 @@ def test_runs_are_asked_for_shown_cancelled_and_asked_for_again(remote: Elsewher
     assert "there is no run ffff" in remote("run", "show", "ffff").error()
     done = remote("run", "list", "--state", "succeeded", "--json").json()[0]["id"]
     assert remote("run", "show", done, "--log").out == here("run", "show", done, "--log").out != ""
+
+
+def test_files_are_listed_and_taken_here_of_points_there(remote: Elsewhere, here: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    tree = make_tree(tmp_path / "tree")
+    image = make_ext(tmp_path / "fs", tree)
+    made = here("backup", "--image", str(image), "--format", "raw", "--name", "files")
+    assert made.code == 0, made.err
+    at = ("files", "--point", "latest")
+    for words in ((), ("--disk", "disk"), ("/docs",), ("disk:/unix",)):
+        for form in ((), ("--json",)):
+            there, found = here("files", "list", *at, *words, *form), remote("files", "list", *at, *words, *form)
+            assert (found.code, found.out, found.err) == (there.code, there.out, there.err)
+    out = tmp_path / "out"
+    out.mkdir()
+    got = remote("files", "get", *at, "/sparse", "disk:/docs/data.bin", "/unix/no \udcff utf-8", "--to", str(out))
+    assert got.code == 0, got.err
+    for path in (tree / "sparse", tree / "docs" / "data.bin"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+        assert (out / path.name).stat().st_mtime == int(path.stat().st_mtime)
+    assert (out / "sparse").stat().st_blocks * 512 < 2 << 20
+    assert (out / r"no \xff utf-8").read_text() == "n"
+    tar = remote("files", "get", *at, "/docs", "--to", str(out))
+    assert "a file at the end of the tar" in tar.err
+    with tarfile.open(out / "docs.tar") as members:
+        assert "docs/deep/Grüße.txt" in members.getnames()
+    assert "exists already" in remote("files", "get", *at, "/docs", "--to", str(out)).error()
+    for place in ("/none", "/unix/link", "/docs/../x"):
+        get = ("files", "get", *at, place, "--to", str(out))
+        refused = remote(*get)
+        assert (refused.code, refused.error()) == (1, here(*get).error())
+    assert len(list(out.iterdir())) == 4
+    entry = AuditService(remote.site.appliance).newest(limit=1)[0]
+    assert "nowhere" in remote("files", "list", "nowhere", "--point", "latest").error()
+    assert entry.act == "file.read"
+    theirs = remote.site.token_of(Role.RESTORER, grants=(Selector((Clause(image="office"),)),))
+    assert "there is no machine shop" in remote("files", "list", "shop", "--point", "latest", token=theirs).error()
 
 
 def test_a_policy_is_added_changed_and_removed_with_what_would_go_told_first(

@@ -175,6 +175,7 @@ def tenants(made: Site) -> Tenants:
         "POST /restores/in-place": image | {"what": "whole", "host": "tested", "typed": "shop"},
         "POST /restores/disk": image | {"what": "disk:disk", "target": "/nowhere/copy.qcow2", "format": "raw"},
         "POST /recoveries": {"machine": key, "point": point, "host": "tested", "name": "copy"},
+        f"GET {_API}/points/meant": {"machine": key},
         f"GET {_API}/points/<id>/file": {"place": "/"}, f"GET {_API}/points/<id>/files": {"place": "/"},
         f"POST {_API}/recoveries": image,
         f"POST {_API}/runs": {"machine": _UUID},

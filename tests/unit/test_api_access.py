@@ -43,6 +43,7 @@ ACTS: dict[str, str] = {
     "GET /points": Act.POINT_SEE,
     "DELETE /points/<id>": Act.POINT_DELETE,
     "GET /points/<id>": Act.POINT_SEE,
+    "GET /points/meant": Act.POINT_SEE,
     "GET /points/<id>/file": Act.FILE_READ,
     "GET /points/<id>/files": Act.FILE_BROWSE,
     "GET /points/<id>/volumes": Act.FILE_BROWSE,

@@ -21,6 +21,7 @@ from appliance.audit import AuditEntry
 from appliance.policy.selectors import Clause, Selector
 from appliance.services.access.audits import AuditService
 from appliance.services.accounts.setting_up import SetUpService
+from appliance.services.accounts.signing_in import token_hash
 from tests.lab.disks import run_tool
 from tests.lab.filesystems import MIB, make_ext, make_tree
 from tests.unit.api_site import Site, serving, site
@@ -97,6 +98,17 @@ def test_volumes_folders_and_files(scene: Scene) -> None:
         assert api.ask("GET", f"{at}/{query}").status_code == status, query
 
 
+def test_the_point_that_is_meant_is_told_to_who_sees_its_machine(scene: Scene) -> None:
+    api = scene.api
+    theirs = api.token_of(Role.RESTORER, grants=(Selector((Clause(image="web"),)),))
+    assert api.get("/points/meant?machine=image:web", token=theirs)["id"] == scene.point
+    assert api.get(f"/points/meant?machine=web&point={scene.point[:8]}", token=theirs)["id"] == scene.point
+    for query in ("machine=shop", "machine=nowhere", "machine=web&point=1999-01-01"):
+        refused = api.ask("GET", f"/points/meant?{query}", token=theirs)
+        assert (refused.status_code, "office" in refused.text) == (404, False), refused.text
+    assert api.ask("GET", "/points/meant?machine=nowhere").status_code == 404
+
+
 def test_a_download_ends_soon_after_the_right_to_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """By token and by session; while it is good, all of it comes."""
     api, catalog = scene.api, scene.api.appliance.catalog
@@ -113,8 +125,9 @@ def test_a_download_ends_soon_after_the_right_to_it(scene: Scene, monkeypatch: p
         return iter(admin.client.get(path, base_url=BASE, buffered=False).iter_encoded())
 
     def revoke() -> None:
-        (record,) = (each for each in catalog.tokens.list() if each.role is Role.RESTORER)
-        catalog.tokens.revoke(record.id, api.appliance.clock.now_utc())
+        found = catalog.tokens.find(token_hash(token))
+        assert found is not None
+        catalog.tokens.revoke(found[0].id, api.appliance.clock.now_utc())
 
     ways: tuple[tuple[Callable[[], Iterator[bytes]], Callable[[], None]], ...] = (
         (by_token, revoke),

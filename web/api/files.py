@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from flask import Response
 from pydantic import BaseModel, Field
 
 from appliance.services.access import Act
-from appliance.services.files.service import PAGE_MAX, Chosen, Entry, Found, Kind, Volume, caution
+from appliance.services.files.service import PAGE_MAX, Chosen, Entry, Found, Seen, Volume
 from appliance.services.points import PointService, record_of
 from web import downloads
 from web.acts import act
@@ -37,7 +37,7 @@ class VolumeSeen(_Volume):  # type: ignore[misc,valid-type]
 
 class FileEntry(Out):
     name: str = Field(description="As it can be shown: what is no text is written as `\\xff`.")
-    kind: Kind
+    kind: Literal["file", "folder", "link", "other"]
     size_bytes: int
     modified_utc: datetime | None
     mode: int | None
@@ -61,7 +61,11 @@ class Folder(Out):
 VolumeList: Final = list_of(VolumeSeen)
 
 
-class PlaceQuery(BaseModel):
+class DiskQuery(BaseModel):
+    disk: str | None = Field(None, min_length=1, max_length=64, description="Only volumes of this disk.")
+
+
+class PlaceQuery(DiskQuery):
     place: str = Field(min_length=1, max_length=4096, description=_PLACE)
 
 
@@ -72,11 +76,11 @@ class FolderQuery(PlaceQuery):
 
 @resources.get("/points/<id>/volumes", summary="Volumes of a restore point's disks", responses={200: VolumeList})
 @act(Act.FILE_BROWSE)
-def list_volumes(path: Id) -> Response:
+def list_volumes(path: Id, query: DiskQuery) -> Response:
     chosen = _chosen(path.id)
     with performing(chosen.subject):
-        found = files().volumes(chosen.point)
-    return send(VolumeList, {"items": [_volume(each, chosen) for each in found]})
+        found = files().volumes(chosen.point, query.disk)
+    return send(VolumeList, {"items": [_volume(each) for each in found]})
 
 
 @resources.get("/points/<id>/files", summary="A folder of a restore point", responses={200: Folder})
@@ -85,7 +89,7 @@ def list_folder(path: Id, query: FolderQuery) -> Response:
     """Folders first, then by name."""
     chosen = _chosen(path.id)
     with performing(chosen.subject):
-        found = files().listing(chosen.point, place_asked(), query.offset, query.limit)
+        found = files().listing(chosen.point, place_asked(), query.offset, query.limit, query.disk)
     end = query.offset + len(found.listing.entries)
     return send(
         Folder,
@@ -104,7 +108,7 @@ def take_file(path: Id, query: PlaceQuery) -> Response:
     """It comes piece by piece. What cannot be whole, as a chunk is damaged, or the token does not count any more, is
     cut off: a file is shorter than `Content-Length`, and a tar ends without its last chunk."""
     chosen = _chosen(path.id)
-    return downloads.download(chosen, caller(), performing(chosen.subject))
+    return downloads.download(chosen, caller(), performing(chosen.subject), query.disk)
 
 
 def _chosen(wanted: str) -> Chosen:
@@ -112,14 +116,13 @@ def _chosen(wanted: str) -> Chosen:
     return Chosen(point, subjects().point(record_of(point)))
 
 
-def _volume(volume: Volume, chosen: Chosen) -> dict[str, Any]:
-    words = caution(volume, chosen.point.manifest.consistency) if volume.readable else ""
-    return values_of(_Volume, volume) | {"caution": words, "place": _encoded(f"{volume.name}:/")}
+def _volume(seen: Seen) -> dict[str, Any]:
+    return values_of(_Volume, seen.volume) | {"caution": seen.caution, "place": _encoded(f"{seen.volume.name}:/")}
 
 
 def _entry(found: Found, entry: Entry) -> dict[str, Any]:
     return {
-        "name": shown_name(entry.name), "kind": entry.kind, "size_bytes": entry.size_bytes,
+        "name": shown_name(entry.name), "kind": entry.kind.value, "size_bytes": entry.size_bytes,
         "modified_utc": entry.modified_utc, "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
         "link": shown_name(entry.link) if entry.link else "", "problem": entry.problem,
         "place": _encoded(place_inside(found, entry.name)),

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Final
 from flask import Response
 from pydantic import AfterValidator, BaseModel, Field
 
+from appliance.catalog.errors import RecordMissing
 from appliance.models import PointRecord
 from appliance.paging import Page
 from appliance.proofs import Checked
 from appliance.services.access import Act
 from appliance.services.browsing import PointFilter
-from appliance.services.points import PointDetails, PointService, record_of
+from appliance.services.points import NotProtected, PointDetails, PointService, record_of
 from web.acts import act
 from web.api.callers import appliance, browsing, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
@@ -50,6 +51,11 @@ class PointQuery(Paged):
     until_utc: Annotated[datetime, AfterValidator(aware)] | None = None
 
 
+class Meant(BaseModel):
+    machine: str = Field(min_length=1, max_length=1024, description="A name, a UUID, vm:NAME or image:NAME.")
+    point: str = Field("latest", min_length=1, max_length=64, description="An id, 'latest', or a time.")
+
+
 class Allowed(BaseModel):
     request: str | None = Field(
         None, pattern="^[0-9a-f]{4,32}$", description="The request of a guarded repository that allows it."
@@ -69,6 +75,21 @@ def list_points(query: PointQuery) -> Response:
     page = browsing().points(wanted, after=query.after, limit=query.limit, may_see=may_see)
     items = tuple(values_of(_Point, each.point) | {"checked": each.checked} for each in page.items)
     return send_page(PointPage, Page(items, page.next, page.total))
+
+
+@resources.get("/points/meant", summary="The restore point that is meant", responses={200: _Point})
+@act(Act.POINT_SEE)
+def meant_point(query: Meant) -> Response:
+    """If that is damaged, it is an error: no older one is given instead."""
+    may_see = visible()
+    if may_see is not None and not any(may_see(machine) for machine in subjects().named(query.machine)):
+        raise RecordMissing("machine", query.machine)
+    try:
+        point = record_of(PointService(appliance()).resolve(query.point, query.machine))
+    except NotProtected as err:
+        raise RecordMissing("restore point of", query.machine) from err  # its hint names machines of others
+    looking(subjects().point(point))
+    return send(_Point, point)
 
 
 @resources.get("/points/<id>", summary="A restore point, and what keeps it", responses={200: PointSeen})

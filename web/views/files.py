@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, render_template, request, url_for
 
 from appliance.services.access import Act
-from appliance.services.files.service import Chosen, Found, caution
+from appliance.services.files.service import Chosen, Found
 from web import downloads
 from web.acts import act
 from web.current import files
@@ -33,11 +33,10 @@ def page(id: str) -> str:
 
 
 def _volumes_page(chosen: Chosen) -> str:
-    volumes, consistency = files().volumes(chosen.point), chosen.point.manifest.consistency
-    cautions = [caution(volume, consistency) for volume in volumes if volume.readable]
-    return render_template(
-        "files/page.html", volumes=volumes, cautions=dict.fromkeys(filter(None, cautions)), **_common(chosen)
-    )
+    seen = files().volumes(chosen.point)
+    cautions = dict.fromkeys(each.caution for each in seen if each.caution)
+    volumes = [each.volume for each in seen]
+    return render_template("files/page.html", volumes=volumes, cautions=cautions, **_common(chosen))
 
 
 def _folder_page(chosen: Chosen, found: Found, offset: int) -> str:

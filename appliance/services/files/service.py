@@ -7,7 +7,7 @@ every download says on which point and where, for the audit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from imaging.points import Point
 
 __all__ = [
-    "PAGE_MAX", "Chosen", "Entry", "FilesService", "Found", "Kind", "Piece", "Taken", "Volume", "caution",
+    "PAGE_MAX", "Chosen", "Entry", "FilesService", "Found", "Piece", "PointFiles", "Seen", "Taken",
+    "Volume",
 ]  # fmt: skip
 _CRASH: Final = "crash"
 
@@ -41,8 +42,16 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A volume. `caution`: why the newest changes may be missing; "" where they are not, or it cannot be read."""
+
+    volume: Volume
+    caution: str
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """A part of a folder. `caution`: why the newest changes may be missing; "" where they are not."""
+    """A part of a folder. `caution`: as `Seen` has it."""
 
     volume: Volume
     path: Path
@@ -69,9 +78,9 @@ class FilesService:
         self._appliance = appliance
         self._sessions = sessions
 
-    def point(self, name: str, wanted: str) -> Point:
-        """As `PointService.resolve`."""
-        return PointService(self._appliance).resolve(wanted, name)
+    def of(self, name: str, wanted: str) -> PointFiles:
+        """Those of a point; as `PointService.resolve`."""
+        return PointFiles(self, PointService(self._appliance).resolve(wanted, name))
 
     def chosen(self, id: str) -> Chosen:
         """By the whole id. PointNotFound, Damaged."""
@@ -80,13 +89,15 @@ class FilesService:
             raise PointNotFound(id)
         return Chosen(point, Subjects(self._appliance).point(record_of(point)))
 
-    def volumes(self, point: Point, disk: str | None = None) -> tuple[Volume, ...]:
+    def volumes(self, point: Point, disk: str | None = None) -> tuple[Seen, ...]:
         """Of all disks, or of one. DiskNotOnPoint; FilesError, ImagingError."""
         if disk is not None:
             choose_disk(point.manifest, disk)
         about(point_subject(point))
         with self._sessions.one(point) as session:
-            return tuple(volume for volume in session.volumes() if disk in (None, volume.disk))
+            found = [volume for volume in session.volumes() if disk in (None, volume.disk)]
+        consistency = point.manifest.consistency
+        return tuple(Seen(each, _caution(each, consistency) if each.readable else "") for each in found)
 
     def listing(
         self, point: Point, place: str, offset: int = 0, limit: int = PAGE_MAX, disk: str | None = None
@@ -96,7 +107,7 @@ class FilesService:
             volume, path = _placed(session, place, disk)
             about(point_subject(point), volume=volume.name, path=shown(path))
             listing = session.listing(volume.name, path, offset, min(limit, PAGE_MAX))
-            return Found(volume, path, listing, caution(volume, point.manifest.consistency))
+            return Found(volume, path, listing, _caution(volume, point.manifest.consistency))
 
     @contextmanager
     def take(self, point: Point, place: str, disk: str | None = None) -> Iterator[Taken]:
@@ -105,7 +116,7 @@ class FilesService:
             volume, path = _placed(session, place, disk)
             about(point_subject(point), volume=volume.name, path=shown(path))
             entry = session.stat(volume.name, path)
-            words = caution(volume, point.manifest.consistency)
+            words = _caution(volume, point.manifest.consistency)
             name = path[-1] if path else volume.name.replace("/", "-")
             if entry.kind is Kind.FOLDER:
                 tar = Tar(session, volume.name, path, name)
@@ -124,7 +135,25 @@ class FilesService:
                 pieces.close()  # type: ignore[attr-defined]  # a generator
 
 
-def caution(volume: Volume, consistency: str) -> str:
+class PointFiles:
+    """Of one restore point. Borrows the service."""
+
+    def __init__(self, service: FilesService, point: Point) -> None:
+        self._service = service
+        self._point = point
+        self.id = point.id
+
+    def volumes(self, disk: str | None = None) -> tuple[Seen, ...]:
+        return self._service.volumes(self._point, disk)
+
+    def listing(self, place: str, offset: int, limit: int, disk: str | None = None) -> Found:
+        return self._service.listing(self._point, place, offset, limit, disk)
+
+    def take(self, place: str, disk: str | None = None) -> AbstractContextManager[Taken]:
+        return self._service.take(self._point, place, disk)
+
+
+def _caution(volume: Volume, consistency: str) -> str:
     """Journals are not replayed: of which volumes that may show."""
     if volume.journal is Journal.PENDING:
         return "Its journal holds changes that were not written to their places yet: the newest may be missing here."

@@ -7,7 +7,7 @@ is not in a state for it. What is no error of ours has no kind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -111,6 +111,11 @@ _USAGE: Final = 2  # the exit code of what whoever asked can mend by asking othe
 
 def failure_of(error: Exception) -> Failure | None:
     """None: it is nothing that we raise on purpose, and what it says is for the log alone."""
+    if isinstance(
+        error, restore.NotPossible
+    ):  # told is what stands in the way, and of which part of the question that is
+        told = failure_of(error.why)
+        return None if told is None else replace(told, facts=told.facts | error.facts)
     if isinstance(error, StrongroomError):
         return Failure(_kind(error), type(error).__name__, str(error), error.hint, dict(error.facts))
     if isinstance(error, imaging.ImagingError):

@@ -16,9 +16,8 @@ from appliance.models import RunArguments, RunKind, RunState
 from appliance.services import repositories
 from appliance.services.points import DiskNotOnPoint
 from appliance.services.queue.service import NotRepeatable, QueueService
-from appliance.services.restore.errors import NotAMachine
+from appliance.services.restore.errors import NotAMachine, NotPossible
 from appliance.settings import load
-from imaging.errors import TargetRefused
 from tests.integration.queueing import Queueing, queueing
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -92,9 +91,10 @@ def test_a_restore_to_a_place_on_a_machine_that_is_gone_is_not_repeated(site: Qu
 
 def test_a_restore_that_fails_is_not_tried_again_by_itself(site: Queueing) -> None:
     target = site.folder / "there-already"
-    target.write_text("precious")
+    id = asked(site, "restore", "web", "--point", "latest", "--to", str(target))
+    target.write_text("precious")  # the place was free when it was asked for
     with site.serving():
-        run = site.wait(asked(site, "restore", "web", "--point", "latest", "--to", str(target)), RunState.FAILED)
+        run = site.wait(id, RunState.FAILED)
         assert "there-already" in (run.error or "")
         assert run.attempts == 1
         assert target.read_text() == "precious"
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused_when_it_is_asked_for(site: Queueing) -> None:
         service.ask_restore("web", "latest", "here", new_name="copy")
     with pytest.raises(DiskNotOnPoint):
         service.ask_restore_disk("web", "latest", "vdb", site.folder / "x", "raw")
-    with pytest.raises(TargetRefused, match="'vdi' is not a format"):
+    with pytest.raises(NotPossible, match="'vdi' is not a format"):
         service.ask_restore_disk("web", "latest", None, site.folder / "x", "vdi")
     with pytest.raises(NoHome):
         service.ask_copy(site.folder / "absent")

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,9 +195,17 @@ def test_the_repository_is_verified_and_collected_by_runs(api: Site) -> None:
 
 def test_a_disk_is_restored_to_a_file_by_an_admin(api: Site) -> None:
     wanted = {"machine": "image:office", "target": str(api.image.parent / "restored.raw"), "format": "raw"}
-    made = api.post("/restores/disk", wanted)
+    for target, why in ((api.image, "exists already"), ("/nowhere/at/all", "folder")):
+        refused = problem(api.post("/restores/disk", wanted | {"target": str(target)}), 422)
+        assert (refused["type"], refused["facts"]["part"]) == ("urn:strongroom:error:TargetRefused", "target")
+        assert why in refused["detail"]
+    once = {"headers": {"Idempotency-Key": "one-restore"}}
+    made = api.post("/restores/disk", wanted, **once)
     assert made.status_code == 201, made.text
     assert made.json is not None
+    Path(wanted["target"]).touch()  # as the run leaves it: asked for again it is that run, and nothing is in its way
+    again = api.post("/restores/disk", wanted, **once)
+    assert (again.status_code, again.json["id"] if again.json else "") == (200, made.json["id"])
     assert made.json["arguments"]["target"] == wanted["target"]
     assert api.post(f"/runs/{made.json['id']}/cancel").status_code == 200
     problem(api.post("/restores/disk", wanted, token=api.token_of(Role.OPERATOR)), 403)

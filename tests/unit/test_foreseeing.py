@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from appliance.bootstrap import Appliance
-from appliance.services.restore.foreseeing import Asked, ForeseeingService, NotPossible
+from appliance.services.restore.errors import Asked, NotPossible
+from appliance.services.restore.foreseeing import ForeseeingService
 from appliance.settings import load
 from tests.unit.cli_runner import CommandLine
 

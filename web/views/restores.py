@@ -21,7 +21,8 @@ from appliance.services.access import Act
 from appliance.services.access.errors import NotAllowed
 from appliance.services.browsing import MachineRow, TimePoint
 from appliance.services.queue.service import QueueService
-from appliance.services.restore.foreseeing import FORMATS, ForeseeingService, Foreseen, NotPossible
+from appliance.services.restore.errors import NotPossible
+from appliance.services.restore.foreseeing import FORMATS, ForeseeingService, Foreseen
 from web.acts import act
 from web.current import appliance, browsing
 from web.forms import FormWrong, choice, required, text

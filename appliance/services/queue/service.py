@@ -27,7 +27,7 @@ from appliance.services.queue.messages import QueueUnusable, Wakes
 from appliance.services.restore.errors import NotAMachine
 from appliance.services.restore.planning import check_local, check_name
 from appliance.services.spawning import WORKERS
-from imaging import convert, images
+from imaging import images
 from imaging.errors import ImagingError
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ class QueueService:
         key: Once | None = None,
     ) -> Asked:
         """Queue the restore of a whole machine, as `RestoreService.machine` does it; which point is meant is decided
-        now. StrongroomError, ImagingError."""
+        now, and whether it can be: NotPossible. StrongroomError, ImagingError."""
+        from appliance.services.restore.foreseeing import ForeseeingService
+
         if (before := self._before(key)) is not None:
             return before
         found = PointService(self._appliance).resolve(point, name)
@@ -143,6 +145,11 @@ class QueueService:
         if new_name is not None:
             check_name(new_name)
         check_local(record := self._appliance.catalog.hosts.get(host))
+        foreseeing = ForeseeingService(self._appliance)
+        if new_name is not None:
+            foreseeing.new(found.id, record.name, new_name, storage)
+        else:
+            foreseeing.in_place(found.id, record.name, force=force)
         arguments = RunArguments(found.id, new_name=new_name, storage=storage, force=force)
         run = self._restoring(found, record.name, arguments, limit_bytes_s)
         return self._put(run, key)
@@ -159,13 +166,15 @@ class QueueService:
         limit_bytes_s: int | None = None,
         key: Once | None = None,
     ) -> Asked:
-        """Queue the restore of one disk to a file of this machine, as `RestoreService.disk` does it. StrongroomError,
-        ImagingError."""
+        """Queue the restore of one disk to a file of this machine, as `RestoreService.disk` does it, if it can be now:
+        NotPossible. StrongroomError, ImagingError."""
+        from appliance.services.restore.foreseeing import ForeseeingService
+
         if (before := self._before(key)) is not None:
             return before
         found = PointService(self._appliance).resolve(point, name)
         entry = choose_disk(found.manifest, disk)
-        convert.check_format(image_format, entry.size_bytes, target)
+        ForeseeingService(self._appliance).disk(found.id, entry.name, target.absolute(), image_format, force=force)
         arguments = RunArguments(
             found.id, disk=entry.name, target=str(target.absolute()), image_format=image_format, force=force
         )

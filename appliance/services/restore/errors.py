@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 
 from appliance.errors import StrongroomError
@@ -130,3 +131,22 @@ class NoPlaceForDisk(StrongroomError):
             hint="Restore under another name with --as; its disks then go to files.",
             disk=disk,
         )
+
+
+class Asked(StrEnum):
+    """A part of the question."""
+
+    HOST = "host"
+    NAME = "name"
+    STORAGE = "storage"
+    PLACE = "place"  # that it shall be in place
+    TARGET = "target"
+    FORMAT = "format"
+
+
+class NotPossible(StrongroomError):
+    """Such a restore would be refused. `part`: what of the question has to be another; the cause says why."""
+
+    def __init__(self, part: Asked, why: Exception) -> None:
+        super().__init__(str(why), hint=getattr(why, "hint", ""), part=part.value)
+        self.part, self.why = part, why

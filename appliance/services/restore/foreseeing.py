@@ -24,10 +24,12 @@ from appliance.progress import SILENT
 from appliance.services.points import PointService, choose_disk
 from appliance.services.restore.disks import DiskRestorer
 from appliance.services.restore.errors import (
+    Asked,
     HostIsRemote,
     NameInvalid,
     NameTaken,
     NotAMachine,
+    NotPossible,
     PoolUnusable,
     WouldOverwrite,
 )
@@ -42,25 +44,6 @@ if TYPE_CHECKING:
 
 FORMATS: Final = convert.FORMATS
 _NOBODY: Final = "foreseen"  # a plan has a place for the restore that it is of; this one is of none
-
-
-class Asked(StrEnum):
-    """A part of the question."""
-
-    HOST = "host"
-    NAME = "name"
-    STORAGE = "storage"
-    PLACE = "place"  # that it shall be in place
-    TARGET = "target"
-    FORMAT = "format"
-
-
-class NotPossible(StrongroomError):
-    """Such a restore would be refused. `part`: what of the question has to be another; the cause says why."""
-
-    def __init__(self, part: Asked, why: Exception) -> None:
-        super().__init__(str(why), hint=getattr(why, "hint", ""), part=part.value)
-        self.part = part
 
 
 class Fate(StrEnum):
@@ -119,7 +102,7 @@ class ForeseeingService:
         self._appliance = appliance
 
     def hosts(self) -> tuple[HostRecord, ...]:
-        """Those that machines can be restored to: whose disks are written from here."""
+        """Those that machines can be restored to, or recovered on: whose disks are written and served from here."""
         return tuple(each for each in self._appliance.catalog.hosts.list() if each.config.transport is Transport.LOCAL)
 
     def new(self, point: str, host: str, new_name: str, storage: str | None = None) -> Foreseen:
@@ -137,12 +120,12 @@ class ForeseeingService:
                 _check_absent(Path(disk.path))
         return Foreseen(plan.name, disks, _tight(disks), notes=plan.notes)
 
-    def in_place(self, point: str, host: str) -> Foreseen:
-        """The machine over itself. NotPossible."""
+    def in_place(self, point: str, host: str, *, force: bool = True) -> Foreseen:
+        """The machine over itself; without `force`, over nothing that is there. NotPossible."""
         found = self._machine(point)
         with _telling(_OF_IN_PLACE), self._connected(host) as hypervisor:
             restorer = DiskRestorer(self._appliance, SILENT)
-            ahead = InPlace(self._appliance, hypervisor, found, restorer, SILENT).look_ahead(force=True, owner=_NOBODY)
+            ahead = InPlace(self._appliance, hypervisor, found, restorer, SILENT).look_ahead(force, _NOBODY)
         disks = tuple(
             ForeseenDisk(
                 disk.entry.name, disk.entry.size_bytes, disk.path, disk.format,
@@ -158,13 +141,15 @@ class ForeseeingService:
             saved_state=attached is not None and attached.saved_state, notes=ahead.plan.notes,
         )  # fmt: skip
 
-    def disk(self, point: str, disk: str | None, target: Path, image_format: str) -> Foreseen:
-        """One disk to a new file of this machine. NotPossible."""
+    def disk(self, point: str, disk: str | None, target: Path, image_format: str, *, force: bool = False) -> Foreseen:
+        """One disk to a file of this machine: a new one, unless with `force`. NotPossible."""
         entry = choose_disk(PointService(self._appliance).resolve(point).manifest, disk)
         with _telling({TargetRefused: Asked.FORMAT}):
             convert.check_format(image_format, entry.size_bytes, target)
         with _telling({TargetRefused: Asked.TARGET}):
-            _check_new(target)
+            if not force:
+                _check_absent(target)
+            _check_folder_of(target)
             disks = (ForeseenDisk(entry.name, entry.size_bytes, str(target), image_format, Fate.NEW),)
             tight = _tight(disks)
             if tight and image_format == "vpc":  # of that format the file has the size of the disk
@@ -237,9 +222,8 @@ def _telling(parts: _Parts) -> Iterator[None]:
         raise NotPossible(part, err) from err
 
 
-def _check_new(target: Path) -> None:
+def _check_folder_of(target: Path) -> None:
     """TargetRefused."""
-    _check_absent(target)
     if not target.parent.is_dir():
         raise TargetRefused(str(target), "its folder does not exist", hint="choose a folder that exists")
     if not os.access(target.parent, os.W_OK | os.X_OK):

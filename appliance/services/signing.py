@@ -26,7 +26,9 @@ from appliance.services.points import PointService
 from appliance.services.repositories import RepositoryService
 from imaging.errors import ImagingError, PointNotFound
 from imaging.guard.errors import (
-    NothingToAsk,
+    NothingToAsk as NothingToAsk,
+)
+from imaging.guard.errors import (
     PassphraseWrong,
     PersonKeyLost,
     PersonUnknown,

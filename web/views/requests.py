@@ -16,11 +16,12 @@ from appliance.errors import StrongroomError
 from appliance.services.access import Act, Subject
 from appliance.services.accounts.errors import Throttled
 from appliance.services.guard import GuardService
-from appliance.services.signing import NotSigned, SigningService, What
+from appliance.services.signing import NothingToAsk, NotSigned, SigningService, What
 from web.acts import act
 from web.current import appliance, open_requests
 from web.forms import choice, required, text
 from web.guarding import actor, performing
+from web.rendering import sentence
 
 blueprint = Blueprint("requests", __name__)
 _OVER: Final = 50
@@ -39,7 +40,8 @@ def listing() -> str:
     service = GuardService(appliance())
     told, damaged = service.requests(closed=True)
     return render_template(
-        "requests/listing.html", rules=service.state().rules, damaged=damaged, title="Requests",
+        "requests/listing.html", rules=service.state().rules, persons=service.persons(), damaged=damaged,
+        title="Requests",
         going=[each for each in reversed(told) if each.request.standing.is_open],
         over=[each for each in reversed(told) if not each.request.standing.is_open][:_OVER],
     )  # fmt: skip
@@ -55,8 +57,12 @@ def count() -> Response | str:
 
 @blueprint.get("/requests/new")
 @act(Act.REQUEST_ASK)
-def new() -> str:
-    return _question()
+def new() -> Response | str:
+    try:
+        return _question()
+    except NothingToAsk as err:
+        flash(sentence(str(err)), "good")
+        return redirect(url_for("requests.listing"))
 
 
 @blueprint.post("/requests")

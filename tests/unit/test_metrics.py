@@ -27,6 +27,7 @@ from tests.unit.cli_runner import PROJECT, CommandLine
 from tests.unit.records import NOW, machine_record, point_record
 
 MONITORING = PROJECT / "docs" / "monitoring"
+PROMTOOL = PROJECT / ".cache" / "promtool"  # Debian's, as .ci/setup --test unpacks it
 NAME = re.compile(r"\bstrongroom_[a-z_]+")
 HOSTILE = 'evil"\n# TYPE x counter\nx{a="\\'
 
@@ -166,6 +167,22 @@ def test_the_dashboard_and_the_alerts_ask_for_metrics_that_there_are(appliance: 
     places = [panel["gridPos"] for panel in dashboard["panels"]]
     assert all(place["x"] + place["w"] <= 24 for place in places)
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(places)
+
+
+def test_prometheus_takes_the_alerts_and_what_the_dashboard_asks(tmp_path: Path) -> None:
+    def complaint(rules: object) -> str:
+        file = tmp_path / "rules.yml"
+        file.write_text(yaml.safe_dump(rules))
+        done = subprocess.run([PROMTOOL, "check", "rules", file], capture_output=True, text=True, check=False)
+        return "" if done.returncode == 0 else done.stderr
+
+    panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    as_rules = [{"record": f"panel:{number}", "expr": each} for number, each in enumerate(asked)]
+    assert complaint(yaml.safe_load((MONITORING / "alerts.yml").read_text())) == ""
+    assert complaint({"groups": [{"name": "dashboard", "rules": as_rules}]}) == ""
+    as_rules[0]["expr"] += " > > 1"
+    assert "could not parse expression" in complaint({"groups": [{"name": "dashboard", "rules": as_rules}]})
 
 
 def test_the_command_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

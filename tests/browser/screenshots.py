@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.browser.console import NARROW, WIDE, Browser, at_work, chromium, seed_home, serving, settled
+from tests.browser.console import NARROW, WIDE, Browser, Person, at_work, chromium, seed_home, serving, settled
+from tests.browser.vault import NAMES, NO_GUARD, guard, seed_vault
 from tests.unit.cli_runner import PROJECT
 
 FOLDER = PROJECT / "docs" / "screenshots"
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, default=FOLDER, metavar="FOLDER")
     given = parser.parse_args(arguments)
     given.into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="strongroom-shots-") as work:
+        _of_vault(Path(work) / "home", given)
     os.environ["STRONGROOM_REPOSITORY_PATH"] = "/srv/repository"  # nothing is there, and nothing is asked of it
     with tempfile.TemporaryDirectory(prefix="strongroom-shots-") as work:
         person, found = seed_home(Path(work) / "home")
@@ -44,12 +48,30 @@ def main(arguments: list[str] | None = None) -> int:
             browser.scheme("dark" if given.dark else "light")
             if not given.only or "sign-in" in given.only:
                 _shoot(browser, given.into, "sign-in", "/sign-in", dark=given.dark)
-            browser.size(WIDE)
-            browser.sign_in(person)
-            for name, path in pages.items():
-                if not given.only or name in given.only:
-                    _shoot(browser, given.into, name, path, dark=given.dark)
+            _shoot_all(browser, person, given, lambda: pages)
     return 0
+
+
+def _of_vault(home: Path, given: argparse.Namespace) -> None:
+    """Pages that ask a real repository."""
+    if given.only and not {*NAMES} & {*given.only}:
+        return
+    person, files = seed_vault(home)
+    with serving(home) as console, chromium(home.parent / "profile") as driver:
+        browser = Browser(driver, console)
+        browser.scheme("dark" if given.dark else "light")
+        _shoot_all(browser, person, given, lambda: NO_GUARD, lambda: files | guard(home))
+
+
+def _shoot_all(
+    browser: Browser, person: Person, given: argparse.Namespace, *some: Callable[[], dict[str, str]]
+) -> None:
+    browser.size(WIDE)
+    browser.sign_in(person)
+    for pages in some:
+        for name, path in pages().items():
+            if not given.only or name in given.only:
+                _shoot(browser, given.into, name, path, dark=given.dark)
 
 
 def _shoot(browser: Browser, folder: Path, name: str, path: str, *, dark: bool) -> None:

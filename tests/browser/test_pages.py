@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.browser.console import NARROW, WIDE, Browser, Person, chromium, seed_home, serving, settled
 from tests.browser.screenshots import PAGES
+from tests.browser.vault import NO_GUARD, guard, seed_vault
 
 FIRST_LOAD_BYTES_MAX = 300_000
 _SHIFT = """
@@ -88,6 +90,26 @@ def test_no_page_is_closed_to_anybody_and_none_moves(
         for name, path in seeded[2].items():
             if wrong := wrong_with(browser, path):
                 found[f"{name} {size[0]}"] = wrong
+    assert found == {}
+
+
+def test_files_and_requests_are_closed_to_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As above, of the pages that ask a real repository: first as it has no guard, then with one."""
+    home = tmp_path_factory.mktemp("vault") / "home"
+    person, files = seed_vault(home)
+    found = {}
+    with serving(home) as console, chromium(home.parent / "profile") as driver:
+        browser = Browser(driver, console)
+        browser.size(WIDE)
+        browser.sign_in(person)
+        for guarded in (False, True):
+            shown = files | guard(home) if guarded else NO_GUARD
+            for scheme, size in itertools.product(("light", "dark"), (WIDE, NARROW)):
+                browser.scheme(scheme)
+                browser.size(size)
+                for name, path in shown.items():
+                    if wrong := wrong_with(browser, path):
+                        found[f"{name} {size[0]} {scheme}"] = wrong
     assert found == {}
 
 

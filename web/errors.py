@@ -37,7 +37,7 @@ Renderer = Callable[[int, str, str, str], Response]
 _TOLD = {
     400: ("That request cannot be read", "Go back, and try again."),
     403: ("That is not allowed", "Sign in as somebody who may, or ask an administrator."),
-    404: ("There is nothing here", "It may have been removed. The menu leads to what there is."),
+    404: ("There is nothing here", "It may have been removed, or never have been."),
     405: ("That cannot be done here", "Go back, and use the buttons of the page."),
     413: ("That is too much at once", "Send less."),
     415: ("That is of a kind that is not understood here", "Use the forms of the page."),

@@ -33,12 +33,13 @@ class TooMuchAtOnce(StrongroomError):
 
 @dataclass(slots=True)
 class Job:
-    """`about`: what it is called on its page. `actor`: the id of who began it: nobody else sees it. `result`: what the
-    work returned."""
+    """`about`: what it is called on its page. `actor`: the id of who began it: nobody else sees it. `form`: the address
+    from where it is begun once more. `result`: what the work returned."""
 
     id: str
     about: str
     actor: str
+    form: str
     began_utc: datetime
     ended_utc: datetime | None = None
     notes: list[tuple[datetime, str]] = field(default_factory=list)
@@ -76,9 +77,9 @@ class Jobs:
         self._known: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, about: str, actor: str, work: Callable[[Appliance, Job], object]) -> Job:
+    def begin(self, about: str, actor: str, form: str, work: Callable[[Appliance, Job], object]) -> Job:
         """TooMuchAtOnce."""
-        job = Job(new_id(), about, actor, SystemClock().now_utc())
+        job = Job(new_id(), about, actor, form, SystemClock().now_utc())
         with self._lock:
             if sum(each.ended_utc is None for each in self._known.values()) >= _AT_ONCE:
                 raise TooMuchAtOnce

@@ -62,8 +62,8 @@ def count(value: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop; all else stays as it is."""
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    """With a capital letter and a full stop, if it has no end yet; all else stays as it is."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text[-1] in '.!?' else '.'}" if text else ""
 
 
 def short(id: str) -> str:

@@ -34,7 +34,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from appliance.acts import Role
 from appliance.bootstrap import Appliance
-from appliance.models import RunRecord
+from appliance.models import HostConfig, HostRecord, RunRecord
 from appliance.services.access import SYSTEM
 from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.signing_in import Origin
@@ -269,6 +269,7 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
     with Appliance(settings) as appliance:
         seed(appliance.catalog, SMALL, now_utc=datetime.now(UTC))
         look_after(appliance.catalog, 60, 200, now_utc=datetime.now(UTC))
+        appliance.catalog.hosts.add(HostRecord(HostConfig("here"), datetime.now(UTC)))  # what is recovered runs on it
         person = set_up_admin(appliance)
         for document in _POLICIES:
             appliance.catalog.policies.add(_stored(read_policy(document)))
@@ -288,7 +289,7 @@ def seed_home(home: Path) -> tuple[Person, dict[str, str]]:
         "vm": f"/vms/{row.key}", "run": f"/runs/{runs[0].id}", "run-over": f"/runs/{over.id}",
         "recover-when": f"/recover?machine={row.key}",
         "recover-where": f"/recover?machine={row.key}&point={row.last_point}",
-        "recover-review": f"/recover?machine={row.key}&point={row.last_point}&step=review&host={row.machine.host}"
+        "recover-review": f"/recover?machine={row.key}&point={row.last_point}&step=review&host=here"
         f"&name={row.machine.name}-recovered",
         "recovery": f"/recoveries/{recovery.id}", "set-up": invited.link.path,
         "restore-what": f"/restore?machine={row.key}",

@@ -87,7 +87,7 @@ def _set_up(browser: Browser, log: Path) -> None:
 
 
 def _protect(browser: Browser, name: str) -> None:
-    browser.go("/vms")
+    browser.wait_for(".verdict", "Nothing is protected yet")
     browser.press("Add a host")
     browser.type("name", "here")
     browser.driver.execute_script("document.getElementById('accelerator').value = 'tcg'")

@@ -136,7 +136,7 @@ def test_an_error_of_ours_tells_the_way_out_and_another_only_its_id(app: Flask, 
     client = app.test_client()
     told = client.get("/ours")
     assert told.status_code == 409
-    assert "the &lt;b&gt;disk&lt;/b&gt; is full" in told.text
+    assert "The &lt;b&gt;disk&lt;/b&gt; is full" in told.text
     assert "Make room." in told.text
     hidden = client.get("/unknown")
     assert hidden.status_code == 500

@@ -124,11 +124,13 @@ function draw(place, plot, times, rates) {
   const ink = getComputedStyle(here).color, line = getComputedStyle(here.closest(".card")).borderTopColor, accent = getComputedStyle(document.querySelector("a")).color;
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line } };
   here.replaceChildren();
-  return new uPlot({
+  const made = new uPlot({
     width: here.clientWidth, height: 200, legend: { show: false }, cursor: { show: false },
     series: [{}, { stroke: accent, width: 2, points: { show: false } }],
     axes: [axis, { ...axis, size: 75, values: (_, values) => values.map((value) => `${size(value)}/s`) }],
   }, [times, rates], here);
+  new ResizeObserver(() => { if (here.contains(made.root)) made.setSize({ width: here.clientWidth, height: 200 }); }).observe(here);
+  return made;
 }
 
 document.addEventListener("DOMContentLoaded", () => {

@@ -55,7 +55,7 @@ def add() -> Response | str:
             report = InventoryService(appliance()).add_host(config)
     except _ABOUT_FORM as err:
         return _form(err)
-    found = "" if report is None else f" It answered in {report.answered_s:.1f} s and has {report.machines} machines."
+    found = "" if report is None else f" It answered in {report.answered_s:.1f} s and has {_machines(report.machines)}."
     flash(f"Host {config.name} is added.{found}", "good")
     return redirect(url_for("hosts.listing"))
 
@@ -80,7 +80,7 @@ def test(name: str) -> Response:
         report = InventoryService(appliance()).test_host(name)
     facts = report.facts
     flash(
-        f"{name} answered in {report.answered_s:.1f} s: {facts.hostname}, {report.machines} machines; what is"
+        f"{name} answered in {report.answered_s:.1f} s: {facts.hostname}, {_machines(report.machines)}; what is"
         f" recovered there runs by {facts.accelerator}.", "good",
     )  # fmt: skip
     return redirect(url_for("hosts.listing"))
@@ -93,6 +93,10 @@ def remove(name: str) -> Response:
         InventoryService(appliance()).remove_host(name)
     flash(f"Host {name} is removed; restore points of its machines stay.", "good")
     return redirect(url_for("hosts.listing"))
+
+
+def _machines(many: int) -> str:
+    return f"{many} machine{'' if many == 1 else 's'}"
 
 
 def _form(wrong: StrongroomError | None = None, keys: tuple[HostKey, ...] = ()) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
@@ -74,7 +74,6 @@ def back_up(key: str) -> Response:
     with performing(Act.RUN_START, subject_of(row), {"full": full}) as doing:
         run = asked(row, full=full)
         doing.note(run=run.id)
-    flash("It is in the queue.", "good")
     return redirect(url_for("runs.page", id=run.id))
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from appliance.bootstrap import Appliance
+from appliance.catalog.errors import RecordMissing
+from appliance.hypervisor.errors import HostUnreachable, HypervisorError
 from appliance.models import RecoveryRecord
 from appliance.policy.selectors import Kind
 from appliance.services.access import Access, Act, Subject
 from appliance.services.access.subjects import Subjects
-from appliance.services.browsing import MachineRow, TimePoint
-from appliance.services.inventory import InventoryService
+from appliance.services.browsing import Fleet, MachineRow, TimePoint
 from appliance.services.recovery import RecoveryService
+from appliance.services.recovery.errors import HostIsRemote, NameTaken
+from appliance.services.restore.foreseeing import ForeseeingService
 from web.acts import act
 from web.current import appliance, browsing, parts
 from web.forms import required, text, whole
@@ -28,6 +31,7 @@ blueprint = Blueprint("recoveries", __name__)
 _SHOWN: Final = 60
 _BACK: Final = timedelta(days=3660)
 _MIB: Final = 1 << 20
+_ANSWERS: Final = ("host", "network", "name", "memory", "cpus")
 
 
 @blueprint.get("/recoveries")
@@ -51,9 +55,10 @@ def listing() -> str:
 
 @blueprint.get("/recover")
 @act(Act.RECOVERY_START)
-def form() -> str:
+def form() -> Response | str:
     """What, when, where, review: each step has the answers of those before it in its address."""
-    rows = [row for row in browsing().fleet(sees()).rows if row.last_point and row.machine.kind is Kind.VM]
+    fleet = browsing().fleet(sees())
+    rows = [row for row in fleet.rows if row.last_point and row.machine.kind is Kind.VM]
     row = next((each for each in rows if each.key == request.args.get("machine")), None)
     if row is None:
         return which_machine(rows, "recoveries.form", "recoveries/what.html", "Recover")
@@ -63,15 +68,38 @@ def form() -> str:
     chosen = next((each for each in points if wanted and each.point.id == wanted), None)
     if chosen is None:
         return render_template("recoveries/when.html", row=row, stretch=stretch_of(points), step=2, title="Recover")
-    answers = {
-        name: request.args[name] for name in ("host", "network", "name", "memory", "cpus") if request.args.get(name)
-    }
+    answers = {name: request.args[name] for name in _ANSWERS if request.args.get(name)}
     step = 4 if request.args.get("step") == "review" and "host" in answers and "name" in answers else 3
-    return render_template(
+    wrong = _in_the_way(answers["host"], answers["name"]) if step == 4 else {}
+    if wrong:
+        step = 3
+    answers.setdefault("name", _free_name(row, fleet))
+    page = render_template(
         "recoveries/review.html" if step == 4 else "recoveries/where.html", row=row, chosen=chosen, answers=answers,
-        hosts=[host.name for host in InventoryService(appliance()).hosts()], step=step,
+        hosts=[host.name for host in ForeseeingService(appliance()).hosts()], step=step, wrong=wrong,
         network=appliance().settings.recovery.network, title="Recover",
     )  # fmt: skip
+    return make_response(page, 400 if wrong else 200)
+
+
+def _in_the_way(host: str, name: str) -> dict[str, str]:
+    """By field: what would keep it from being started there. A host that does not answer may, by then."""
+    try:
+        RecoveryService(appliance()).foresee(host, name)
+    except HostUnreachable:
+        return {}
+    except NameTaken as err:
+        return {"name": str(err)}
+    except (RecordMissing, HostIsRemote, HypervisorError) as err:
+        return {"host": str(err)}
+    return {}
+
+
+def _free_name(row: MachineRow, fleet: Fleet) -> str:
+    """That no machine has, as far as is known: the first recovery may still be there."""
+    taken = {each.machine.name for each in fleet.rows}
+    names = (f"{row.machine.name}-recovered{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
+    return next(name for name in names if name not in taken)
 
 
 def which_machine(rows: list[MachineRow], endpoint: str, page: str, title: str) -> str:
@@ -111,7 +139,9 @@ def start() -> Response:
             doing.note(recovery=record.id)
             return record
 
-    job = parts().jobs.begin(name, who.id, work)
+    answers: dict[str, Any] = {each: request.form[each] for each in _ANSWERS if request.form.get(each)}
+    again = url_for("recoveries.form", machine=row.key, point=point, **answers)
+    job = parts().jobs.begin(name, who.id, again, work)
     return redirect(url_for("recoveries.starting", id=job.id))
 
 
@@ -157,7 +187,6 @@ def migrate(id: str) -> Response:
     to = text(request.form, "to") or None
     with performing(Act.RECOVERY_MIGRATE, subject_of(record), {"recovery": record.id, "to": to}):
         RecoveryService(appliance()).begin_migration(record.id, to=to)
-    flash("It moves to its own storage now, while it runs.", "good")
     return redirect(url_for("recoveries.page", id=record.id))
 
 

@@ -137,7 +137,6 @@ def retry(id: str) -> AnyResponse:
         check_repeat(actor(), run)
         again = QueueService(appliance()).again(run.id).run
         doing.note(again=again.id)
-    flash("It is in the queue.", "good")
     return redirect(url_for("runs.page", id=again.id))
 
 

@@ -103,6 +103,11 @@ class Overview:
         return tuple(host for host in self.hosts if host.failing_since_utc is not None)
 
     @property
+    def bare(self) -> bool:
+        """Whether there is no machine at all, as on the first day."""
+        return not any(self.standings.values())
+
+    @property
     def fine(self) -> bool:
         """Whether nothing needs eyes tonight."""
         return not self.concerns
@@ -124,6 +129,7 @@ class Overview:
             (len(self.debts.cleanups), "{0} clean-up is pending", "{0} clean-ups are pending"),
             (0 if self.workers else self.queued, "{0} run waits and no worker lives",
              "{0} runs wait and no worker lives"),
+            (int(self.bare), "no machine is known yet, so nothing is protected", ""),
         ]  # fmt: skip
         concerns = [(one if count == 1 else several).format(count) for count, one, several in told if count]
         if days is not None and days <= _SOON_DAYS:

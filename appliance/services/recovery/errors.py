@@ -20,7 +20,7 @@ class NameTaken(StrongroomError):
     def __init__(self, host: str, name: str) -> None:
         super().__init__(
             f"host {host} has a machine {name!r} already",
-            hint="Give the recovered one another name with --as.",
+            hint="Give the recovered one another name (--as).",
             name=name,
         )
 

@@ -16,7 +16,7 @@ from appliance.catalog.errors import OfAnotherAppliance
 from appliance.doing import Subject, about, machine_of
 from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import HostUnreachable
-from appliance.hypervisor.protocol import Hypervisor
+from appliance.hypervisor.protocol import Hypervisor, Transport
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.ownership import InUse
 from appliance.progress import SILENT, Progress
@@ -113,6 +113,14 @@ class RecoveryService:
                 self._appliance.catalog.proofs.proven(proof)
         ensure_supervisor(self._appliance)
         return record
+
+    def foresee(self, host: str, machine_name: str) -> None:
+        """Raises what `start` would, of this host and name as they are now; touches nothing. RecordMissing,
+        HostIsRemote, NameTaken, HypervisorError."""
+        if self._appliance.catalog.hosts.get(host).config.transport is not Transport.LOCAL:
+            raise HostIsRemote(host)
+        with self._appliance.connect(host) as hypervisor:
+            self._check(hypervisor, host, machine_name)
 
     def list(self, *, ended: bool = False, everyones: bool = False) -> tuple[RecoveryRecord, ...]:
         """Of this appliance, or of all that share the catalog; oldest first; with those that have ended, if asked."""
@@ -258,15 +266,18 @@ class RecoveryService:
             Migration(recovery, None, progress).run()
 
     def _plan(self, hypervisor: Hypervisor, found: Point, request: Request) -> RecoveryRecord:
-        if not hypervisor.files.local:
-            raise HostIsRemote(request.host)
-        if hypervisor.machines.exists(request.machine_name):
-            raise NameTaken(request.host, request.machine_name)
+        self._check(hypervisor, request.host, request.machine_name)
         settings = self._appliance.settings
         return plan_recovery(
             found, request, hypervisor.facts().accelerator, overlays=settings.overlays.directory,
             run=settings.run_directory, now_utc=self._appliance.clock.now_utc(),
         )  # fmt: skip
+
+    def _check(self, hypervisor: Hypervisor, host: str, machine_name: str) -> None:
+        if not hypervisor.files.local:
+            raise HostIsRemote(host)
+        if hypervisor.machines.exists(machine_name):
+            raise NameTaken(host, machine_name)
 
     def _take_back(self, recovery: Recovery, err: BaseException, progress: Progress) -> None:
         """Undo a start that failed, or that a person interrupted; the caller raises what failed."""

@@ -117,7 +117,7 @@ class RecoveryService:
     def foresee(self, host: str, machine_name: str) -> None:
         """Raises what `start` would, of this host and name as they are now; touches nothing. RecordMissing,
         HostIsRemote, NameTaken, HypervisorError."""
-        if self._appliance.catalog.hosts.get(host).config.transport is not Transport.LOCAL:
+        if self._appliance.catalog.hosts.get(host).config.transport is Transport.SSH:
             raise HostIsRemote(host)
         with self._appliance.connect(host) as hypervisor:
             self._check(hypervisor, host, machine_name)

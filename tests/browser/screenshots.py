@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.browser.console import NARROW, WIDE, Browser, Person, at_work, chromium, seed_home, serving, settled
-from tests.browser.vault import NAMES, NO_GUARD, guard, seed_vault
+from tests.browser.vault import FIRST_DAY, NAMES, guard, protect, seed_vault
 from tests.unit.cli_runner import PROJECT
 
 FOLDER = PROJECT / "docs" / "screenshots"
@@ -56,11 +56,11 @@ def _of_vault(home: Path, given: argparse.Namespace) -> None:
     """Pages that ask a real repository."""
     if given.only and not {*NAMES} & {*given.only}:
         return
-    person, files = seed_vault(home)
+    person = seed_vault(home)
     with serving(home) as console, chromium(home.parent / "profile") as driver:
         browser = Browser(driver, console)
         browser.scheme("dark" if given.dark else "light")
-        _shoot_all(browser, person, given, lambda: NO_GUARD, lambda: files | guard(home))
+        _shoot_all(browser, person, given, lambda: FIRST_DAY, lambda: protect(home), lambda: guard(home))
 
 
 def _shoot_all(

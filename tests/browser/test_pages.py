@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.browser.console import NARROW, WIDE, Browser, Person, chromium, seed_home, serving, settled
 from tests.browser.screenshots import PAGES
-from tests.browser.vault import NO_GUARD, guard, seed_vault
+from tests.browser.vault import FIRST_DAY, guard, protect, seed_vault
 
 FIRST_LOAD_BYTES_MAX = 300_000
 _SHIFT = """
@@ -94,16 +94,17 @@ def test_no_page_is_closed_to_anybody_and_none_moves(
 
 
 def test_files_and_requests_are_closed_to_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As above, of the pages that ask a real repository: first as it has no guard, then with one."""
+    """As above, of the pages that ask a real repository: with nothing in it, without a guard, and with one."""
     home = tmp_path_factory.mktemp("vault") / "home"
-    person, files = seed_vault(home)
+    person = seed_vault(home)
     found = {}
     with serving(home) as console, chromium(home.parent / "profile") as driver:
         browser = Browser(driver, console)
         browser.size(WIDE)
         browser.sign_in(person)
-        for guarded in (False, True):
-            shown = files | guard(home) if guarded else NO_GUARD
+        stages: list[Callable[[Path], dict[str, str]]] = [lambda _: FIRST_DAY, protect, guard]
+        for stage in stages:
+            shown = stage(home)
             for scheme, size in itertools.product(("light", "dark"), (WIDE, NARROW)):
                 browser.scheme(scheme)
                 browser.size(size)

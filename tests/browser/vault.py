@@ -19,9 +19,12 @@ from tests.browser.console import Person, set_up_admin
 from tests.lab.filesystems import make_ext
 
 PERSONS: Final = ("alice", "bob", "carol")
-NAMES: Final = ("files-volumes", "files-folder", "requests-no-guard", "requests", "request", "request-new")
-NO_GUARD: Final = {"requests-no-guard": "/requests"}
-"""What is seen before `guard`; then the page is another."""
+FIRST_DAY: Final = {"first-overview": "/", "first-recover": "/recover"}
+"""What is seen before `protect`, as nothing is there."""
+
+NAMES: Final = (
+    *FIRST_DAY, "requests-no-guard", "files-volumes", "files-folder", "requests", "request", "request-new"
+)  # fmt: skip
 
 _FILES: Final = {
     "etc/hostname": "office\n", "etc/fstab": "/dev/vda1 / ext4 defaults 0 1\n",
@@ -30,8 +33,17 @@ _FILES: Final = {
 }  # fmt: skip
 
 
-def seed_vault(home: Path) -> tuple[Person, dict[str, str]]:
-    """Two restore points of one image, and an admin; returns them, and the pages of their files."""
+def seed_vault(home: Path) -> Person:
+    """A repository, and an admin."""
+    folder = home.parent / "vault"
+    folder.mkdir()
+    _command(home, "init", "--repository", str(folder / "repository"), "--recovery-key-file", str(home.parent / "key"))
+    with _opened(home) as appliance:
+        return set_up_admin(appliance)
+
+
+def protect(home: Path) -> dict[str, str]:
+    """Two restore points of one image. Returns the pages of their files, and of a repository without a guard."""
     folder = home.parent / "vault"
     tree = folder / "tree"
     for name, text in _FILES.items():
@@ -39,14 +51,11 @@ def seed_vault(home: Path) -> tuple[Person, dict[str, str]]:
         (tree / name).write_text(text)
     (tree / "srv" / "current").symlink_to("letters")
     image = make_ext(folder / "office.raw", tree)
-    _command(home, "init", "--repository", str(folder / "repository"), "--recovery-key-file", str(folder / "key"))
     for _ in range(2):
         _command(home, "backup", "--image", str(image), "--format", "raw", "--name", "office")
     with _opened(home) as appliance:
-        newest = appliance.repository.points()[-1].id
-        person = set_up_admin(appliance)
-    files = f"/points/{newest}/files"
-    return person, {"files-volumes": files, "files-folder": f"{files}?place=disk:/srv"}
+        files = f"/points/{appliance.repository.points()[-1].id}/files"
+    return {"requests-no-guard": "/requests", "files-volumes": files, "files-folder": f"{files}?place=disk:/srv"}
 
 
 def guard(home: Path) -> dict[str, str]:

@@ -130,7 +130,7 @@ def open_versions(location: Location) -> Versions | None:
 
 def _in_bucket(location: BucketPrefix, locking: Locking | None) -> S3Store:
     from imaging.storage.endpoints import parse_endpoint
-    from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store  # boto3 takes a third of a second to load
+    from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store  # botocore takes a tenth of a second to load
 
     endpoint = parse_endpoint(location.endpoint, allow_plain=location.allow_plain)
     bucket = Bucket(endpoint, location.bucket, location.prefix, location.region, location.ca_file)

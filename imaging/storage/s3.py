@@ -9,6 +9,7 @@ credentials they are, is said by who makes the store.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 import re
@@ -18,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.handlers import add_expect_header
+from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
 from imaging.errors import AddressRefused, Damaged, InvalidName, ObjectMissing, StoreUnavailable
@@ -348,7 +349,7 @@ class S3Store:
         return self._bucket.prefix + name
 
     def request(self, operation: str, name: str, call: str, **parameters: Any) -> Answer:
-        """A request that no store makes, by its name in boto3; an error's cause is what boto3 raised."""
+        """A request that no store makes, by its name in botocore; an error's cause is what botocore raised."""
         return self._ask(operation, name, getattr(self._client, call), **parameters)
 
     def _ask(self, operation: str, name: str, method: Callable[..., Answer], **parameters: Any) -> Answer:
@@ -396,7 +397,8 @@ def _make_client(bucket: Bucket, credentials: Credentials, limits: Limits) -> An
             "credentials_file": (None, None, os.devnull, None),
         }
     )
-    client: Any = boto3.Session(botocore_session=session).client(
+    session.register_component("data_loader", _descriptions())
+    client: Any = session.create_client(
         "s3",
         region_name=bucket.region,
         endpoint_url=bucket.endpoint.url,
@@ -424,6 +426,12 @@ def _make_client(bucket: Bucket, credentials: Credentials, limits: Limits) -> An
     for operation in ("DeleteObjects", "PutObjectRetention"):
         client.meta.events.register(f"before-call.s3.{operation}", _digest_of_body)
     return client
+
+
+@functools.cache
+def _descriptions() -> Any:
+    """Of services and regions, as botocore ships them: all clients of a process go by what the first one has read."""
+    return Loader(include_default_search_paths=False, extra_search_paths=[Loader.BUILTIN_DATA_PATH])
 
 
 def _follow_nobody(params: dict[str, Any], **_: object) -> None:

@@ -70,6 +70,7 @@ class S3Server:
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self.ports: dict[str, int] = {}
+        self._clients: dict[tuple[int, str, Credentials], Any] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -170,15 +171,18 @@ class S3Server:
                 time.sleep(0.05)
 
     def client(self, credentials: Credentials = _ALL) -> Any:
-        """boto3's own, for what no store of ours does."""
-        return boto3.client(
-            "s3",
-            endpoint_url=self.url,
-            region_name="us-east-1",
-            aws_access_key_id=credentials.access_key,
-            aws_secret_access_key=credentials.secret_key,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
-        )
+        """boto3's own, for what no store of ours does; kept, as making it takes long. A fork makes its own."""
+        key = (os.getpid(), self.url, credentials)
+        if key not in self._clients:
+            self._clients[key] = boto3.client(
+                "s3",
+                endpoint_url=self.url,
+                region_name="us-east-1",
+                aws_access_key_id=credentials.access_key,
+                aws_secret_access_key=credentials.secret_key,
+                config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
+            )
+        return self._clients[key]
 
     def make_bucket(self, name: str, *, locked: bool = False) -> None:
         """Harmless where it is there. OSError while nobody answers."""

@@ -106,7 +106,14 @@ def test_the_point_that_is_meant_is_told_to_who_sees_its_machine(scene: Scene) -
     for query in ("machine=shop", "machine=nowhere", "machine=web&point=1999-01-01"):
         refused = api.ask("GET", f"/points/meant?{query}", token=theirs)
         assert (refused.status_code, "office" in refused.text) == (404, False), refused.text
-    assert api.ask("GET", "/points/meant?machine=nowhere").status_code == 404
+    assert "office" in api.ask("GET", "/points/meant?machine=nowhere").text
+    some = api.token_of(Role.ADMIN, list(Act), (Selector((Clause(image="web"),)),))
+    wanted = {"machine": "nowhere", "host": "tested"}
+    for path, more in (
+        ("/recoveries", {}), ("/restores", {"new_name": "copy"}), ("/restores/in-place", {}),
+    ):  # fmt: skip
+        refused = api.post(path, wanted | more, token=some)
+        assert (refused.status_code, "office" in refused.text) == (404, False), refused.text
 
 
 def test_a_download_ends_soon_after_the_right_to_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from appliance.services.access import Act
 from appliance.services.browsing import PointFilter
 from appliance.services.points import NotProtected, PointDetails, PointService, record_of
 from web.acts import act
-from web.api.callers import appliance, browsing, looking, performing, subjects, visible
+from web.api.callers import appliance, browsing, caller, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
 from web.api.resources import Id, aware, resource
 from web.api.schemas import Out, page_of, schema_of, send, values_of
@@ -84,10 +84,7 @@ def meant_point(query: Meant) -> Response:
     may_see = visible()
     if may_see is not None and not any(may_see(machine) for machine in subjects().named(query.machine)):
         raise RecordMissing("machine", query.machine)
-    try:
-        point = record_of(PointService(appliance()).resolve(query.point, query.machine))
-    except NotProtected as err:
-        raise RecordMissing("restore point of", query.machine) from err  # its hint names machines of others
+    point = meant(query.machine, query.point)
     looking(subjects().point(point))
     return send(_Point, point)
 
@@ -129,6 +126,16 @@ def unprotect_point(path: Id) -> Response:
     with performing(subjects().point(point)):
         service.unprotect(point.id)
     return send(PointSeen, _seen(service.details(point.id)))
+
+
+def meant(machine: str, wanted: str) -> PointRecord:
+    """As `PointService.resolve`; who has some machines only is not told which others there are."""
+    try:
+        return record_of(PointService(appliance()).resolve(wanted, machine))
+    except NotProtected as err:
+        if caller().limited:
+            raise RecordMissing("restore point of", machine) from err
+        raise
 
 
 def _seen(details: PointDetails) -> dict[str, Any]:

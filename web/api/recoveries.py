@@ -12,11 +12,11 @@ from appliance.models import RecoveryDisk, RecoveryRecord
 from appliance.paging import page_of as page_of_items
 from appliance.services.access import Act
 from appliance.services.access.subjects import Subjects
-from appliance.services.points import PointService, record_of
 from appliance.services.recovery import RecoveryService
 from web.acts import act
 from web.api.callers import appliance, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
+from web.api.points import meant
 from web.api.resources import Id, PlainName, resource
 from web.api.schemas import In, page_of, schema_of, send
 
@@ -69,7 +69,7 @@ def list_recoveries(query: RecoveryQuery) -> Response:
 @act(Act.RECOVERY_START)
 def start_recovery(body: NewRecovery) -> Response:
     """It answers when the machine is started, seconds later. What fails leaves nothing behind."""
-    point = record_of(PointService(appliance()).resolve(body.point, body.machine))
+    point = meant(body.machine, body.point)
     given = body.model_dump(include={"host", "new_name", "network", "memory_bytes", "vcpus"}, exclude_none=True)
     subject = subjects().point(point)
     with performing(subject, **given) as doing:

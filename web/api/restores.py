@@ -9,11 +9,10 @@ from flask import Response
 from pydantic import Field
 
 from appliance.acts import Act
-from appliance.models import PointRecord
-from appliance.services.points import PointService, record_of
 from appliance.services.queue.service import QueueService
 from web.acts import act
 from web.api.callers import appliance, only_admins, performing, subjects
+from web.api.points import meant
 from web.api.resources import PlainName, resource
 from web.api.runs import Key, RunAsked, limit_field, once, send_asked
 from web.api.schemas import In
@@ -46,7 +45,7 @@ class DiskRestore(_Restore):
 @resources.post("/restores", summary="Restore under a new name", responses={201: RunAsked, 200: RunAsked})
 @act(Act.RESTORE_START)
 def restore_machine(body: NewRestore, header: Key) -> Response:
-    point = _point(body)
+    point = meant(body.machine, body.point)
     details = body.model_dump(include={"host", "new_name", "storage", "limit_bytes_s"})
     with performing(subjects().point(point), **details) as doing:
         asked = QueueService(appliance()).ask_restore(body.machine, point.id, key=once(header), **details)
@@ -58,7 +57,7 @@ def restore_machine(body: NewRestore, header: Key) -> Response:
 @act(Act.RESTORE_OVERWRITE)
 def restore_in_place(body: InPlace, header: Key) -> Response:
     """The machine has to be off. Where its old disks are still there, only blocks that differ are written."""
-    point = _point(body)
+    point = meant(body.machine, body.point)
     with performing(subjects().point(point), host=body.host, limit_bytes_s=body.limit_bytes_s) as doing:
         asked = QueueService(appliance()).ask_restore(
             body.machine, point.id, body.host, force=True, limit_bytes_s=body.limit_bytes_s, key=once(header)
@@ -72,7 +71,7 @@ def restore_in_place(body: InPlace, header: Key) -> Response:
 def restore_disk(body: DiskRestore, header: Key) -> Response:
     """For admins: it names a file of the appliance. One that is there stays as it is."""
     only_admins("name a file of the appliance")
-    point = _point(body)
+    point = meant(body.machine, body.point)
     details = body.model_dump(include={"disk", "target", "format", "limit_bytes_s"})
     with performing(subjects().point(point), **details) as doing:
         asked = QueueService(appliance()).ask_restore_disk(
@@ -81,7 +80,3 @@ def restore_disk(body: DiskRestore, header: Key) -> Response:
         )  # fmt: skip
         doing.note(run=asked.run.id)
     return send_asked(asked)
-
-
-def _point(body: _Restore) -> PointRecord:
-    return record_of(PointService(appliance()).resolve(body.point, body.machine))

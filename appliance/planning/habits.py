@@ -39,11 +39,13 @@ class Points(Sequence[MadePoint]):
     """Of one machine, oldest first, in columns: a fleet has hundreds of thousands, of 41 bytes each. `at_s`: seconds
     since 1970."""
 
-    __slots__ = ("_duration_ms", "_read_bytes", "_size_bytes", "at_s", "full", "stored_bytes")
+    __slots__ = ("_duration_ms", "_own", "_read_bytes", "_size_bytes", "_speeds", "at_s", "full", "stored_bytes")
 
     def __init__(self, made: Iterable[MadePoint] = ()) -> None:
         self.at_s, self.full, self.stored_bytes = array("d"), array("b"), array("q")
         self._size_bytes, self._read_bytes, self._duration_ms = array("q"), array("q"), array("q")
+        self._own: tuple[Habit | None] | None = None
+        self._speeds: tuple[float, ...] | None = None
         for point in made:
             self.add(point.created_utc, point.full, point.size_bytes, point.read_bytes, point.stored_bytes,
                      point.duration_ms)  # fmt: skip
@@ -58,6 +60,27 @@ class Points(Sequence[MadePoint]):
         self._read_bytes.append(read_bytes)
         self.stored_bytes.append(stored_bytes)
         self._duration_ms.append(duration_ms)
+        self._own = self._speeds = None
+
+    @property
+    def last_s(self) -> float:
+        """When the last one was made; before all times, if there is none."""
+        return self.at_s[-1] if self.at_s else float("-inf")
+
+    @property
+    def habit(self) -> Habit | None:
+        """Of the machine; None: it has too few points. Worked out once, as `reading_speeds`."""
+        if self._own is None:
+            self._own = (_own(self),)
+        return self._own[0]
+
+    @property
+    def reading_speeds(self) -> tuple[float, ...]:
+        """Of the full reads, in bytes a second, as far as any can be told."""
+        if self._speeds is None:
+            fulls = (self[number] for number, full in enumerate(self.full) if full)
+            self._speeds = tuple(speed for point in fulls if (speed := _speed(point)))
+        return self._speeds
 
     def __len__(self) -> int:
         return len(self.at_s)
@@ -112,7 +135,7 @@ class Habit:
 
 def habits(histories: Sequence[History]) -> tuple[Habit | None, ...]:
     """One for each; None: nothing can be said, as no machine of the fleet has points enough."""
-    own = [_own(each) for each in histories]
+    own = [each.points.habit for each in histories]
     known = [(habit, each) for habit, each in zip(own, histories, strict=True) if habit is not None]
     size = sum(each.size_bytes for _, each in known)
     if not size:
@@ -139,13 +162,11 @@ def habits(histories: Sequence[History]) -> tuple[Habit | None, ...]:
 
 def reading_speed(histories: Sequence[History]) -> float | None:
     """Bytes a second of full reads in the middle: what reading whole machines was measured to take."""
-    fulls = (each.points[number] for each in histories for number, full in enumerate(each.points.full) if full)
-    speeds = [speed for point in fulls if (speed := _speed(point))]
+    speeds = [speed for each in histories for speed in each.points.reading_speeds]
     return median(speeds) if speeds else None
 
 
-def _own(history: History) -> Habit | None:
-    points = history.points
+def _own(points: Points) -> Habit | None:
     last = [points[number] for number in [number for number, full in enumerate(points.full) if not full][-_LAST:]]
     if len(last) < _LEAST:
         return None

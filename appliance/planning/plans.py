@@ -9,10 +9,9 @@ from statistics import median
 from typing import Final
 
 from appliance.amounts import size
-from appliance.planning.capacity import MonthSize, project
+from appliance.planning.capacity import MonthSize, going, project
 from appliance.planning.habits import Habit, History, habits, reading_speed
 from appliance.planning.load import HostLoad, RecoveryTime, loads
-from appliance.planning.staying import Staying
 from appliance.policy.policies import Policy
 from appliance.policy.retention import Rules
 from appliance.policy.schedules import Schedule
@@ -137,19 +136,13 @@ def _change(
     months: int,
     rules: Rules,
 ) -> Change:
-    policy, staying = _policy(rules), Staying()
+    policy = _policy(rules)
     return Change(
         rules,
-        sum(_going(history, policy, staying) * history.count for history in histories),
+        going(histories, policy),
         None,
         project(histories, known, room.used_bytes, None, now_utc, months, lambda _: (policy,)),
     )
-
-
-def _going(history: History, policy: Policy, staying: Staying) -> int:
-    """How many points stay by what holds now, and not by this policy."""
-    at_s = history.points.at_s
-    return len(staying.numbers(history.policies, at_s) - staying.numbers((policy,), at_s))
 
 
 def _policy(rules: Rules, per_host: int = 2) -> Policy:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from appliance.planning.capacity import project
 from appliance.planning.habits import Habit, History, MadePoint, Points, habits, reading_speed
 from appliance.planning.load import loads, open_s
 from appliance.planning.plans import Numbers, Plan, Room, plan, typed
-from appliance.planning.staying import Staying
+from appliance.planning.staying import Several, bounds_of
 from appliance.policy.keeping import keep
 from appliance.policy.policies import Policy
 from appliance.policy.retention import Candidate, Rules
@@ -147,19 +148,25 @@ RULES = st.builds(
 )  # fmt: skip
 
 
+MOMENTS = st.lists(st.datetimes(datetime(2025, 9, 1), datetime(2027, 5, 1), timezones=st.just(UTC)), max_size=40)  # noqa: DTZ001
+
+
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(st.datetimes(datetime(2025, 9, 1), datetime(2027, 5, 1), timezones=st.just(UTC)), max_size=40),  # noqa: DTZ001
-    st.lists(st.tuples(RULES, st.sampled_from(ZONES)), max_size=3), st.booleans(),
+    st.lists(MOMENTS, max_size=3), st.lists(st.tuples(RULES, st.sampled_from(ZONES)), max_size=3), st.booleans(),
 )  # fmt: skip
 def test_a_plan_keeps_what_pruning_keeps(
-    moments: list[datetime], rules: list[tuple[Rules, str]], in_order: bool
+    machines: list[list[datetime]], rules: list[tuple[Rules, str]], in_order: bool
 ) -> None:
-    moments = sorted(moments) if in_order else moments
+    machines = [sorted(each) if in_order else each for each in machines]
     policies = [policy(each, schedule=Schedule("0 22 * * *", zone)) for each, zone in rules]
-    candidates = [Candidate(str(number), number, at) for number, at in enumerate(moments)]
-    kept = {int(verdict.candidate.id) for verdict in keep(policies, candidates) if verdict.kept}
-    assert Staying().numbers(policies, [at.timestamp() for at in moments]) == kept
+    bounds = bounds_of(np.array([len(each) for each in machines], np.int64))
+    at_s = np.array([at.timestamp() for each in machines for at in each], np.float64)
+    stay = Several(at_s, bounds).stay(policies)
+    for number, moments in enumerate(machines):
+        candidates = [Candidate(str(place), place, at) for place, at in enumerate(moments)]
+        kept = {int(verdict.candidate.id) for verdict in keep(policies, candidates) if verdict.kept}
+        assert set(np.flatnonzero(stay[bounds[number] : bounds[number + 1]]).tolist()) == kept
 
 
 def test_habits_are_those_of_the_points_and_pruning_does_not_hide_them() -> None:

@@ -113,11 +113,14 @@ def head_of(entry: AuditEntry) -> Head:
     return Head(entry.number, entry.hash)
 
 
-def check(entries: Iterable[AuditEntry], known: Iterable[Head] = (), *, flaws_max: int = 20) -> Verdict:
-    """Of all entries, in the order of their numbers. `known`: what the chain was seen to have."""
-    kept = {head.number: head.hash for head in known}
+def check(
+    entries: Iterable[AuditEntry], known: Iterable[Head] = (), *, since: Head | None = None, flaws_max: int = 20
+) -> Verdict:
+    """Of all entries, in the order of their numbers; or of those after `since`, up to which all were looked at before.
+    `known`: what the chain was seen to have."""
+    kept = {head.number: head.hash for head in known if since is None or head.number > since.number}
     flaws = _Flaws(flaws_max)
-    head: Head | None = None
+    head = since
     for entry in entries:
         expected = 1 if head is None else head.number + 1
         if entry.number != expected:

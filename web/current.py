@@ -18,6 +18,8 @@ from web.jobs import Jobs
 if TYPE_CHECKING:
     from appliance.services.metrics import MetricsService
     from appliance.services.planning import PlanningService
+    from appliance.services.reports import ReportService
+    from web.made_reports import MadeReports
     from web.server import Streams
 
 _COUNTED_S: Final = 30.0
@@ -56,6 +58,18 @@ class Parts:
         return PlanningService(self.appliance)
 
     @cached_property
+    def report(self) -> ReportService:
+        from appliance.services.reports import ReportService
+
+        return ReportService(self.appliance)
+
+    @cached_property
+    def made_reports(self) -> MadeReports:
+        from web.made_reports import MadeReports
+
+        return MadeReports(self.appliance, self.report)
+
+    @cached_property
     def watcher(self) -> RunWatcher:
         return RunWatcher(self.appliance)
 
@@ -88,6 +102,14 @@ def metrics() -> MetricsService:
 
 def planning() -> PlanningService:
     return parts().planning
+
+
+def report() -> ReportService:
+    return parts().report
+
+
+def made_reports() -> MadeReports:
+    return parts().made_reports
 
 
 def open_requests(*, anew: bool = False) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, false, insert, select
+from sqlalchemy import ColumnElement, Connection, false, insert, or_, select
 
 from appliance.audit import AuditEntry, Draft, Head, chained, clean, head_of
 from appliance.catalog import rows, tables
@@ -73,11 +73,13 @@ class Audit:
                 return
             after = found[-1].number
 
-    def between(self, begin: datetime, end: datetime) -> Iterator[AuditEntry]:
-        """What began in that time, in order."""
+    def between(self, begin: datetime, end: datetime, acts: Sequence[str] = ("",)) -> Iterator[AuditEntry]:
+        """What began in that time and is called so, or begins so, in order."""
         at, after = _entries.c.at_utc, 0
+        called = or_(*(_entries.c.act.startswith(act, autoescape=True) for act in acts))
         while True:
-            query = select(_entries).where(_entries.c.number > after, at >= begin, at < end).order_by(_entries.c.number)
+            query = select(_entries).where(_entries.c.number > after, at >= begin, at < end, called)
+            query = query.order_by(_entries.c.number)
             with self._database.read() as connection:
                 found = [rows.decode(AuditEntry, row) for row in connection.execute(query.limit(_AT_A_TIME))]
             yield from found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, case, func, select
+from sqlalchemy import ColumnElement, and_, func, select
 
 from appliance.catalog import rows, tables
 from appliance.catalog.browsing import histories
@@ -27,17 +27,6 @@ class PointsMade:
     points: int
     read_bytes: int
     stored_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesSpan:
-    """Of a series' points that are there: how many were made in a span, how many before its end, and when the oldest
-    and the newest of these."""
-
-    made: int = 0
-    kept: int = 0
-    oldest_utc: datetime | None = None
-    newest_utc: datetime | None = None
 
 
 class History:
@@ -104,21 +93,17 @@ class History:
                 found.setdefault(machine, []).append(moment)
         return found
 
-    def series_spans(self, begin: datetime, end: datetime) -> Mapping[str, SeriesSpan]:
-        created = _points.c.created_utc
-        made = func.sum(case((created >= begin, 1), else_=0))
-        query = select(_points.c.series, made, func.count(), func.min(created), func.max(created))
-        query = query.where(created < end).group_by(_points.c.series)
-        with self._database.read() as connection:
-            return {row[0]: SeriesSpan(int(row[1]), int(row[2]), row[3], row[4]) for row in connection.execute(query)}
-
-    def made_points(self) -> Mapping[str, Points]:
-        """All points, by their series."""
+    def made_points(self, serieses: Collection[str] | None = None) -> Mapping[str, Points]:
+        """All points, or those of these series, by their series."""
+        if serieses is not None and len(serieses) > _AT_ONCE:
+            return {key: each for key, each in self.made_points().items() if key in set(serieses)}
         columns = _points.c
         query = select(
             columns.series, columns.created_utc, columns.kind, columns.size_bytes, columns.read_bytes,
             columns.stored_bytes, columns.duration_ms,
         ).order_by(columns.series, columns.generation)  # fmt: skip
+        if serieses is not None:
+            query = query.where(columns.series.in_(sorted(serieses)))
         found: dict[str, Points] = {}
         with self._database.read() as connection:
             for series, created, kind, *amounts in connection.execute(query):

@@ -8,11 +8,12 @@ stays in both, as later points need most of it. Between them, the repository goe
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from appliance.planning.habits import Habit, History
 from appliance.planning.staying import Bools, Floats, Ints, Several, bounds_of
 from appliance.policy.policies import Policy
 from appliance.policy.retention import Rules
+
+Answer = TypeVar("Answer")
 
 MONTHS_MAX: Final = 120
 _POINTS_A_MONTH: Final = 3000  # of one machine: more often than every quarter of an hour is reckoned as that
@@ -80,6 +83,64 @@ def going(histories: Sequence[History], policy: Policy) -> int:
     return count
 
 
+class Reckoning:
+    """`project` and `going`, which remembers what it was asked last: all that these hang on is in the question, so
+    it is the same answer. Safe to use from threads."""
+
+    _MOST: ClassVar[int] = 12
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, tuple[Sequence[History], Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def project(
+        self,
+        histories: Sequence[History],
+        habits: Sequence[Habit | None],
+        used_bytes: int,
+        day_bytes: int | None,
+        now_utc: datetime,
+        months: int,
+        policy: Policy | None,
+    ) -> tuple[MonthSize, ...]:
+        """`policy`: instead of those that each machine has."""
+
+        def policies(history: History) -> Sequence[Policy]:
+            return history.policies if policy is None else (policy,)
+
+        return self._told(
+            (used_bytes, day_bytes, now_utc, months, tuple(habits), *_facts(histories, policy)), histories,
+            lambda: project(histories, habits, used_bytes, day_bytes, now_utc, months, policies),
+        )  # fmt: skip
+
+    def going(self, histories: Sequence[History], policy: Policy) -> int:
+        return self._told(("going", *_facts(histories, policy)), histories, lambda: going(histories, policy))
+
+    def _told(self, question: Hashable, histories: Sequence[History], reckon: Callable[[], Answer]) -> Answer:
+        with self._lock:
+            if question in self._known:
+                self._known.move_to_end(question)
+                answer: Answer = self._known[question][1]
+                return answer
+        answer = reckon()
+        with self._lock:
+            self._known[question] = (histories, answer)  # the points of which the question has the ids live on with it
+            while len(self._known) > self._MOST:
+                self._known.popitem(last=False)
+        return answer
+
+
+def _facts(histories: Sequence[History], policy: Policy | None) -> tuple[Hashable, ...]:
+    """What capacity hangs on, of points that nobody adds to."""
+    machines = tuple((id(each.points), each.count, _keeping(each.policies)) for each in histories)
+    return machines, None if policy is None else _keeping((policy,))
+
+
+def _keeping(policies: Sequence[Policy]) -> tuple[tuple[Rules, str], ...]:
+    """What of policies says which points stay."""
+    return tuple((policy.retention, policy.schedule.zone) for policy in policies)
+
+
 @dataclass(frozen=True, slots=True)
 class _Machine:
     history: History
@@ -99,7 +160,7 @@ def _groups(
     keeping: dict[tuple[tuple[Rules, str], ...], Sequence[Policy]] = {}
     for machine in machines:
         mine = policies(machine.history)
-        key = tuple((policy.retention, policy.schedule.zone) for policy in mine)
+        key = _keeping(mine)
         alike[key].append(machine)
         keeping[key] = mine
     for key, group in alike.items():
@@ -127,7 +188,7 @@ def _grown(
     points = np.array([len(each.history.points) for each in machines], np.int64)
     pruned = bool(policies) and not any(policy.retention.empty for policy in policies)
     there = _There.of(machines) if pruned else None
-    before = None if there is None else there.sums(there.stored)
+    before = np.zeros(len(machines), np.int64) if there is None else there.sums(there.stored)
     gone = np.zeros(len(machines), np.int64)  # what full reads stored whose points are pruned: it stays
     for end in ends:
         new = np.maximum((end.timestamp() - last_s) / interval_s, 0).astype(np.int64)

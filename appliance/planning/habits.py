@@ -24,6 +24,17 @@ _SPEED_BYTES_MIN: Final = 64 << 20  # read, in a run whose speed counts
 
 
 @dataclass(frozen=True, slots=True)
+class SeriesSpan:
+    """Of a series' points that are there: how many were made in a span, how many before its end, and when the oldest
+    and the newest of these."""
+
+    made: int = 0
+    kept: int = 0
+    oldest_utc: datetime | None = None
+    newest_utc: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MadePoint:
     """What making a restore point took; `size_bytes`: of the machine's disks then."""
 
@@ -66,6 +77,14 @@ class Points(Sequence[MadePoint]):
     def last_s(self) -> float:
         """When the last one was made; before all times, if there is none."""
         return self.at_s[-1] if self.at_s else float("-inf")
+
+    def span(self, begin: datetime, end: datetime) -> SeriesSpan:
+        begin_s, end_s = begin.timestamp(), end.timestamp()
+        before = [at for at in self.at_s if at < end_s]
+        if not before:
+            return SeriesSpan()
+        oldest, newest = datetime.fromtimestamp(min(before), UTC), datetime.fromtimestamp(max(before), UTC)
+        return SeriesSpan(sum(at >= begin_s for at in before), len(before), oldest, newest)
 
     @property
     def habit(self) -> Habit | None:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Final
 
 from appliance.amounts import size
-from appliance.planning.capacity import MonthSize, going, project
+from appliance.planning.capacity import MonthSize, Reckoning
 from appliance.planning.habits import Habit, History, habits, reading_speed
 from appliance.planning.load import HostLoad, RecoveryTime, loads
 from appliance.policy.policies import Policy
@@ -95,10 +95,15 @@ def plan(
     window_s: float | None = None,
     restore_bytes_s: float | None = None,
     found: Sequence[Habit | None] | None = None,
+    since_utc: datetime | None = None,
+    reckoning: Reckoning | None = None,
 ) -> Plan:
-    """`rules`: a retention to compare with; `found`: habits that are known otherwise."""
+    """`rules`: a retention to compare with; `found`: habits that are known otherwise; `since_utc`: from when on the
+    months are, if not from now on; `reckoning`: what remembers."""
+    reckoning = reckoning or Reckoning()
+    since_utc = since_utc or now_utc
     known = tuple(found) if found is not None else habits(histories)
-    size_now = project(histories, known, room.used_bytes, room.day_bytes, now_utc, months)
+    size_now = reckoning.project(histories, known, room.used_bytes, room.day_bytes, since_utc, months, None)
     speed = restore_bytes_s or reading_speed(histories)
     return Plan(
         made_utc=now_utc,
@@ -106,7 +111,7 @@ def plan(
         room=room,
         months=size_now,
         full_utc=_full(size_now, room),
-        change=None if rules is None else _change(histories, known, room, now_utc, months, rules),
+        change=None if rules is None else _change(reckoning, histories, known, room, since_utc, months, rules),
         hosts=loads(histories, known, window_s),
         recoveries=_recoveries(histories, speed),
         how=_how(histories, known, room, speed, typed=restore_bytes_s is not None, numbers=found is not None),
@@ -129,6 +134,7 @@ def typed(numbers: Numbers, rules: Rules, now_utc: datetime) -> tuple[tuple[Hist
 
 
 def _change(
+    reckoning: Reckoning,
     histories: Sequence[History],
     known: Sequence[Habit | None],
     room: Room,
@@ -139,9 +145,9 @@ def _change(
     policy = _policy(rules)
     return Change(
         rules,
-        going(histories, policy),
+        reckoning.going(histories, policy),
         None,
-        project(histories, known, room.used_bytes, None, now_utc, months, lambda _: (policy,)),
+        reckoning.project(histories, known, room.used_bytes, None, now_utc, months, policy),
     )
 
 

@@ -98,10 +98,13 @@ class ChangeLine:
 
 @dataclass(frozen=True, slots=True)
 class AuditState:
-    """`entries`: None: there is no audit. `flaws`: what is wrong with its chain."""
+    """`entries`: None: there is no audit. `flaws`: what is wrong with its chain. `looked_utc`: the first `looked`
+    entries were looked at then, those after them when the report was made; None: all of them were."""
 
     entries: int | None
     flaws: tuple[str, ...]
+    looked: int = 0
+    looked_utc: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,42 +2,40 @@
 
 The rule: everything is reckoned from the catalog, so no plan needs a host or reads the repository; what a retention
 would free at once is asked of the repository only if somebody wants it to the byte. Who may see some machines only has
-a plan of those, in which nothing is of the others: not what the repository holds, nor how it grows.
+a plan of those, in which nothing is of the others: not what the repository holds, nor how it grows. Months are reckoned
+from the beginning of this hour on: within it, the same question about the same points has the same answer.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from appliance.planning.habits import History, Points
+from appliance.planning.capacity import Reckoning
+from appliance.planning.habits import History
 from appliance.planning.plans import Numbers, Plan, Room, plan, room_of, typed
 from appliance.policy.retention import Rules
 from appliance.progress import SILENT, Progress
 from appliance.services.browsing.fleet import Standing
 from appliance.services.browsing.service import BrowsingService, MaySee
+from appliance.services.made_points import MadePoints
 from appliance.services.maintenance import MaintenanceService
 from appliance.services.policies.service import PolicyService
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
 
-_REMEMBERED_S: Final = 60.0
-
 
 class PlanningService:
-    """Borrows the appliance. Worth keeping: it remembers for a minute what points there are, for one who tries this and
-    that. Safe to use from threads."""
+    """Borrows the appliance. Worth keeping: it remembers what points there are, for as long as they are so. Safe to use
+    from threads."""
 
     def __init__(self, appliance: Appliance) -> None:
         self._appliance = appliance
         self._browsing = BrowsingService(appliance)
-        self._lock = threading.Lock()
-        self._points: Mapping[str, Points] = {}
-        self._until_s = float("-inf")
+        self._points = MadePoints(appliance)
+        self._reckoning = Reckoning()
 
     def plan(
         self,
@@ -53,10 +51,11 @@ class PlanningService:
         """`exact`: with `rules`, ask the repository which points they would let go at once and what that frees, for who
         may see all. ImagingError then; CatalogError."""
         assert may_see is None or not exact
-        histories = self.histories(may_see)
+        histories, now = self.histories(may_see), self._appliance.clock.now_utc()
+        hour = now.replace(minute=0, second=0, microsecond=0)
         made = plan(
-            histories, self._room() if may_see is None else room_of(histories), self._appliance.clock.now_utc(),
-            months=months, rules=rules, window_s=window_s, restore_bytes_s=restore_bytes_s,
+            histories, self._room() if may_see is None else room_of(histories), now, months=months, rules=rules,
+            window_s=window_s, restore_bytes_s=restore_bytes_s, since_utc=hour, reckoning=self._reckoning,
         )  # fmt: skip
         if made.change is None or rules is None or not exact:
             return made
@@ -84,7 +83,7 @@ class PlanningService:
     def histories(self, may_see: MaySee | None = None) -> tuple[History, ...]:
         """Of the machines and images that have restore points and are still there, by name."""
         policies = {each.name: each.policy for each in PolicyService(self._appliance).list().readable}
-        points = self._made_points()
+        points = self._points.all()
         found = []
         for row in self._browsing.fleet(may_see).rows:
             mine = points.get(row.series or "")
@@ -96,14 +95,6 @@ class PlanningService:
                 History(row.machine.name, row.machine.host, mine[-1].size_bytes, mine, selecting, 1, instant)
             )  # fmt: skip
         return tuple(found)
-
-    def _made_points(self) -> Mapping[str, Points]:
-        clock = self._appliance.clock
-        with self._lock:
-            if clock.monotonic_s() >= self._until_s:
-                self._points = self._appliance.catalog.history.made_points()
-                self._until_s = clock.monotonic_s() + _REMEMBERED_S
-            return self._points
 
     def _room(self) -> Room:
         growth = self._browsing.growth()

@@ -261,6 +261,23 @@ def test_points_come_back_as_they_went_in(catalog: Catalog) -> None:
     assert catalog.points.list() == (second,)
 
 
+def test_whatever_changes_the_points_of_a_machine_changes_its_mark(catalog: Catalog) -> None:
+    other = replace(machine_record(), series="6" * 32, uuid=new_id())
+    first, second, third = point_record(), point_record(generation=1), point_record(series=other.series)
+    seen = []
+    for change in (
+        lambda: catalog.points.replace([machine_record(), other], [first, third]),
+        lambda: catalog.points.add(machine_record(), second),
+        lambda: catalog.points.remove(first.id),
+        lambda: catalog.points.replace([machine_record(), other], [first, second, third]),
+    ):
+        change()
+        seen.append(catalog.points.marks())
+    assert len({each[first.series] for each in seen}) == 4
+    assert seen[0][other.series] == seen[1][other.series] == seen[2][other.series]
+    assert all(marks.keys() == {first.series, other.series} and all(marks.values()) for marks in seen)
+
+
 def test_replacing_the_points_is_all_or_nothing(catalog: Catalog) -> None:
     kept = point_record()
     catalog.points.replace([machine_record()], [kept])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from appliance.policy.selectors import Clause, Selector
 from appliance.policy.windows import Span, Window
 from appliance.proofs import RepositorySize
 from appliance.services.browsing.growth import growth
+from appliance.services.made_points import MadePoints
 from appliance.services.planning import PlanningService
 from appliance.settings import load
 from tests.bench.fleet import SMALL, seed
@@ -272,9 +273,41 @@ def test_the_fleets_history_is_what_the_catalog_has(appliance: Appliance) -> Non
         } <= there
     made = service.plan(months=3, rules=Rules(daily=3))
     assert made.change is not None
+    assert service.plan(months=3, rules=Rules(daily=2)).change != made.change  # nothing else is taken for the same
+    again = service.plan(months=3, rules=Rules(daily=3), window_s=60.0)
+    assert (again.months, again.change) == (made.months, made.change)
     assert made.change.going > 0
     assert made.room.used_bytes == sum(point.stored_bytes for point in points)
     assert {each.host for each in made.hosts} == {history.host for history in histories}
+
+
+def test_points_are_read_again_when_they_changed_and_not_else(
+    appliance: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, read = appliance.catalog, []
+    seed(catalog, SMALL, now_utc=datetime.now(UTC))
+    made_points = catalog.history.made_points
+
+    def reading(serieses: Collection[str] | None = None) -> Mapping[str, Points]:
+        read.append(serieses)
+        return made_points(serieses)
+
+    monkeypatch.setattr(catalog.history, "made_points", reading)
+    points = MadePoints(appliance)
+    before = points.all()
+    assert points.all() == before
+    assert read == [None]
+    machine = catalog.points.machines()[0]
+    newest = catalog.points.list(machine.series)[-1]
+    added = replace(newest, id="f" * 32, manifest_name="manifests/new", generation=newest.generation + 1)
+    catalog.points.add(machine, added)
+    assert len(points.all()[machine.series]) == len(before[machine.series]) + 1
+    catalog.points.remove(added.id)
+    catalog.points.remove(newest.id)
+    after = points.all()
+    assert list(after[machine.series].at_s) == list(before[machine.series].at_s)[:-1]
+    assert all(after[series] is before[series] for series in before if series != machine.series)
+    assert read == [None, {machine.series}, {machine.series}]
 
 
 def test_who_may_see_some_machines_has_a_plan_of_those(appliance: Appliance) -> None:

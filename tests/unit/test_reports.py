@@ -283,6 +283,29 @@ def test_a_broken_audit_is_an_exception(appliance: Appliance) -> None:
     assert "The audit is not whole" in page(report).html
 
 
+def test_what_was_looked_at_of_the_audit_is_told_and_what_is_new_is_looked_at(appliance: Appliance) -> None:
+    october(appliance)
+    service = ReportService(appliance)
+    first, again = service.month(OCTOBER).audit, service.month(OCTOBER).audit
+    assert first is not None
+    assert again is not None
+    assert (first.looked_utc, again.looked, again.flaws) == (None, first.entries, ())
+    assert again.looked_utc is not None
+    appliance.catalog.audit.append([draft("policy.save", END, "root")])
+    assert first.entries is not None
+    with appliance.catalog.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE audit SET act = 'other' WHERE number = {first.entries + 1}")
+    broken = service.month(OCTOBER).audit
+    assert broken is not None
+    assert [flaw.split(":")[0] for flaw in broken.flaws] == [f"entry {first.entries + 1}"]
+    with appliance.catalog.database.write() as connection:  # what was looked at before, too, from then on
+        connection.exec_driver_sql("UPDATE audit SET actor_name = 'somebody' WHERE number = 2")
+    broken = service.month(OCTOBER).audit
+    assert broken is not None
+    assert broken.flaws[0].startswith("entry 2:")
+    assert broken.looked_utc is None
+
+
 def test_a_report_of_a_fleet_adds_up(appliance: Appliance) -> None:
     seed(appliance.catalog, SMALL, now_utc=END)
     report = ReportService(appliance).month(OCTOBER)

@@ -15,13 +15,12 @@ from appliance.policy.retention import Rules
 from appliance.reports.compliance import Report
 from appliance.reports.months import Month
 from appliance.services.access import Act
-from appliance.services.reports import ReportService
 from web.acts import act
 from web.api.callers import appliance, visible
 from web.api.problems import FieldError, Unprocessable
 from web.api.resources import resource
 from web.api.schemas import schema_of, send
-from web.current import planning
+from web.current import planning, report
 
 resources = resource("outlooks", "The report of a month, and a plan of those that come.")
 ReportOut: Final = schema_of(Report, "Report")
@@ -90,7 +89,7 @@ def show_report(query: Which) -> Response:
     zone = _zone(query.zone)
     now = appliance().clock.now_utc()
     month = Month.before(now, zone) if query.month is None else Month.parse(query.month, zone)
-    return send(ReportOut, ReportService(appliance()).month(month, may_see=may_see))
+    return send(ReportOut, report().month(month, may_see=may_see))
 
 
 @resources.get("/plan", summary="Room, bandwidth and time to recover, months ahead", responses={200: PlanOut})

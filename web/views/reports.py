@@ -5,16 +5,15 @@ from __future__ import annotations
 import calendar
 from typing import Final
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
 
-from appliance.reports.compliance import Report
 from appliance.reports.months import Month
 from appliance.services.access import Act
-from appliance.services.reports import ReportService
-from appliance.services.reports.page import body, page
 from web.acts import act
-from web.current import appliance
-from web.guarding import sees
+from web.current import appliance, made_reports
+from web.forms import flag
+from web.guarding import actor, sees
 
 blueprint = Blueprint("reports", __name__)
 _MONTHS: Final = 24  # to choose from; the address takes others, too
@@ -22,27 +21,38 @@ _MONTHS: Final = 24  # to choose from; the address takes others, too
 
 @blueprint.get("/report")
 @act(Act.REPORT_SEE)
-def month() -> str:
-    """Of the month that is asked for, or of the last that is over. MonthNotUnderstood."""
-    wanted = _wanted()
+def month() -> Response | str:
+    """Of the month that is asked for, or of the last that is over; or what asks again until it is made.
+    MonthNotUnderstood."""
+    wanted, reports = _wanted(), made_reports()
+    if flag(request.args, "anew"):
+        reports.forget(wanted, _whose())
+        return redirect(url_for("reports.month", month=wanted))
+    alone = request.headers.get("HX-Target") == "report"
+    made = reports.find(wanted, _whose(), sees())
     return render_template(
-        "reports/page.html", report=body(_report(wanted)), wanted=str(wanted), months=_months(wanted), title="Report"
-    )
+        "reports/report.html" if alone else "reports/page.html", report=None if made is None else made.body,
+        wanted=str(wanted), months=_months(wanted), title="Report",
+    )  # fmt: skip
 
 
 @blueprint.get("/report/file")
 @act(Act.REPORT_SEE)
 def file() -> Response:
-    """As `month`."""
+    """As it was made for the page; or now, however long that takes."""
     wanted = _wanted()
+    made = made_reports().find(wanted, _whose(), sees(), patience_s=None)
+    assert made is not None
     return Response(
-        page(_report(wanted)).html, mimetype="text/html",
+        made.file, mimetype="text/html",
         headers={"Content-Disposition": f'attachment; filename="strongroom-{wanted}.html"'},
     )  # fmt: skip
 
 
-def _report(wanted: Month) -> Report:
-    return ReportService(appliance()).month(wanted, may_see=sees())
+def _whose() -> str:
+    """The same for all who may see all; else of one person, as long as the same machines are granted."""
+    who = actor()
+    return repr((who.id, who.grants, who.within)) if who.limited else ""
 
 
 def _wanted() -> Month:

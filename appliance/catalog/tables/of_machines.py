@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Date, Float, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 from appliance.catalog.tables.common import ID_CHARACTERS, UUID_CHARACTERS, Moment, metadata
 
@@ -95,6 +109,8 @@ machines = Table(
     Column("last_point", String(ID_CHARACTERS), nullable=True),
     Column("last_point_utc", Moment, nullable=True),
     Column("disks", JSON, nullable=False),
+    # No part of the record: another one after each change of its points.
+    Column("points_mark", String(ID_CHARACTERS), nullable=False, server_default=text("''")),
 )
 
 points = Table(

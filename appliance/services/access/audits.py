@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from appliance.audit import AuditEntry, Flaw, Head, Result, Verdict, check, entry_json
+from appliance.audit import AuditEntry, Flaw, Head, Result, Verdict, check, entry_json, head_of
 from appliance.catalog.audit import Filter
 from appliance.clock import format_utc
 from appliance.errors import StrongroomError
@@ -61,6 +61,16 @@ class AuditService:
             flaw = Flaw(heads[0].number, "the entry that this home knows of is another one than was given")
             return replace(verdict, flaws=(*verdict.flaws, flaw))
         return verdict
+
+    def verify_since(self, since: Head) -> Verdict:
+        """As `verify`, of the entries after this one, up to which somebody has looked at all; of all, if it is not
+        there as it was then."""
+        there = next(self._appliance.catalog.audit.entries(since.number - 1), None)
+        if there is None or head_of(there) != since:
+            return self.verify()
+        self._access.sweep()
+        heads = [head for head in (self._access.heads.read(),) if head is not None]
+        return check(self._appliance.catalog.audit.entries(since.number), heads, since=since)
 
     def accept(self) -> Head:
         """From now on this home goes by the chain as it is. AuditIsEmpty."""

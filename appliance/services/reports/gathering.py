@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from appliance.audit import AuditEntry
+from appliance.audit import AuditEntry, Head
 from appliance.catalog.browsing import histories
-from appliance.catalog.history import SeriesSpan
 from appliance.models import RunRecord, RunState
+from appliance.planning.habits import NO_POINTS
 from appliance.policy.retention import Rules
 from appliance.proofs import Proof
 from appliance.reports.compliance import (
@@ -33,12 +34,14 @@ from appliance.services.access.audits import AuditService
 from appliance.services.browsing.fleet import MachineRow, Standing
 from appliance.services.browsing.service import BrowsingService, MaySee
 from appliance.services.fleet import FleetService
+from appliance.services.made_points import MadePoints
 from appliance.services.policies.service import KnownPolicy, PolicyService
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
 
 _LISTED: Final = 500
+_LOOKED_FOR: Final = timedelta(days=1)
 _FAILED: Final = (RunState.FAILED, RunState.INTERRUPTED)
 _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOOK_BACK: Final = timedelta(days=100)  # for the last backup before the month
@@ -51,13 +54,21 @@ _RULES: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
 
 class ReportService:
-    """Borrows the appliance."""
+    """Borrows the appliance. Worth keeping: for a day it remembers up to where the audit was looked at, and what points
+    there are, for as long as they are so. Safe to use from threads."""
 
     def __init__(self, appliance: Appliance) -> None:
         self._appliance = appliance
+        self._points = MadePoints(appliance)
+        self._looked: tuple[datetime, Head] | None = None
 
     def month(self, month: Month, *, may_see: MaySee | None = None) -> Report:
         """CatalogError."""
+        audit = self._audit() if may_see is None else None
+        with self._appliance.catalog.database.reading():
+            return self._month(month, audit, may_see)
+
+    def _month(self, month: Month, audit: AuditState | None, may_see: MaySee | None) -> Report:
         catalog, now = self._appliance.catalog, self._appliance.clock.now_utc()
         begin, end = month.begin_utc, month.end_utc
         fleet = BrowsingService(self._appliance).fleet(may_see)
@@ -95,7 +106,7 @@ class ReportService:
             failed_count=sum(runs.get(state, 0) for state in _FAILED),
             changes=changes,
             changes_count=count,
-            audit=self._audit() if keys is None else None,
+            audit=audit,
             partial=keys is not None,
         )
 
@@ -109,7 +120,7 @@ class ReportService:
     ) -> tuple[MachineLine, ...]:
         history = self._appliance.catalog.history
         successes = history.successes(begin, end, begin - _LOOK_BACK)
-        spans = history.series_spans(begin, end)
+        points = self._points.all()
         proven = {each.series: each.proven_utc for each in self._appliance.catalog.proofs.between(_EVER, end)}
         known = {
             each.machine.key: each.seen.known_utc for each in self._appliance.catalog.inventory.machines(own=False)
@@ -127,7 +138,7 @@ class ReportService:
                 found = exposure(times, min(began, end), end, None if watched is None else watched.rpo)
                 longest = int(found.longest.total_seconds())
                 missed = None if watched is None else int(found.missed.total_seconds())
-            span = spans.get(row.series or "", SeriesSpan())
+            span = points.get(row.series or "", NO_POINTS).span(begin, end)
             lines.append(
                 MachineLine(
                     name=row.machine.name,
@@ -179,10 +190,8 @@ class ReportService:
         """The oldest ones, and how many there are."""
         found = [
             entry
-            for entry in self._appliance.catalog.audit.between(begin, end)
-            if entry.act.startswith(_CHANGES)
-            and not entry.act.endswith(".see")
-            and (keys is None or entry.machine in keys)
+            for entry in self._appliance.catalog.audit.between(begin, end, _CHANGES)
+            if not entry.act.endswith(".see") and (keys is None or entry.machine in keys)
         ]
         return tuple(_change(entry) for entry in found[:_LISTED]), len(found)
 
@@ -190,8 +199,18 @@ class ReportService:
         head = self._appliance.catalog.audit.head()
         if head is None:
             return AuditState(None, ())
-        verdict = AuditService(self._appliance).verify()
-        return AuditState(head.number, tuple(f"entry {flaw.number}: {flaw.what}" for flaw in verdict.flaws))
+        service, now, looked = AuditService(self._appliance), self._appliance.clock.now_utc(), self._looked
+        if looked is None or not timedelta(0) <= now - looked[0] < _LOOKED_FOR:
+            looked, verdict = None, service.verify()
+        else:
+            verdict = service.verify_since(looked[1])
+        if verdict.flaws or verdict.head is None:
+            self._looked = None
+        elif looked is None:
+            self._looked = (now, verdict.head)
+        flaws = tuple(f"entry {flaw.number}: {flaw.what}" for flaw in verdict.flaws)
+        state = AuditState(0 if verdict.head is None else verdict.head.number, flaws)
+        return state if looked is None else replace(state, looked=looked[1].number, looked_utc=looked[0])
 
 
 def _added_up(ended: Mapping[str, Mapping[RunState, int]]) -> Mapping[RunState, int]:

@@ -24,6 +24,7 @@ class Proofs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known: tuple[tuple[object, ...], tuple[Verification, ...]] | None = None
 
     def verified(self, record: Verification) -> None:
         verifications = tables.verifications
@@ -34,9 +35,15 @@ class Proofs:
 
     def verifications(self) -> tuple[Verification, ...]:
         """Newest first."""
-        query = select(tables.verifications).order_by(tables.verifications.c.ended_utc.desc())
+        table, ended = tables.verifications, tables.verifications.c.ended_utc
         with self._database.read() as connection:
-            return tuple(rows.decode(Verification, row) for row in connection.execute(query))
+            # None is changed, and each that comes is another one or makes the oldest go: so these tell.
+            mark = tuple(connection.execute(select(func.count(), func.min(ended), func.max(ended))).one())
+            known = self._known
+            if known is None or known[0] != mark:
+                found = connection.execute(select(table).order_by(ended.desc()))
+                known = self._known = (mark, tuple(rows.decode(Verification, row) for row in found))
+            return known[1]
 
     def proven(self, proof: Proof) -> None:
         with self._database.write() as connection:

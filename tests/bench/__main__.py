@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tree", help=f"the files on the disks (default: {images.FULL.tree})")
     parser.add_argument("--tools", default="", help="disk: only these tools, separated by commas")
     parser.add_argument("--rounds", type=int, default=3, help="disk: how often (default: 3; the medians are shown)")
+    parser.add_argument(
+        "--engine", default="", choices=("sqlite", "postgresql"), help="pages: with this one alone (default: with both)"
+    )
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
@@ -65,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in PARTS:
             if not options.parts or name in options.parts:
                 since = company.now()
-                part = _measure(name, work, disks, tools, rounds=options.rounds, quick=options.quick)
+                part = _measure(
+                    name, work, disks, tools, rounds=options.rounds, quick=options.quick, engine=options.engine
+                )
                 part.others_cores = company.others_cores(since)
                 report.show(console, part)
                 report.keep(results, [part], quick=options.quick)  # at once: a later part may fail
@@ -82,7 +87,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(
-    name: str, work: Path, disks: images.Images, tools: tuple[str, ...], *, rounds: int, quick: bool
+    name: str,
+    work: Path,
+    disks: images.Images,
+    tools: tuple[str, ...],
+    *,
+    rounds: int,
+    quick: bool,
+    engine: str,
 ) -> report.Part:
     if name == "disk":
         return measure_disk(work, disks, tools, settle=not quick, rounds=1 if quick else rounds)
@@ -99,7 +111,7 @@ def _measure(
     if name == "browsing":
         return measure_browsing(work, quick=quick)
     if name == "pages":
-        return measure_pages(work, quick=quick)
+        return measure_pages(work, quick=quick, engine=engine)
     if name == "due":
         return measure_due(work, quick=quick)
     if name == "random":

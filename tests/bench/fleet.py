@@ -97,7 +97,7 @@ def seed(catalog: Catalog, size: Size = FULL, *, now_utc: datetime, number: int 
     """Into a catalog that is empty. Nightly runs up to `now_utc`, most machines backed up within the last day."""
     draw = random.Random(number)
     members = list(_members(draw, size))
-    catalog.appliances.join(ApplianceRecord(ME, now_utc, "appliance", "/var/lib/strongroom", "p", now_utc), "file")
+    catalog.appliances.join(ApplianceRecord(ME, now_utc, "appliance", "/var/lib/strongroom", "", now_utc), "file")
     catalog.attach_repository(RepositoryRecord("e" * 32, "/srv/repository", now_utc))
     hosts = [f"rack{number:02}" for number in range(size.hosts)]
     for host in hosts:

@@ -28,12 +28,12 @@ from appliance.catalog.database import Database
 from appliance.identity import keep_id
 from appliance.models import RunState
 from appliance.policy.selectors import Kind
-from appliance.services.browsing import BrowsingService, MachineFilter, RunFilter, Standing
+from appliance.services.browsing import BrowsingService, MachineFilter, MachineRow, PointFilter, RunFilter, Standing
 from appliance.settings import load
 from tests.bench import fleet
 from tests.bench.measure import BenchError, say
 from tests.bench.report import Goal, Part
-from tests.bench.served import Account, account, form_token, serving, signed_in
+from tests.bench.served import Account, Visitor, account, form_token, serving, signed_in
 from tests.lab.postgres_server import PostgresServer
 from web.app import create_app
 
@@ -44,8 +44,21 @@ _KEPT_S: Final = 86_400.0
 _DEEP: Final = 100
 _NIGHTS: Final = 400
 _BASE: Final = "https://localhost"
+ANSWERS: Final = (200, 302)  # a point's address leads to its machine's page
 # The hosts of the fleet are nowhere: they are looked for once. What policies want is not asked for.
 _QUIET: Final = {"STRONGROOM_QUEUE_WORKERS": "0", "STRONGROOM_INVENTORY_REFRESH_S": "86400"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A page, or the part of it that a script puts into `target`."""
+
+    path: str
+    target: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"HX-Request": "true", "HX-Target": self.target} if self.target else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +69,34 @@ class _Site:
     log: Path
     who: Account
     checker: Account
-    pages: Mapping[str, str]
+    pages: Mapping[str, Asked]
 
 
-def measure_pages(work: Path, *, quick: bool) -> Part:
+def measure_pages(work: Path, *, quick: bool, engine: str = "") -> Part:
+    """`engine`: with this one alone."""
     size = fleet.SMALL if quick else fleet.FULL
     part = Part("pages", f"the console with {size.machines} machines, {size.points} points, {size.runs} runs")
     folder = work / "pages"
     folder.mkdir(parents=True, exist_ok=True)
-    engines = ("sqlite",) if quick else ("sqlite", "postgresql")
-    for engine in engines:
-        with _site(engine, folder, size) as site:
-            part.figures[engine] = _measure(site, 2 if quick else _ASKED)
+    engines = (engine,) if engine else ("sqlite",) if quick else ("sqlite", "postgresql")
+    for each in engines:
+        with _site(each, folder, size) as site:
+            part.figures[each] = _measure(site, 2 if quick else _ASKED)
     rows, slowest = [], 0.0
-    for name, figures in part.figures["sqlite"]["pages"].items():
+    for name, figures in part.figures[engines[0]]["pages"].items():
         every = [part.figures[engine]["pages"][name] for engine in engines]
         times = [each[what] for each in every for what in ("median_ms", "longest_ms")]
         slowest = max(slowest, *(each["median_ms"] for each in every))
         rows.append([name, *times, figures["statements"], figures["kb"]])
     columns = [column for engine in engines for column in (engine, "longest")]
     part.table(["ms", *columns, "statements", "kB"], rows)
+    made = [
+        [name, *(part.figures[each]["made_ms"][name] for each in engines)]
+        for name in part.figures[engines[0]]["made_ms"]
+    ]
+    part.table(["ms", *engines], made, title="after a start, before anything is remembered, and again")
     part.goals.append(Goal("the slowest page (median)", slowest, _GOAL_MS, "ms", at_least=False))
-    weight = part.figures["sqlite"]["first_load_bytes"] / 1000
+    weight = part.figures[engines[0]]["first_load_bytes"] / 1000
     part.goals.append(Goal("the first load", weight, _FIRST_LOAD_BYTES / 1000, "kB", at_least=False))
     return part
 
@@ -89,16 +108,28 @@ def _measure(site: _Site, times: int) -> dict[str, Any]:
         first = visitor.get("/")
         assets = [visitor.get(path) for path in _assets(first.text)]
         figures["first_load_bytes"] = first.bytes + sum(each.bytes for each in assets)
-        for name, path in site.pages.items():
-            answers = [visitor.get(path) for _ in range(times + 1)][1:]
-            if any(each.status != 200 for each in answers):
-                raise BenchError(f"{path} answers {answers[0].status}: {answers[0].text[:300]}")
+        figures["made_ms"] = _made_first(visitor)
+        for name, asked in site.pages.items():
+            answers = [visitor.get(asked.path, asked.headers) for _ in range(times + 1)][1:]
+            if any(each.status not in ANSWERS for each in answers):
+                raise BenchError(f"{asked.path} answers {answers[0].status}: {answers[0].text[:300]}")
             took = [each.ms for each in answers]
             figures["pages"][name] = {
                 "median_ms": statistics.median(took), "longest_ms": max(took), "statements": counts[name],
                 "kb": answers[0].bytes / 1000,
             }  # fmt: skip
     return figures
+
+
+def _made_first(visitor: Visitor) -> dict[str, float]:
+    """What is remembered from then on, in ms; `report again`: with the audit looked at before."""
+    answer, took = Asked("", "answer").headers, {}
+    for name in ("report", "report again"):
+        visitor.get("/report?anew=1")
+        took[name] = visitor.get("/report/file").ms
+    for name in ("plan", "plan again"):
+        took[name] = visitor.get("/plan", answer).ms
+    return took
 
 
 def _assets(page: str) -> list[str]:
@@ -111,10 +142,11 @@ def _statements(site: _Site) -> dict[str, int]:
     with Appliance(load({**site.environment})) as appliance:
         client = client_of(appliance, site.checker)
         found = {}
-        for name, path in site.pages.items():
-            client.get(path, base_url=_BASE)
+        client.get("/report/file", base_url=_BASE)
+        for name, asked in site.pages.items():
+            client.get(asked.path, base_url=_BASE, headers=asked.headers)
             with counted(appliance.catalog) as statements:
-                client.get(path, base_url=_BASE)
+                client.get(asked.path, base_url=_BASE, headers=asked.headers)
             found[name] = len(statements)
     return found
 
@@ -191,42 +223,98 @@ def _seed(url: str, home: Path, size: fleet.Size) -> None:
     (home / _made(size)).touch()
 
 
-def pages_of(appliance: Appliance) -> dict[str, str]:
-    """Every page for looking, by what it is: of something that is there, and of a list far down as well."""
+def pages_of(appliance: Appliance) -> dict[str, Asked]:
+    """Every page for looking, by what it is: of something that is there, and of a list far down as well; and every part
+    of a page that is asked for alone."""
     browsing = BrowsingService(appliance)
     protected = MachineFilter(kind=Kind.VM, standings=frozenset({Standing.PROTECTED}))
     row = browsing.machines(protected).items[0]
     over = browsing.runs(RunFilter(frozenset({RunState.SUCCEEDED})), limit=1).items[0]
+    recovery = appliance.catalog.recoveries.list(ended=False)[0]
+    point = row.last_point
+    assert point is not None
     policy = appliance.catalog.policies.list()
     pages = {
         "overview": "/",
+        "overview, alone": "/#now",
         "VMs": "/vms",
+        "VMs, page 2": f"/vms?after={browsing.machines(limit=5).next}",
         "VMs by last point": "/vms?sort=last_point&falling=1",
         "VMs that no policy protects": "/vms?standing=unprotected",
+        "VMs of a name, alone": "/vms?text=web#rows",
         "a VM": f"/vms/{row.key}",
+        "a VM from a point on": f"/vms/{row.key}?from={_oldest(browsing, row)}",
+        "a point's place": f"/points/{point}",
+        "a point is restored": f"/points/{point}/restore",
         "runs": "/runs",
         f"runs, page {_DEEP}": f"/runs?after={_deep(browsing)}",
         "runs that failed": "/runs?state=failed",
+        "runs of a VM, alone": f"/runs?machine={row.key}#rows",
+        "runs of a host that failed": "/runs?host=rack00&state=failed",
         "a run": f"/runs/{over.id}",
+        "a run, alone": f"/runs/{over.id}#now",
         "recoveries": "/recoveries",
-        "a recovery": f"/recoveries/{appliance.catalog.recoveries.list(ended=False)[0].id}",
+        "a recovery": f"/recoveries/{recovery.id}",
+        "a recovery, alone": f"/recoveries/{recovery.id}#now",
+        "a recovery's console": f"/recoveries/{recovery.id}/console",
         "recover: what": "/recover",
+        "recover: what, alone": "/recover?text=db#choices",
         "recover: when": f"/recover?machine={row.key}",
+        "recover: where": f"/recover?machine={row.key}&point={point}",
+        "restore: what": "/restore",
+        "restore: when": f"/restore?machine={row.key}&what=whole",
+        "restore: where": f"/restore?machine={row.key}&what=whole&point={point}",
         "policies": "/policies",
         "a new policy": "/policy/new",
+        "what a policy would select": "/policy/preview?name=new&cron=0+22+*+*+*&daily=14&rpo=26#preview",
         "hosts": "/hosts",
+        "a new host": "/host/new",
         "repository": "/repository",
         "search for a name": "/search?q=web-01",
+        "search for a name, alone": "/search?q=web#found",
         "search for an id": f"/search?q={over.id[:6]}",
+        "plan": "/plan",
+        "plan, the answer alone": "/plan#answer",
+        "plan, with another retention": "/plan?months=24&daily=7&monthly=6#answer",
+        "report": "/report",
+        "report, alone": "/report#report",
+        "report as a file": "/report/file",
         "audit": "/audit",
+        "audit of a name": "/audit?actor=alice&result=failed",
+        "audit of a VM, far down": f"/audit?machine={row.key}&before=2000",
         "users": "/users",
         "settings": "/settings",
         "account": "/account",
+        "sign in": "/sign-in",
+        "alive": "/alive",
     }
     if policy:
         pages["a policy"] = f"/policies/{policy[0].name}"
         pages["a policy is changed"] = f"/policies/{policy[0].name}/edit"
-    return pages
+    return {name: Asked(*text.partition("#")[::2]) for name, text in pages.items()}
+
+
+# What `pages_of` leaves out, and why.
+ELSEWHERE: Final = {
+    "points.deleting": "it reads the repository, which is not there",
+    "files.page": "it reads the repository",
+    "files.download": "it reads the repository",
+    "repository.keys": "it reads the repository",
+    "requests.listing": "it reads the repository",
+    "requests.page": "it reads the repository",
+    "requests.new": "it reads the repository",
+    "requests.count": "it reads the repository, every half minute",
+    "recoveries.starting": "it is there while a recovery starts",
+    "metrics.page": "it is for programs, by a token",
+    "screens.screen": "a socket",
+    "runs.events": "a stream",
+    "sign_in.set_up": "its address counts once",
+    "static": "a file",
+}
+
+
+def _oldest(browsing: BrowsingService, row: MachineRow) -> str:
+    return browsing.points(PointFilter(row.series), limit=1, oldest_first=True).items[0].point.id
 
 
 def _deep(browsing: BrowsingService) -> str:

@@ -79,11 +79,11 @@ class Visitor:
     def close(self) -> None:
         self._connection.close()
 
-    def get(self, path: str) -> Answer:
-        return self._ask("GET", path, None)
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        return self._ask("GET", path, None, headers or {})
 
     def post(self, path: str, form: Mapping[str, str]) -> Answer:
-        return self._ask("POST", path, urlencode(form))
+        return self._ask("POST", path, urlencode(form), {})
 
     def sign_in(self, who: Account) -> None:
         """BenchError."""
@@ -97,8 +97,8 @@ class Visitor:
         if answer.status != http.client.FOUND:
             raise BenchError(f"nobody is signed in: {answer.status} {answer.text[:300]}")
 
-    def _ask(self, method: str, path: str, body: str | None) -> Answer:
-        headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items())}
+    def _ask(self, method: str, path: str, body: str | None, more: Mapping[str, str]) -> Answer:
+        headers = {**more, "Cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items())}
         if body is not None:
             headers |= {
                 "Content-Type": "application/x-www-form-urlencoded", "Origin": self._origin,

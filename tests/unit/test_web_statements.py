@@ -14,7 +14,7 @@ from appliance.services.access import SYSTEM, Role
 from appliance.services.accounts.users import UserService
 from appliance.settings import load
 from tests.bench.fleet import ME, SMALL, Size, look_after, seed
-from tests.bench.pages import client_of, counted, pages_of
+from tests.bench.pages import ANSWERS, ELSEWHERE, client_of, counted, pages_of
 from tests.bench.served import account
 
 FEW = replace(SMALL, machines=20, points=160, runs=200, policies=3)
@@ -43,12 +43,17 @@ def statements(home: Path, size: Size, times: int) -> dict[str, int]:
             )  # fmt: skip
             appliance.catalog.recoveries.add(recovery)
         client = client_of(appliance, account(appliance))
-        found = {}
-        for name, path in pages_of(appliance).items():
-            assert client.get(path, base_url=_BASE).status_code == 200, name
-            with counted(appliance.catalog) as asked:
-                client.get(path, base_url=_BASE)
-            found[name] = len(asked)
+        urls = client.application.url_map
+        every = {rule.endpoint for rule in urls.iter_rules() if "GET" in (rule.methods or ())}
+        asked_for, found = set(ELSEWHERE), {}
+        assert client.get("/report/file", base_url=_BASE).status_code == 200  # which waits until it is made
+        for name, asked in pages_of(appliance).items():
+            asked_for.add(str(urls.bind("localhost").match(asked.path.partition("?")[0])[0]))
+            assert client.get(asked.path, base_url=_BASE, headers=asked.headers).status_code in ANSWERS, name
+            with counted(appliance.catalog) as statements:
+                client.get(asked.path, base_url=_BASE, headers=asked.headers)
+            found[name] = len(statements)
+        assert asked_for == {endpoint for endpoint in every if not endpoint.startswith("api_")}
     return found
 
 

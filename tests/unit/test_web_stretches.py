@@ -57,5 +57,4 @@ def test_every_restore_point_is_reached_by_going_on(tmp_path: Path, path: str, e
         for day in days:
             place, _, point = day.partition("#")
             assert f'id="{point}"' in client.get(place or f"/vms/{row.key}", base_url=_BASE).text
-        # the machine's page goes back for some months only
-        assert len(found) == len(points) or (path.startswith("/vms") and len(found) > 60)
+        assert len(found) == len(points)

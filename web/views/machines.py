@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 from flask import Blueprint, redirect, render_template, request, url_for
-from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from appliance.models import RunRecord
@@ -59,10 +58,9 @@ def page(key: str) -> str:
     now = appliance().clock.now_utc()
     days = browsing().time_line(found.row, now - _TIME_LINE, now + timedelta(days=1))
     runs = browsing().runs(RunFilter(machine=key), limit=_RUNS, may_see=sees())
-    points = [each for day in reversed(days) for each in reversed(day.points)]
     return render_template(
-        "machines/page.html", found=found, row=found.row, months=months(days, now.date()), stretch=stretch_of(points),
-        runs=runs.items, title=found.row.machine.name,
+        "machines/page.html", found=found, row=found.row, months=months(days, now.date()),
+        stretch=stretch_of(found.row), runs=runs.items, title=found.row.machine.name,
     )  # fmt: skip
 
 
@@ -94,7 +92,11 @@ def subject_of(row: MachineRow) -> Subject:
 @act(Act.POINT_SEE)
 def by_point(id: str) -> Response:
     """The page of its machine, where the point is."""
-    where: dict[str, Any] = {"key": _row_of_point(id).key, "from": id, "_anchor": f"point-{id[:12]}"}
+    where: dict[str, Any] = {
+        "key": browsing().row_of_point(id, may_see=sees()).key,
+        "from": id,
+        "_anchor": f"point-{id[:12]}",
+    }
     return redirect(url_for("machines.page", **where))
 
 
@@ -102,14 +104,4 @@ def by_point(id: str) -> Response:
 @act(Act.RESTORE_START)
 def restore_point(id: str) -> Response:
     """The form of it."""
-    return redirect(url_for("restores.form", machine=_row_of_point(id).key, point=id))
-
-
-def _row_of_point(id: str) -> MachineRow:
-    """NotFound."""
-    found = browsing().search(id, may_see=sees()).points
-    point = next((each for each in found if each.id == id), None)
-    row = None if point is None else next((r for r in browsing().fleet(sees()).rows if r.series == point.series), None)
-    if row is None:
-        raise NotFound
-    return row
+    return redirect(url_for("restores.form", machine=browsing().row_of_point(id, may_see=sees()).key, point=id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable
 from typing import Any, Final
 
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
@@ -13,10 +13,11 @@ from appliance.bootstrap import Appliance
 from appliance.catalog.errors import RecordMissing
 from appliance.hypervisor.errors import HostUnreachable, HypervisorError
 from appliance.models import RecoveryRecord
+from appliance.paging import LIMIT, Page
 from appliance.policy.selectors import Kind
 from appliance.services.access import Access, Act, Subject
 from appliance.services.access.subjects import Subjects
-from appliance.services.browsing import Fleet, MachineRow, TimePoint
+from appliance.services.browsing import Fleet, MachineRow
 from appliance.services.recovery import RecoveryService
 from appliance.services.recovery.errors import HostIsRemote, NameTaken
 from appliance.services.restore.foreseeing import ForeseeingService
@@ -29,7 +30,6 @@ from web.stretches import stretch_of
 
 blueprint = Blueprint("recoveries", __name__)
 _SHOWN: Final = 60
-_BACK: Final = timedelta(days=3660)
 _MIB: Final = 1 << 20
 _ANSWERS: Final = ("host", "network", "name", "memory", "cpus")
 
@@ -37,17 +37,24 @@ _ANSWERS: Final = ("host", "network", "name", "memory", "cpus")
 @blueprint.get("/recoveries")
 @act(Act.RECOVERY_SEE)
 def listing() -> str:
-    may_see = sees()
-    records = RecoveryService(appliance()).list(ended=True, everyones=True)
-    subjects = Subjects(appliance(), many=True)
-    shown = [
-        each
-        for each in reversed(records)
-        if may_see is None or ((machine := subjects.recovery(each).machine) is not None and may_see(machine))
-    ]
-    live = [each for each in shown if not each.state.ended]
-    ended = [each for each in shown if each.state.ended][:_SHOWN]
-    return render_template("recoveries/listing.html", live=live, ended=ended, title="Recovery")
+    may_see, service, subjects = sees(), RecoveryService(appliance()), Subjects(appliance(), many=True)
+
+    def told(records: Iterable[RecoveryRecord]) -> list[RecoveryRecord]:
+        return [
+            each
+            for each in records
+            if may_see is None or ((machine := subjects.recovery(each).machine) is not None and may_see(machine))
+        ]
+
+    after, ended = request.args.get("after"), list[RecoveryRecord]()
+    while len(ended) < LIMIT:  # more than once for whom something is left out
+        page = service.ended(after=after, limit=LIMIT - len(ended))
+        ended += told(page.items)
+        after = page.next
+        if after is None:
+            break
+    live = told(reversed(service.list(everyones=True)))
+    return render_template("recoveries/listing.html", live=live, page=Page(tuple(ended), after), title="Recovery")
 
 
 # --- the wizard -------------------------------------------------------------------------------------------------------
@@ -63,11 +70,10 @@ def form() -> Response | str:
     if row is None:
         return which_machine(rows, "recoveries.form", "recoveries/what.html", "Recover")
     access().check(actor(), Act.RECOVERY_START, Subject.of_machine(row.machine))
-    points = points_of(row)
-    wanted = request.args.get("point", "")
-    chosen = next((each for each in points if wanted and each.point.id == wanted), None)
-    if chosen is None:
-        return render_template("recoveries/when.html", row=row, stretch=stretch_of(points), step=2, title="Recover")
+    point = browsing().point(row, request.args.get("point", ""))
+    if point is None:
+        return render_template("recoveries/when.html", row=row, stretch=stretch_of(row), step=2, title="Recover")
+    chosen = browsing().checked(point)
     answers = {name: request.args[name] for name in _ANSWERS if request.args.get(name)}
     step = 4 if request.args.get("step") == "review" and "host" in answers and "name" in answers else 3
     wrong = _in_the_way(answers["host"], answers["name"]) if step == 4 else {}
@@ -110,12 +116,6 @@ def which_machine(rows: list[MachineRow], endpoint: str, page: str, title: str) 
     return render_template(
         template, rows=fitting[:_SHOWN], more=len(fitting) > _SHOWN, endpoint=endpoint, step=1, title=title
     )
-
-
-def points_of(row: MachineRow) -> list[TimePoint]:
-    now = appliance().clock.now_utc()
-    days = browsing().time_line(row, now - _BACK, now + timedelta(days=1))
-    return [each for day in reversed(days) for each in reversed(day.points)]
 
 
 @blueprint.post("/recoveries")

@@ -28,7 +28,7 @@ from web.current import appliance, browsing
 from web.forms import FormWrong, choice, required, text
 from web.guarding import access, actor, performing, sees
 from web.stretches import stretch_of
-from web.views.recoveries import points_of, which_machine
+from web.views.recoveries import which_machine
 
 blueprint = Blueprint("restores", __name__)
 _WHOLE, _DISK = "whole", "disk:"
@@ -51,17 +51,19 @@ def form() -> Response | str:
     if row is None:
         return which_machine(rows, "restores.form", "restores/machines.html", "Restore")
     access().check(actor(), Act.RESTORE_START, Subject.of_machine(row.machine))
-    points = points_of(row)
-    chosen = next((each for each in points if each.point.id == request.args.get("point")), None)
+    point = browsing().point(row, request.args.get("point", ""))
+    chosen = None if point is None else browsing().checked(point)
+    newest = point or browsing().point(row, row.last_point or "")
     shown: dict[str, Any] = {"row": row, "chosen": chosen, "title": "Restore"}
-    disks = (chosen or points[0]).point.disks if points else ()
+    disks = () if newest is None else newest.disks
     what = _what(request.args)
     if what is None:
         return render_template("restores/what.html", disks=disks, files=_may_name_files(), step=1, **shown)
     shown["what"], shown["disk"] = what, _disk(what)
     if chosen is None or (_disk(what) is not None and _disk(what) not in {disk.name for disk in chosen.point.disks}):
-        fitting = [each for each in points if _disk(what) in (None, *(disk.name for disk in each.point.disks))]
-        return render_template("restores/when.html", stretch=stretch_of(fitting), step=2, **shown)
+        wanted = _disk(what)
+        stretch = stretch_of(row, lambda point: wanted in (None, *(disk.name for disk in point.disks)))
+        return render_template("restores/when.html", stretch=stretch, step=2, **shown)
     if request.args.get("step") != "review":
         return _where(row, chosen, request.args)
     try:
@@ -94,9 +96,10 @@ def _asked(place: Place, which: Act) -> Response:
     given = MultiDict(request.form.items())
     given["place"] = place.value
     row = browsing().machine(required(given, "machine"), may_see=sees()).row
-    chosen = next((each for each in points_of(row) if each.point.id == given.get("point")), None)
-    if chosen is None or row.series is None:
+    found = browsing().point(row, given.get("point", ""))
+    if found is None or row.series is None:
         raise NotFound
+    chosen = browsing().checked(found)
     subject = Subject("point", chosen.point.id, chosen.point.name, row.machine)
     access().check(actor(), which, subject)
     try:

@@ -150,6 +150,28 @@ class BrowsingService:
         return timeline.by_day(timeline.with_checks(points, catalog.proofs.verifications()), zone)
 
     @_at_once
+    def point(self, of: MachineRow, id: str) -> PointRecord | None:
+        """The one of this machine that has this id."""
+        if searching.as_id(id) is None:
+            return None
+        found = self.appliance.catalog.history.points_of((id,))
+        return next((each for each in found if each.series == of.series), None)
+
+    @_at_once
+    def row_of_point(self, id: str, *, may_see: MaySee | None = None) -> MachineRow:
+        """Of the machine that has the point of this id. RecordMissing."""
+        found = () if searching.as_id(id) is None else self.appliance.catalog.history.points_of((id,))
+        row = next((row for row in self.fleet(may_see).rows if row.series == found[0].series), None) if found else None
+        if row is None:
+            raise RecordMissing("point", id)
+        return row
+
+    @_at_once
+    def checked(self, point: PointRecord) -> TimePoint:
+        """With what verifications said of it."""
+        return timeline.with_checks((point,), self.appliance.catalog.proofs.verifications())[0]
+
+    @_at_once
     def points(
         self,
         wanted: PointFilter = _ANY_POINT,

@@ -7,7 +7,6 @@ believed.
 
 from __future__ import annotations
 
-import mmap
 import random
 import threading
 from collections import deque
@@ -42,6 +41,7 @@ from imaging.errors import UNREADABLE, BitmapLied, ImagingError, ParentMapLost
 from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange, align_in, align_out, clip, subtract
 from imaging.ids import CHUNK, blob_id
 from imaging.keys import Keys
+from imaging.memory import aligned_memory
 from imaging.packing import PackWriter
 from imaging.recutting import RegionPages, recut
 from imaging.sampling import Sampler
@@ -376,7 +376,7 @@ class _Ingest:
         found: memoryview | None = getattr(self.local, "buffer", None)
         if found is None:
             # From a page boundary on: the kernel copies a third faster into it than into a bytearray.
-            found = self.local.buffer = memoryview(mmap.mmap(-1, REGION_BYTES))
+            found = self.local.buffer = aligned_memory(REGION_BYTES)
         start, stop = region * REGION_BYTES, min((region + 1) * REGION_BYTES, self.size)
         view = found[: region_pages(self.size, region) * PAGE_BYTES]
         view[stop - start :] = bytes(len(view) - (stop - start))

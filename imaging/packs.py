@@ -6,7 +6,6 @@ again, as any reader will, before it leaves.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from imaging.errors import Damaged, NotAuthentic, WrongVersion
 from imaging.ids import CHUNK, ID_BYTES, NODE
 from imaging.keys import Keys
+from imaging.memory import aligned_memory
 from imaging.places import ROW_BYTES, PackRows, pack_place, unpack_place
 from imaging.sealing import FORMAT_VERSION, TAG_BYTES, Sealer
 from imaging.storage.contract import Buffer, Store
@@ -56,7 +56,7 @@ def digest_of_name(name: str) -> bytes | None:
 
 def new_room() -> memoryview:
     """Memory for one pack, on a page boundary; what is not written to costs nothing."""
-    return memoryview(mmap.mmap(-1, PACK_BYTES_MAX + 1))
+    return aligned_memory(PACK_BYTES_MAX + 1)
 
 
 class PackBuilder:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from imaging.errors import TargetFailed
 from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange
 from imaging.ids import CHUNK, blob_id
 from imaging.keys import Keys
+from imaging.memory import aligned_memory
 from imaging.raw import holes
 from imaging.storage.contract import Buffer
 
@@ -257,7 +257,7 @@ class DiskWriter:
         """This thread's region."""
         found: memoryview | None = getattr(self._local, "room", None)
         if found is None:
-            found = self._local.room = memoryview(mmap.mmap(-1, REGION_BYTES))
+            found = self._local.room = aligned_memory(REGION_BYTES)
         return found
 
     def _holds(self, start: int, stop: int, identity: bytes) -> bool:

@@ -4,8 +4,9 @@ Each tool backs up day0, day1 (1 % of its blocks touched) and other (a second ma
 day1, which is compared byte by byte, and verifies what it has.
 
 The tools take turns, step by step, and all of it is done three times: a shared machine is a fifth faster or slower from
-one minute to the next. What is shown of a step is its median, and a ratio is the median of the rounds' ratios. A
-restore is timed until what it wrote is on disk (sync), which restic and qemu-img leave to the kernel.
+one minute to the next. Another tool begins each round, as who comes after much writing finds the disk busy. What is
+shown of a step is its median, and a ratio is the median of the rounds' ratios. A restore is timed until what it wrote
+is on disk (sync), which restic and qemu-img leave to the kernel.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def measure_disk(work: Path, images: Images, wanted: tuple[str, ...], *, settle:
     for number in range(1, rounds + 1):
         say(f"disk: round {number} of {rounds}")
         with contextlib.ExitStack() as stack:
-            turns = [_Turns(tool, images, work / f"disk-{tool.name}", settle=settle) for tool in installed]
+            first = (number - 1) % len(installed) if installed else 0
+            order = installed[first:] + installed[:first]
+            turns = [_Turns(tool, images, work / f"disk-{tool.name}", settle=settle) for tool in order]
             for turn in turns:
                 stack.callback(shutil.rmtree, turn.root, ignore_errors=True)
             for steps in zip(*(turn.steps() for turn in turns), strict=True):

@@ -33,10 +33,11 @@ class CommandFailed(BenchError):
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a command cost. RSS is the largest process's; anonymous memory that of all of them together, and of the
-    command's own process, both sampled every 50 ms."""
+    command's own process, both sampled every 50 ms. `disk_read_mib`: what did not come from the page cache."""
 
     seconds: float
     cpu_s: float
+    disk_read_mib: float
     peak_rss_mib: float
     peak_anonymous_mib: float
     command_anonymous_mib: float

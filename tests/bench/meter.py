@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well
     sampler = _Sampler(process.pid)
     sampler.start()
-    cpu_s, rss_kib, status, seconds = 0.0, 0, 0, 0.0
+    cpu_s, rss_kib, blocks, status, seconds = 0.0, 0, 0, 0, 0.0
     deadline: float | None = None
     while True:
         try:
@@ -124,6 +124,7 @@ def main(arguments: list[str]) -> int:
             continue
         cpu_s += usage.ru_utime + usage.ru_stime
         rss_kib = max(rss_kib, usage.ru_maxrss)
+        blocks += usage.ru_inblock
         if pid == process.pid:
             seconds = time.perf_counter() - start
             status = process.returncode = os.waitstatus_to_exitcode(ended)
@@ -134,6 +135,7 @@ def main(arguments: list[str]) -> int:
     report = {
         "seconds": seconds,
         "cpu_s": cpu_s,
+        "disk_read_mib": blocks * 512 / (1 << 20),
         "peak_rss_mib": rss_kib / 1024,
         "peak_anonymous_mib": sampler.peak_all_kib / 1024,
         "command_anonymous_mib": sampler.peak_command_kib / 1024,

@@ -148,30 +148,21 @@ class Browsing:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def whole(self) -> Whole:
-        """In five statements: 35 ms for 1,000 machines and 1,000,000 runs."""
+    def whole(self, machine: str | None = None) -> Whole:
+        """In five statements: 35 ms for 1,000 machines and 1,000,000 runs. `machine`: of all machines this one alone (a
+        key)."""
         with self._database.read() as connection:
             hosts = _hosts(connection)
-            seen = tuple(_seen_row(row) for row in connection.execute(_seen_query()))
-            series = tuple(SeriesRow(*row) for row in connection.execute(_series_query()))
-            runs = {row[0]: LastRun(row[1], RunState(row[2]), *row[3:]) for row in connection.execute(_last_query())}
-            busy = {row[0]: RunState(row[1]) for row in connection.execute(_busy_query())}
+            seen, series = _machines(connection, machine)
+            last = connection.execute(_last_query(machine))
+            runs = {row[0]: LastRun(row[1], RunState(row[2]), *row[3:]) for row in last}
+            busy = {row[0]: RunState(row[1]) for row in connection.execute(_busy_query(machine))}
         return Whole(hosts, seen, series, runs, busy)
 
     def selectable(self, machine: str | None = None) -> tuple[tuple[SeenRow, ...], tuple[SeriesRow, ...]]:
         """Machines where they are, and what has restore points, of all appliances; of this one alone (a key)."""
-        seen, series = _seen_query(), _series_query()
-        if machine is not None:
-            kind, _, id = machine.partition(":")
-            columns = tables.machines.c
-            named = or_(columns.uuid == id, and_(columns.uuid.is_(None), columns.name == id))
-            seen = seen.where(_seen.c.uuid == id if kind == Kind.VM else false())
-            series = series.where(columns.kind == kind, named)
         with self._database.read() as connection:
-            return (
-                tuple(_seen_row(row) for row in connection.execute(seen)),
-                tuple(SeriesRow(*row) for row in connection.execute(series)),
-            )
+            return _machines(connection, machine)
 
     def runs(self, wanted: RunFilter, *, after: str | None, limit: int, oldest_first: bool = False) -> Page[RunRecord]:
         """By when their last attempt began. PageRefused."""
@@ -389,6 +380,20 @@ def _hosts(connection: Connection) -> tuple[HostRow, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
+def _machines(connection: Connection, machine: str | None) -> tuple[tuple[SeenRow, ...], tuple[SeriesRow, ...]]:
+    seen, series = _seen_query(), _series_query()
+    if machine is not None:
+        kind, _, id = machine.partition(":")
+        columns = tables.machines.c
+        named = or_(columns.uuid == id, and_(columns.uuid.is_(None), columns.name == id))
+        seen = seen.where(_seen.c.uuid == id if kind == Kind.VM else false())
+        series = series.where(columns.kind == kind, named)
+    return (
+        tuple(_seen_row(row) for row in connection.execute(seen)),
+        tuple(SeriesRow(*row) for row in connection.execute(series)),
+    )
+
+
 def _seen_query() -> Select[Any]:
     looks, recoveries = tables.host_looks, tables.recoveries
     hosts = (
@@ -431,14 +436,15 @@ def _series_query() -> Select[Any]:
     )  # fmt: skip
 
 
-def _last_query() -> Select[Any]:
+def _last_query(machine: str | None) -> Select[Any]:
     return newest_of_each(
         _runs.c.machine, _runs.c.id, _runs.c.state, _runs.c.started_utc, _runs.c.ended_utc, _runs.c.error,
-        _runs.c.dismissed_utc,
+        _runs.c.dismissed_utc, machine=machine,
     )  # fmt: skip
 
 
-def _busy_query() -> Select[Any]:
+def _busy_query(machine: str | None) -> Select[Any]:
     """One that runs counts for more than one that waits: it comes last."""
     busy = _runs.c.state.in_([RunState.QUEUED.value, RunState.RUNNING.value])
-    return select(_runs.c.machine, _runs.c.state).where(busy).order_by(_runs.c.state)
+    query = select(_runs.c.machine, _runs.c.state).where(busy).order_by(_runs.c.state)
+    return query if machine is None else query.where(_runs.c.machine == machine)

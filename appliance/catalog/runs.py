@@ -24,13 +24,16 @@ def row_of(run: RunRecord) -> dict[str, Any]:
     return rows.encode(run) | {"machine": run.machine}
 
 
-def newest_of_each(*columns: Any) -> Select[Any]:
-    """Of each machine the newest run that tells how it fares."""
-    machines = every_machine()
+def newest_of_each(*columns: Any, machine: str | None = None) -> Select[Any]:
+    """Of each machine, or of the one of this key, the newest run that tells how it fares."""
     runs = _runs.alias()
     telling = runs.c.state.in_(sorted(state.value for state in TELLING))
-    newest = select(runs.c.id).where(runs.c.machine == machines.c.machine, telling)
-    newest = newest.order_by(runs.c.started_utc.desc(), runs.c.id.desc()).limit(1)
+    newest = select(runs.c.id).where(telling).order_by(runs.c.started_utc.desc(), runs.c.id.desc()).limit(1)
+    if machine is not None:
+        only = newest.where(runs.c.machine == machine)
+        return select(*columns).where(_runs.c.id == only.scalar_subquery())
+    machines = every_machine()
+    newest = newest.where(runs.c.machine == machines.c.machine)
     return select(*columns).select_from(machines).join(_runs, _runs.c.id == newest.scalar_subquery())
 
 

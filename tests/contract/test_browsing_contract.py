@@ -473,6 +473,15 @@ def test_points_of_a_machine_by_day_with_what_was_proven(site: Site) -> None:
     assert row.key not in {each.key for each in overview.proven.longest[: overview.proven.of - 1]}
 
 
+def test_a_machine_alone_is_as_among_all(filled: Site) -> None:
+    rows = filled.browsing.fleet().rows
+    assert {row.standing for row in rows} >= {Standing.PROTECTED, Standing.UNPROTECTED, Standing.GONE}
+    assert any(row.busy for row in rows)
+    assert any(row.last_run for row in rows)
+    for row in rows:
+        assert filled.browsing.machine(row.key).row == row
+
+
 def test_growth_is_told_by_sizes_and_points(site: Site) -> None:
     before = site.browsing.growth()
     assert (before.used_bytes, before.full, len(before.stored)) == (None, None, 14)

@@ -79,14 +79,23 @@ class BrowsingService:
 
     @_at_once
     def fleet(self, may_see: MaySee | None = None) -> Fleet:
+        return self._fleet(may_see)
+
+    def _fleet(self, may_see: MaySee | None, machine: str | None = None) -> Fleet:
+        """`machine`: of all machines this one alone (a key): a tenth of the time."""
         catalog = self.appliance.catalog
         policies = PolicyService(self.appliance).list().readable
+        whole = catalog.browsing.whole(machine)
+        if machine is None:
+            proofs = catalog.proofs.last()
+        else:
+            proofs = tuple(proof for each in whole.series for proof in catalog.proofs.of_series(each.series, 1))
         found = assemble(
-            catalog.browsing.whole(),
+            whole,
             [each.state for each in policies],
             self._assigned.among(each.policy for each in policies),
             frozenset(pause.machine for pause in catalog.policies.pauses()),
-            {proof.series: proof for proof in catalog.proofs.last()},
+            {proof.series: proof for proof in proofs},
             self.appliance.clock.now_utc(),
         )
         return found if may_see is None else found.seen_by(may_see)
@@ -277,7 +286,7 @@ class BrowsingService:
         )
 
     def _row(self, key: str, may_see: MaySee | None) -> MachineRow:
-        row = self.fleet(may_see).row(key)
+        row = self._fleet(may_see, key).row(key)
         if row is None:
             raise RecordMissing("machine", key, hint="'strongroom vm list --known' shows those that were seen.")
         return row

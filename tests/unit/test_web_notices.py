@@ -94,3 +94,18 @@ def test_who_has_some_machines_has_a_report_of_those(admin: Signed, appliance: A
             text = tenant.client.get(path, base_url=BASE).text
             assert ("&lt;b&gt;web-1" in text) is shown
             assert "tells nothing of others" in text
+    tenant = _set_up(
+        app,
+        appliance,
+        UserService(appliance).add(SYSTEM, "moving", Role.VIEWER, (Selector((Clause(name="*web-1*"),)),)).link,
+        "moving",
+    )
+    assert "&lt;b&gt;web-1" in tenant.client.get("/report/file", base_url=BASE).text
+    renamed = "theirs-now"
+    appliance.catalog.points.add(
+        replace(machine_record(), name=renamed), replace(point_record(id="9" * 32), name=renamed)
+    )
+    for path in ("/report/file", "/report"):
+        text = tenant.client.get(path, base_url=BASE).text
+        assert renamed not in text
+        assert "&lt;b&gt;web-1" not in text

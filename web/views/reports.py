@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 from appliance.reports.months import Month
 from appliance.services.access import Act
 from web.acts import act
-from web.current import appliance, made_reports
+from web.current import appliance, browsing, made_reports
 from web.forms import flag
 from web.guarding import actor, sees
 
@@ -50,9 +50,10 @@ def file() -> Response:
 
 
 def _whose() -> str:
-    """The same for all who may see all; else of one person, as long as the same machines are granted."""
+    """The same for all who may see all; else of one person, as long as that one sees the same machines: what was made
+    before one of them got another tag, host or name is not shown any more."""
     who = actor()
-    return repr((who.id, who.grants, who.within)) if who.limited else ""
+    return repr((who.id, sorted(browsing().fleet(sees()).keys))) if who.limited else ""
 
 
 def _wanted() -> Month:

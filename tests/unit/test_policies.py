@@ -86,7 +86,7 @@ def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 _SPAN = st.builds(Span, st.frozensets(st.integers(0, 6), min_size=1), *(st.builds(time, st.integers(0, 23)),) * 2)
 _RULES = st.builds(Rules, *(st.integers(0, 99),) * 6, optional(st.integers(1, 999).map(lambda h: timedelta(hours=h))))
-_POLICY = st.builds(
+POLICIES = st.builds(
     Policy,
     name=st.from_regex(r"[a-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
     select=st.just(Selector((Clause(tag="gold"),), (Clause(name="*-test"),))),
@@ -105,7 +105,7 @@ _POLICY = st.builds(
 )
 
 
-@given(_POLICY)
+@given(POLICIES)
 def test_json_and_back(policy: Policy) -> None:
     assert read_policy(json.loads(json.dumps(policy.to_json()))) == policy
 

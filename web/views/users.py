@@ -13,7 +13,7 @@ from web.acts import act
 from web.current import appliance
 from web.forms import FormWrong, choice, required
 from web.guarding import actor
-from web.views.policies import clauses, lines
+from web.policy_form import clauses, lines
 
 blueprint = Blueprint("users", __name__)
 

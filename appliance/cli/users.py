@@ -54,7 +54,7 @@ def grants_of(given: dict[str, Any]) -> tuple[Selector, ...]:
 
 
 def grant_words(grants: tuple[Selector, ...]) -> str:
-    return "; ".join(str(clause) for selector in grants for clause in selector.include)
+    return "; ".join(map(str, grants))
 
 
 @user.command("setup-link")

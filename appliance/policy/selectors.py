@@ -121,6 +121,10 @@ class Selector:
         """For what errs towards leaving out: what is not known of its tags speaks against it."""
         return self.decide(machine).selected and not any(clause.may_fit(machine) for clause in self.exclude)
 
+    def __str__(self) -> str:
+        left_out = f", but not {' or '.join(map(str, self.exclude))}" if self.exclude else ""
+        return "; ".join(map(str, self.include)) + left_out
+
     def to_json(self) -> dict[str, object]:
         return {
             "include": [clause.to_json() for clause in self.include],

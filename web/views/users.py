@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from appliance.accounts import UserRecord
 from appliance.policy.selectors import Selector, read_selector
 from appliance.services.access import Act, Role
 from appliance.services.accounts.setting_up import Link
@@ -26,7 +27,8 @@ def listing() -> str:
     return render_template(
         "users/listing.html", users=users, sessions=service.sessions(actor()),
         names={each.id: each.name for each in users},
-        grants={each.id: [lines(grant["include"]) for grant in each.grants] for each in users}, roles=Role,
+        grants={each.id: list(map(str, each.selectors)) for each in users},
+        typed={each.id: _typed(each) for each in users}, roles=Role,
         title="Users",
     )  # fmt: skip
 
@@ -41,7 +43,8 @@ def add() -> str:
 @blueprint.post("/users/<id>")
 @act(Act.USER_SAVE)
 def edit(id: str) -> Response:
-    user = UserService(appliance()).edit(actor(), id, role=_role(), grants=_grants())
+    service = UserService(appliance())
+    user = service.edit(actor(), id, role=_role(), grants=_changed_grants(service.get(actor(), id)))
     flash(f"{user.name} is {user.role} now.", "good")
     return redirect(url_for("users.listing"))
 
@@ -95,6 +98,26 @@ def _role() -> Role:
     if role is None:
         raise FormWrong("role", "choose a role")
     return role
+
+
+def _changed_grants(user: UserRecord) -> tuple[Selector, ...] | None:
+    """None: as the field showed them, so that they stay, with what it does not show. PolicyInvalid, FormWrong."""
+    if [line.split() for line in request.form.get("grants", "").strip().splitlines()] == [
+        line.split() for line in _typed(user).splitlines()
+    ]:
+        return None
+    if any(each.exclude for each in user.selectors):
+        raise FormWrong(
+            "grants",
+            f"what {user.name} may see leaves machines out, which this field cannot say: leave it as it is, or give "
+            "other grants by the API or 'strongroom user edit'",
+        )
+    return _grants()
+
+
+def _typed(user: UserRecord) -> str:
+    """The grants as they are typed, without what they leave out."""
+    return "\n".join(lines([each for each in grant["include"] if each != {"all": True}]) for grant in user.grants)
 
 
 def _grants() -> tuple[Selector, ...]:

@@ -14,7 +14,8 @@ import tomllib
 from pathlib import Path
 
 from appliance.errors import StrongroomError
-from appliance.settings import DEFAULT_REPOSITORY, Settings
+from appliance.setting_sections import DEFAULT_REPOSITORY
+from appliance.settings import Settings
 from imaging.storage.locations import BucketPrefix, ContainerPrefix, Folder, GcsPrefix, Location, encode_location
 
 MACHINE_KEY_BYTES = 32

@@ -16,7 +16,7 @@ from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import BadRequest, Forbidden, MisdirectedRequest
 
 from appliance.models import new_id
-from appliance.settings import WebSettings
+from appliance.setting_sections import WebSettings
 
 BODY_BYTES_MAX = 1 << 20
 _FIELDS_MAX = 500

@@ -21,7 +21,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
-from appliance.settings import WebSettings
+from appliance.setting_sections import WebSettings
 from web.current import parts_of
 from web.tls import Certificate
 

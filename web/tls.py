@@ -21,7 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from appliance.clock import Clock
 from appliance.errors import StrongroomError
 from appliance.home import write_private
-from appliance.settings import Settings, WebSettings
+from appliance.setting_sections import WebSettings
+from appliance.settings import Settings
 from web.security import names_of
 
 # Browsers refuse certificates for longer than 825 days, whoever signed them.

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from appliance.models import RunKind, RunRecord, RunState
-from appliance.settings import QueueSettings
+from appliance.setting_sections import QueueSettings
 
 _LONGEST_S = 3600.0
 

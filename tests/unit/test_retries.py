@@ -9,7 +9,7 @@ import pytest
 
 from appliance.models import RunKind, RunRecord, RunState, new_id
 from appliance.policy.retries import Ending, after, delay_s
-from appliance.settings import QueueSettings
+from appliance.setting_sections import QueueSettings
 from tests.unit.records import NOW
 
 RULES = QueueSettings(attempts=3, retry_s=10)

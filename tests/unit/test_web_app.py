@@ -12,7 +12,8 @@ from flask.testing import FlaskClient
 from appliance.bootstrap import Appliance
 from appliance.clock import SystemClock
 from appliance.errors import StrongroomError
-from appliance.settings import SettingsError, WebSettings, load
+from appliance.setting_sections import WebSettings
+from appliance.settings import SettingsError, load
 from web.acts import UnstatedRoutes, public
 from web.app import create_app, form_secret
 from web.security import is_ours, names_of

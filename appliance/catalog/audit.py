@@ -52,7 +52,7 @@ class Audit:
                     continue
                 there.add(draft.id)
                 entry = chained(rows.owned(draft, self._me), head)
-                connection.execute(insert(_entries).values(rows.encode(entry)))
+                connection.execute(insert(_entries), rows.encode(entry))
                 added.append(entry)
                 head = head_of(entry)
         return tuple(added)

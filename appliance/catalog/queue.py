@@ -58,7 +58,7 @@ class Queue:
             if key is not None:
                 once.note(connection, key, run.id if row is None else row.id)
             if row is None:
-                connection.execute(_runs.insert().values(row_of(run)))
+                connection.execute(_runs.insert(), row_of(run))
                 return run
             waiting = rows.decode(RunRecord, row)
             asked = replace(
@@ -243,4 +243,4 @@ def _cancelled(run: RunRecord, now_utc: datetime) -> RunRecord:
 
 
 def _save(connection: Connection, run: RunRecord) -> None:
-    connection.execute(update(_runs).where(_runs.c.id == run.id).values(row_of(run)))
+    connection.execute(update(_runs).where(_runs.c.id == run.id), row_of(run))

@@ -46,8 +46,9 @@ def decode(kind: type[Value], row: Row[Any] | dict[str, Any]) -> Value:
 def save(connection: Connection, table: Table, value: Any, key: ColumnElement[bool]) -> None:
     """Replace the row that `key` selects, or add it."""
     row = encode(value)
-    if connection.execute(update(table).where(key).values(row)).rowcount == 0:
-        connection.execute(insert(table).values(row))
+    # The row goes beside the statement: within it, each of its values would be a part of a statement made anew.
+    if connection.execute(update(table).where(key), row).rowcount == 0:
+        connection.execute(insert(table), row)
 
 
 def find(connection: Connection, table: Table, kind: type[Value], id: str, what: str) -> Value:

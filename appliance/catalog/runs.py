@@ -61,8 +61,8 @@ class Runs:
         run = rows.owned(run, self._me)
         with self._database.write() as connection:
             here = tables.runs.c.id == run.id
-            if connection.execute(update(tables.runs).where(here).values(row_of(run))).rowcount == 0:
-                connection.execute(tables.runs.insert().values(row_of(run)))
+            if connection.execute(update(tables.runs).where(here), row_of(run)).rowcount == 0:
+                connection.execute(tables.runs.insert(), row_of(run))
 
     def get(self, id: str) -> RunRecord:
         """RecordMissing."""

@@ -28,7 +28,6 @@ from tests.unit.api_site import Site, site
 
 pytestmark = pytest.mark.faults
 
-_EXAMPLES = 8
 _CHECKS: list[Any] = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -61,6 +60,7 @@ def test_every_answer_is_one_of_the_document(api: Site, mode: GenerationMode) ->
     schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", api.app)
     operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
     assert len(operations) > 40
+    operations.sort(key=lambda each: each.method == "delete")  # then nothing is there any more
     statuses: Counter[int] = Counter()
     for operation in operations:
         _ask(api, operation, mode, statuses)
@@ -69,9 +69,16 @@ def test_every_answer_is_one_of_the_document(api: Site, mode: GenerationMode) ->
     assert not statuses[500]
 
 
+def _examples(operation: APIOperation[Any, Any, Any, Any]) -> int:
+    """As many as it has to vary: a document or a query, an id alone, or nothing but who asks."""
+    if len(operation.query) or list(operation.body):
+        return 8
+    return 4 if len(operation.path_parameters) else 2
+
+
 def _ask(api: Site, operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, statuses: Counter[int]) -> None:
     @settings(
-        max_examples=_EXAMPLES, derandomize=True, deadline=None, database=None,
+        max_examples=_examples(operation), derandomize=True, deadline=None, database=None,
         phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(case=operation.as_strategy(generation_mode=mode), real=st.booleans())

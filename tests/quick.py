@@ -2,7 +2,8 @@
 
 The rule: what is spared is work, never a check: a passphrase costs the least that the format permits, and the first
 catalog of a process is made by every migration, the others by what those made. Processes that tests start know nothing
-of this, and tests of the costs (test_slots, test_cli_init) and of migrations (test_catalog_contract) see the real ones.
+of this, but for a quick benchmark's own; tests of the costs (test_slots, test_cli_init) and of migrations
+(test_catalog_contract) see the real ones.
 """
 
 from __future__ import annotations

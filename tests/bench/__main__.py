@@ -6,6 +6,7 @@ import argparse
 import compileall
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ from tests.bench.random_reads import measure_random
 from tests.bench.recoveries import measure_recovery
 from tests.bench.sparse import measure_sparse
 from tests.bench.verify import measure_verify
+from tests.quick import quick_homes
 
 PROJECT = Path(__file__).resolve().parents[2]
 PARTS = (
@@ -64,17 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
     for package in ("appliance", "imaging", "web"):  # as after a first command, whatever the environment forbids
         compileall.compile_dir(PROJECT / package, quiet=1)
     try:
-        disks = images.make(work, workload)
-        for name in PARTS:
-            if not options.parts or name in options.parts:
-                since = company.now()
-                part = _measure(
-                    name, work, disks, tools, rounds=options.rounds, quick=options.quick, engine=options.engine
-                )
-                part.others_cores = company.others_cores(since)
-                report.show(console, part)
-                report.keep(results, [part], quick=options.quick)  # at once: a later part may fail
-                missed += sum(goal.met is False for goal in part.goals)
+        with quick_homes() if options.quick else nullcontext():
+            disks = images.make(work, workload)
+            for name in PARTS:
+                if not options.parts or name in options.parts:
+                    since = company.now()
+                    part = _measure(
+                        name, work, disks, tools, rounds=options.rounds, quick=options.quick, engine=options.engine
+                    )
+                    part.others_cores = company.others_cores(since)
+                    report.show(console, part)
+                    report.keep(results, [part], quick=options.quick)  # at once: a later part may fail
+                    missed += sum(goal.met is False for goal in part.goals)
     except BenchError as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -48,7 +48,7 @@ def measure_browsing(work: Path, *, quick: bool) -> Part:
     folder.mkdir(parents=True, exist_ok=True)
     for engine in ("sqlite", "postgresql"):
         with _filled(engine, folder, size) as (catalog, seeded_s):
-            part.figures[engine] = measure(catalog, folder / f"home-{engine}", 3 if quick else _CALLS)
+            part.figures[engine] = measure(catalog, folder / f"home-{engine}", 1 if quick else _CALLS)
             part.figures[engine]["seeded_s"] = seeded_s
     rows = []
     for name in part.figures["sqlite"]:

@@ -81,7 +81,7 @@ def measure_pages(work: Path, *, quick: bool, engine: str = "") -> Part:
     engines = (engine,) if engine else ("sqlite",) if quick else ("sqlite", "postgresql")
     for each in engines:
         with _site(each, folder, size) as site:
-            part.figures[each] = _measure(site, 2 if quick else _ASKED)
+            part.figures[each] = _measure(site, 1 if quick else _ASKED)
     rows, slowest = [], 0.0
     for name, figures in part.figures[engines[0]]["pages"].items():
         every = [part.figures[engine]["pages"][name] for engine in engines]

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from appliance.services import repositories
+from appliance.settings import load
 from tests.bench.measure import BenchError, Measured, measure
 
 COMMAND = str(Path(sys.prefix) / "bin" / "strongroom")
+_PASSPHRASE = "correct horse battery staple"
 _PARTLY = 3
 _STOP_S = 10.0
 _PACK_TYPE_AT = 10  # docs/format.md, section 7: u8 blob type
@@ -42,8 +45,7 @@ class Appliance:
 
     @property
     def environment(self) -> dict[str, str]:
-        secret = {"STRONGROOM_PASSPHRASE": "correct horse battery staple"}
-        return {"STRONGROOM_HOME": str(self.home), **secret, **self.settings}
+        return {"STRONGROOM_HOME": str(self.home), "STRONGROOM_PASSPHRASE": _PASSPHRASE, **self.settings}
 
     def call(self, *arguments: str, prefix: Sequence[str] = ()) -> Measured:
         """One command. "Done in part" is accepted: what it warned of is in the point's notes."""
@@ -72,7 +74,8 @@ class Appliance:
 
 @contextlib.contextmanager
 def appliance(root: Path, *, settle: bool, settings: Mapping[str, str] | None = None) -> Iterator[Appliance]:
-    """A new appliance; at the end its recoveries are discarded, its servers ended, and the folder removed."""
+    """A new appliance, made in this process, as nobody asks here what `init` costs; at the end its recoveries are
+    discarded, its servers ended, and the folder removed."""
     if not Path(COMMAND).exists():
         raise BenchError(f"{COMMAND} is missing: run 'make setup'")
     shutil.rmtree(root, ignore_errors=True)
@@ -80,8 +83,9 @@ def appliance(root: Path, *, settle: bool, settings: Mapping[str, str] | None = 
     root.chmod(0o711)  # QEMU's user has to reach overlays and scratch files
     made = Appliance(root, settle, settings or {})
     try:
-        where = () if settings else ("--repository", str(made.repository))
-        made.call("init", *where, "--recovery-key-file", str(root / "recovery.key"))
+        repositories.init(
+            load({**os.environ, **made.environment}), None if settings else made.repository, _PASSPHRASE, lambda _: None
+        )
         yield made
     finally:
         _end_servers(made)

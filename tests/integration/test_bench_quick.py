@@ -63,7 +63,7 @@ def _measured(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
             "tests.bench",
             "--quick",
             "--tools",
-            "qemu-img,restic,strongroom",
+            "qemu-img,strongroom",
             "--work",
             str(folder / "work"),
             "--json",

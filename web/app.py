@@ -65,7 +65,7 @@ def create_app(appliance: Appliance, *, streams: Streams | None = None) -> Flask
     app = Flask("web", static_folder=None)
     app.config["SECRET_KEY"] = form_secret(appliance.settings)
     app.extensions["strongroom"] = Parts(appliance, streams or Streams())
-    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": rendering.NotGiven}
     if web.behind_proxy:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
     protect(app, web)

@@ -6,10 +6,13 @@ reader's zone; without the script it is UTC and says so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from flask import Flask
+from jinja2 import TemplateRuntimeError, Undefined, UndefinedError
+from jinja2.utils import missing
 from markupsafe import Markup
 
 from appliance.clock import Clock, format_utc
@@ -33,6 +36,19 @@ STANDING_BADGES: Final = {
     Standing.PROTECTED: "good", Standing.WAITING: "busy", Standing.UNPROTECTED: "bad", Standing.GONE: "warn",
     Standing.RECOVERED: "busy",
 }  # fmt: skip
+
+
+class NotGiven(Undefined):
+    """A name that a page was not given is nothing there. A field that is not of what it was given is a mistake of ours:
+    taken for nothing, it would have the page say something else than what is."""
+
+    def __init__(
+        self, hint: str | None = None, obj: Any = missing, name: str | None = None,
+        exc: type[TemplateRuntimeError] = UndefinedError,
+    ) -> None:  # fmt: skip
+        super().__init__(hint, obj, name, exc)
+        if obj is not missing and not isinstance(obj, Mapping):
+            raise exc(f"{type(obj).__name__} has no {name!r}")
 
 
 def set_up(app: Flask, clock: Clock) -> None:

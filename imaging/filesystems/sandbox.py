@@ -27,6 +27,7 @@ _LIBRARY: Final = "libseccomp.so.2"
 _ALLOW: Final = 0x7FFF0000  # SCMP_ACT_ALLOW, seccomp.h
 _UNKNOWN: Final = 0x00050000 | errno.ENOSYS  # SCMP_ACT_ERRNO: as of a kernel that has no such call
 _EQUAL: Final = 4  # SCMP_CMP_EQ
+_RAW_ERRORS: Final = 9  # SCMP_FLTATR_API_SYSRAWRC: what the kernel said, where 2.5 says ECANCELED of anything
 _CALLS: Final = (
     "read", "write", "recvfrom", "sendto", "recvmsg", "sendmsg", "lseek", "fstat", "close",
     "brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "membarrier",
@@ -100,6 +101,7 @@ def _library() -> ctypes.CDLL | None:
     library.seccomp_rule_add_array.argtypes = [
         ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Argument),
     ]  # fmt: skip
+    library.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
     library.seccomp_load.argtypes = [ctypes.c_void_p]
     return library
 
@@ -107,6 +109,7 @@ def _library() -> ctypes.CDLL | None:
 def _filter_calls(library: ctypes.CDLL) -> None:
     """OSError; a kernel that has no such filters is left alone."""
     context = library.seccomp_init(_UNKNOWN)
+    library.seccomp_attr_set(context, _RAW_ERRORS, 1)  # before 2.5 there is no such thing, and no need of it
     itself = _Argument(0, _EQUAL, 0, 0)
     for name in (*_CALLS, "prlimit64"):
         number = library.seccomp_syscall_resolve_name(name.encode())

@@ -240,6 +240,27 @@ def test_the_sandbox_has_no_right(right: str, tmp_path: Path) -> None:
             victim.kill()
 
 
+_OLD_KERNEL = """
+import ctypes, errno, os, sys
+from imaging.filesystems import sandbox
+library = sandbox._library()
+context = library.seccomp_init(sandbox._ALLOW)
+of_filters = sandbox._Argument(0, sandbox._EQUAL, 22, 0)  # PR_SET_SECCOMP
+for name, error, only in ("seccomp", errno.ENOSYS, (0, None)), ("prctl", errno.EINVAL, (1, ctypes.byref(of_filters))):
+    number = library.seccomp_syscall_resolve_name(name.encode())
+    assert library.seccomp_rule_add_array(context, 0x00050000 | error, number, *only) == 0
+assert library.seccomp_load(context) == 0
+assert ctypes.CDLL(None).prctl(22, 2, 0, 0, 0) == -1, "it has filters after all"
+program = "import sys; from imaging.filesystems import sandbox; sandbox.enter(3, sys.argv[1]); print('entered')"
+os.execv(sys.executable, [sys.executable, "-c", program, sys.argv[1]])
+"""
+
+
+def test_a_kernel_without_filters_of_calls_has_the_rest_of_the_sandbox(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _OLD_KERNEL, str(tmp_path)], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("entered\n", 0), done.stderr
+
+
 _LOOP = "import sys; from imaging.filesystems import sandbox; sandbox.CPU_S = 1; sandbox.enter(3, sys.argv[1])\n"
 
 

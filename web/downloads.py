@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from itertools import chain
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, quote
 from flask import Response, g, request
 from werkzeug.exceptions import ServiceUnavailable
 
+from appliance.doing import about
 from appliance.failures import failure_of
 from appliance.services.access import Act, Actor, Doing
 from appliance.services.accounts.lasting import may_still
@@ -51,6 +53,8 @@ def download(
         taken = cast(Taken, next(carried))
     except TooManyStreams:
         raise ServiceUnavailable from None
+    if request.method == "HEAD":
+        deque(carried, maxlen=0)  # nothing of it: with this the act is over
     response = Response(cast("Iterator[bytes]", carried), mimetype=MIME_TYPE)
     if taken.size_bytes is not None:
         response.content_length = taken.size_bytes
@@ -83,14 +87,18 @@ def shown_name(name: str) -> str:
 
 
 def _carried(chosen: Chosen, who: Actor, performing: AbstractContextManager[Doing], disk: str | None) -> Carried:
-    """First what it is, once it is known that it can be read; then all of it. The act is over when this is, or when
-    whoever wanted it has gone. TooManyStreams; NoLongerAllowed."""
+    """First what it is, once it is known that it can be read; then all of it, unless only the head is asked for. The
+    act is over when this is, or when whoever wanted it has gone. TooManyStreams; NoLongerAllowed."""
     place, here = place_asked(), appliance()
     with (
         parts().streams.one() as over,
         performing as doing,
         files().take(chosen.point, place, disk) as taken,
     ):
+        if request.method == "HEAD":
+            about(method="HEAD")
+            yield taken
+            return
         first = next(taken.pieces, None)
         yield taken
         asked_s = here.clock.monotonic_s()

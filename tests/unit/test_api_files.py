@@ -86,6 +86,13 @@ def test_volumes_folders_and_files(scene: Scene) -> None:
     assert took.headers["Content-Length"] == str(len(wanted))
     assert took.headers["Content-Disposition"].startswith('attachment; filename="data.bin"')
     assert (scene.newest().via, scene.newest().details) == ("api", {"volume": "disk", "path": "/docs/data.bin"})
+    head = api.ask("HEAD", f"{at}/file?place=/docs/data.bin")
+    assert head.data == b""
+    for name in ("Content-Length", "Content-Disposition", "Last-Modified", "Content-Type", downloads.CAUTION):
+        assert head.headers[name] == took.headers[name]
+    entry = scene.newest()
+    assert (entry.act, entry.result) == ("file.read", "ok")
+    assert entry.details == {"volume": "disk", "path": "/docs/data.bin", "method": "HEAD"}, "nothing of it was taken"
     tar = api.ask("GET", f"{at}/file?place=/docs")
     with tarfile.open(fileobj=io.BytesIO(tar.data)) as members:
         assert "docs/deep/Grüße.txt" in members.getnames()

@@ -98,6 +98,8 @@ def test_a_restore_that_fails_is_not_tried_again_by_itself(site: Queueing) -> No
         assert "there-already" in (run.error or "")
         assert run.attempts == 1
         assert target.read_text() == "precious"
+        with pytest.raises(NotPossible, match="there-already"):  # at once, as when it was asked for
+            QueueService(site.appliance).again(run.id)
         target.unlink()
         again = json.loads(site.command("run", "retry", run.id, "--json").stdout)
         assert again["arguments"]["target"] == str(target)

@@ -135,8 +135,6 @@ class QueueService:
     ) -> Asked:
         """Queue the restore of a whole machine, as `RestoreService.machine` does it; which point is meant is decided
         now, and whether it can be: NotPossible. StrongroomError, ImagingError."""
-        from appliance.services.restore.foreseeing import ForeseeingService
-
         if (before := self._before(key)) is not None:
             return before
         found = PointService(self._appliance).resolve(point, name)
@@ -145,13 +143,9 @@ class QueueService:
         if new_name is not None:
             check_name(new_name)
         check_local(record := self._appliance.catalog.hosts.get(host))
-        foreseeing = ForeseeingService(self._appliance)
-        if new_name is not None:
-            foreseeing.new(found.id, record.name, new_name, storage)
-        else:
-            foreseeing.in_place(found.id, record.name, force=force)
         arguments = RunArguments(found.id, new_name=new_name, storage=storage, force=force)
         run = self._restoring(found, record.name, arguments, limit_bytes_s)
+        self._foresee(run)
         return self._put(run, key)
 
     def ask_restore_disk(
@@ -168,17 +162,16 @@ class QueueService:
     ) -> Asked:
         """Queue the restore of one disk to a file of this machine, as `RestoreService.disk` does it, if it can be now:
         NotPossible. StrongroomError, ImagingError."""
-        from appliance.services.restore.foreseeing import ForeseeingService
-
         if (before := self._before(key)) is not None:
             return before
         found = PointService(self._appliance).resolve(point, name)
         entry = choose_disk(found.manifest, disk)
-        ForeseeingService(self._appliance).disk(found.id, entry.name, target.absolute(), image_format, force=force)
         arguments = RunArguments(
             found.id, disk=entry.name, target=str(target.absolute()), image_format=image_format, force=force
         )
-        return self._put(self._restoring(found, None, arguments, limit_bytes_s), key)
+        run = self._restoring(found, None, arguments, limit_bytes_s)
+        self._foresee(run)
+        return self._put(run, key)
 
     def ask_verify(
         self,
@@ -227,6 +220,24 @@ class QueueService:
         run = self._run(machine.name, machine.kind, machine.uuid, host)
         return replace(run, kind=RunKind.RESTORE, arguments=arguments, limit_bytes_s=limit_bytes_s)
 
+    def _foresee(self, run: RunRecord) -> None:
+        """Whether a restore by this appliance can be, as everything is now. NotPossible; StrongroomError,
+        ImagingError."""
+        from appliance.services.restore.foreseeing import ForeseeingService
+
+        foreseeing, asked = ForeseeingService(self._appliance), run.arguments
+        assert asked is not None, "a restore is asked for with arguments"
+        assert asked.point is not None, "a restore is of a point"
+        if asked.target is not None:
+            assert asked.image_format is not None, "a file has a format"
+            foreseeing.disk(asked.point, asked.disk, Path(asked.target), asked.image_format, force=asked.force)
+            return
+        assert run.host is not None, "a machine is restored to a host"
+        if asked.new_name is not None:
+            foreseeing.new(asked.point, run.host, asked.new_name, asked.storage)
+        else:
+            foreseeing.in_place(asked.point, run.host, force=asked.force)
+
     def ask_due(self, wanted: Iterable[RunRecord]) -> tuple[Asked, ...]:
         """Queue runs that policies want, each of a machine as the inventory has it or of an image whose place is known:
         no host is asked, and no repository. CatalogError, and then some are queued and some are not."""
@@ -248,7 +259,8 @@ class QueueService:
 
     def again(self, wanted: str, *, key: Once | None = None) -> Asked:
         """Queue what an ended run was about once more, with what was asked then; one that waits to be tried again waits
-        no longer. `key` as for a machine. RecordMissing, NotRepeatable."""
+        no longer. A restore is foreseen as when it was asked for, if it is this appliance's. `key` as for a machine.
+        RecordMissing, NotRepeatable; NotPossible; StrongroomError, ImagingError."""
         if (before := self._before(key)) is not None:
             return before
         catalog = self._appliance.catalog
@@ -269,6 +281,8 @@ class QueueService:
             image_format=former.image_format, full_read=former.full_read, limit_bytes_s=former.limit_bytes_s,
             quiesce=former.quiesce, appliance=self._whose(former), kind=former.kind, arguments=former.arguments,
         )  # fmt: skip
+        if run.kind is RunKind.RESTORE and run.appliance == catalog.me:
+            self._foresee(run)
         return self._put(run, key)
 
     def _is_there(self, former: RunRecord) -> bool:

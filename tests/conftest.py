@@ -29,12 +29,23 @@ hypothesis.settings.load_profile("strongroom")
 os.environ.setdefault("STRONGROOM_WEB_PORT", "0")
 
 _PASSED = pytest.StashKey[bool]()
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_homes() -> Iterator[None]:
     with quick_homes():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _umask_stays() -> Iterator[None]:
+    """A command that runs in this process takes a umask for its own: libvirt and QEMU, started by a later test, would
+    inherit it and read none of their files."""
+    yield
+    left = os.umask(_UMASK)
+    assert left == _UMASK, f"the test left umask {left:04o}"
 
 
 @pytest.fixture

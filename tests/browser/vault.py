@@ -98,5 +98,9 @@ def _command(home: Path, *words: str, **more: str) -> None:
         mock.patch.dict(os.environ, {**_environment(home), **more}, clear=True),
         contextlib.redirect_stdout(said), contextlib.redirect_stderr(said),
     ):  # fmt: skip
-        code = main(words)
+        before = os.umask(0o077)  # as the command sets it, for its process
+        try:
+            code = main(words)
+        finally:
+            os.umask(before)
     assert code == 0, said.getvalue()

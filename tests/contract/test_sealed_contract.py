@@ -94,6 +94,7 @@ def test_what_an_older_program_left_is_sealed_at_the_next_start(
             "ALTER TABLE users DROP COLUMN totp_sealed",
             "ALTER TABLE setup_links DROP COLUMN totp_sealed",
             "ALTER TABLE seen_machines DROP COLUMN unreadable",
+            "ALTER TABLE machines DROP COLUMN points_mark",
             "UPDATE alembic_version SET version_num = '0015'",
         ):
             connection.execute(text(statement))

@@ -159,9 +159,9 @@ class Scheduling:
     def _vms(self, connection: Connection) -> tuple[KnownVm, ...]:
         firsts = {host: appliance for host, appliance in connection.execute(_OWNERS)}  # noqa: C416
         return tuple(
-            KnownVm(row.uuid, row.name, row.host, tuple(row.tags), row.known_utc, row.last_point_utc)
-            for row in connection.execute(_VMS)
-            if firsts.get(row.host) == self._me
+            KnownVm(uuid, name, host, tuple(tags), known_utc, point_utc)
+            for uuid, name, host, tags, known_utc, point_utc in connection.execute(_VMS)
+            if firsts.get(host) == self._me
         )
 
 

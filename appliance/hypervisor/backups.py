@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import libvirt
 
 from appliance.hypervisor.backup_xml import backup_xml, checkpoint_xml, dirty_context, running_backup
+from appliance.hypervisor.blank_images import blank_qcow2
 from appliance.hypervisor.calls import Domain, Refused
 from appliance.hypervisor.connection import Connection
 from appliance.hypervisor.errors import (
@@ -23,6 +24,7 @@ from appliance.hypervisor.errors import (
     BackupRefused,
     BitmapUntrusted,
     HostFileError,
+    HostUnreachable,
     HypervisorError,
     MachineBusy,
     MachineInState,
@@ -69,9 +71,16 @@ class LibvirtBackups:
         }
         checkpoint = checkpoint_xml(request.checkpoint, checkpointed) if any(checkpointed.values()) else None
         try:
+            self._make_scratches(request, machine.name, disks)
             domain.backup_begin(backup_xml(request, disks), checkpoint)
-        except Refused as error:
-            raise _begin_failed(error, request, machine.name) from error
+        except HostUnreachable:
+            raise  # the begin may outlive the connection, and its scratch with it: `end` sees to both
+        except HypervisorError as error:
+            for disk in request.disks:
+                self._files.remove(disk.scratch)
+            if isinstance(error, Refused):
+                raise _begin_failed(error, request, machine.name) from error
+            raise
         return BackupJob(
             machine=request.machine,
             checkpoint=request.checkpoint if checkpoint else None,
@@ -118,7 +127,18 @@ class LibvirtBackups:
         for folder in sorted({os.path.dirname(path) for path in paths}):
             self._files.prepare_folder(folder)
         for path in paths:
-            self._files.remove(path)  # of a run that was killed: libvirt refuses to begin over it
+            self._files.remove(path)  # of a run that was killed: libvirt refuses to begin over its socket
+
+    def _make_scratches(self, request: BackupRequest, name: str, disks: dict[str, DiskInfo]) -> None:
+        """Of exactly the disks' sizes: of another, QEMU refuses, and libvirtd 9.0 dies of that refusal."""
+        blanks: dict[int, bytes] = {}
+        for wanted in request.disks:
+            size_bytes = disks[wanted.target].size_bytes
+            if size_bytes is None:
+                raise BackupRefused(name, f"how large disk {wanted.target} is could not be learned")
+            if size_bytes not in blanks:
+                blanks[size_bytes] = blank_qcow2(size_bytes)
+            self._files.write(wanted.scratch, blanks[size_bytes])
 
     def current(self, machine: str) -> RunningBackup | None:
         return self._connection.patiently(lambda: _running(self._connection.domain(machine)))

@@ -173,7 +173,9 @@ class Domain:
         self._call("abortJob")
 
     def backup_begin(self, backup_xml: str, checkpoint_xml: str | None) -> None:
-        self._call("backupBegin", backup_xml, checkpoint_xml, 0)
+        # Its scratch files are there, as QEMU must not make them: see blank_images.
+        flags = libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
+        self._call("backupBegin", backup_xml, checkpoint_xml, flags)
 
     def backup_xml(self) -> str:
         return str(self._call("backupGetXMLDesc", 0))

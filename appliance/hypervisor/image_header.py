@@ -15,12 +15,13 @@ _V2 = struct.Struct(">4sIQIIQ")  # magic, version, backing offset, backing lengt
 _INCOMPATIBLE_OFFSET = 72
 _EXTERNAL_DATA = 1 << 2
 _BITMAP_VERSION = 3
+_SECTOR_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Header:
     version: int
-    size_bytes: int
+    size_bytes: int  # in whole sectors: QEMU shows no guest what is beyond the last
     has_backing: bool
     external_data: bool
 
@@ -40,4 +41,4 @@ def read_qcow2_header(head: bytes) -> Qcow2Header | None:
             return None
         (incompatible,) = struct.unpack_from(">Q", head, _INCOMPATIBLE_OFFSET)
         external = bool(incompatible & _EXTERNAL_DATA)
-    return Qcow2Header(version, size_bytes, backing_offset != 0, external)
+    return Qcow2Header(version, size_bytes // _SECTOR_BYTES * _SECTOR_BYTES, backing_offset != 0, external)

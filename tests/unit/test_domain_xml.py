@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -16,7 +17,7 @@ from appliance.hypervisor.domain_rewriting import (
 )
 from appliance.hypervisor.domain_xml import parse_machine, parse_xml
 from appliance.hypervisor.errors import DomainXmlInvalid
-from appliance.hypervisor.image_header import Qcow2Header
+from appliance.hypervisor.image_header import Qcow2Header, read_qcow2_header
 from appliance.hypervisor.inventory import judge_disk
 from appliance.hypervisor.protocol import DiskDevice, SourceKind
 
@@ -231,6 +232,12 @@ def test_lun_is_skipped_while_running_only() -> None:
     assert disk.device is DiskDevice.LUN
     assert "SCSI" in (judge_disk(disk, disk.source, 1, None, True, "").skip_reason or "")
     assert judge_disk(disk, disk.source, 1, None, False, "").skip_reason is None
+
+
+def test_a_qcow2_file_is_as_large_as_its_whole_sectors() -> None:
+    """As QEMU counts them: of another size than it says, it would refuse a scratch file."""
+    head = struct.pack(">4sIQIIQ", b"QFI\xfb", 2, 0, 0, 16, 5 * 512 + 100)
+    assert read_qcow2_header(head) == Qcow2Header(2, 5 * 512, has_backing=False, external_data=False)
 
 
 @pytest.mark.parametrize(

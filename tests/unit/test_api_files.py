@@ -121,6 +121,8 @@ def test_the_point_that_is_meant_is_told_to_who_sees_its_machine(scene: Scene) -
     ):  # fmt: skip
         refused = api.post(path, wanted | more, token=some)
         assert (refused.status_code, "office" in refused.text) == (404, False), refused.text
+        old = api.post(path, wanted | more | {"machine": "office", "point": "1999-01-01"}, token=some)
+        assert (old.status_code, "oldest" in old.text) == (404, False), old.text
 
 
 def test_a_download_ends_soon_after_the_right_to_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,15 @@ from appliance.paging import Page
 from appliance.proofs import Checked
 from appliance.services.access import Act
 from appliance.services.browsing import PointFilter
-from appliance.services.points import NotProtected, PointDetails, PointService, record_of
+from appliance.services.points import (
+    NameAmbiguous,
+    NewerDamaged,
+    NothingThatOld,
+    NotProtected,
+    PointDetails,
+    PointService,
+    record_of,
+)
 from web.acts import act
 from web.api.callers import appliance, browsing, caller, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
@@ -129,11 +137,13 @@ def unprotect_point(path: Id) -> Response:
 
 
 def meant(machine: str, wanted: str) -> PointRecord:
-    """As `PointService.resolve`; who has some machines only is not told which others there are."""
+    """As `PointService.resolve`; who has some machines only is not told which others there are, nor of their points."""
     try:
         return record_of(PointService(appliance()).resolve(wanted, machine))
-    except NotProtected as err:
-        if caller().limited:
+    except (NotProtected, NameAmbiguous, NewerDamaged, NothingThatOld) as err:
+        who = caller()
+        names_others = isinstance(err, NotProtected)
+        if who.limited and (names_others or not any(who.granted(each) for each in subjects().named(machine))):
             raise RecordMissing("restore point of", machine) from err
         raise
 

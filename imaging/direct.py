@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import threading
 from collections.abc import Sequence
 from typing import Final
 
 from imaging.extents import PAGE_BYTES
-from imaging.memory import aligned_memory
 from imaging.storage.contract import Buffer
 
 _BUFFER_BYTES: Final = 4 << 20
@@ -114,8 +114,9 @@ def read_direct(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def _buffer() -> memoryview:
-    """This thread's, on a page boundary as a mapping is."""
+    """This thread's, on a page boundary as a mapping is. A shared one: what is read past the cache into private memory
+    may be lost where another thread forks meanwhile (open(2), O_DIRECT), as libvirt does to reach a host by SSH."""
     found: memoryview | None = getattr(_of_thread, "view", None)
     if found is None:
-        found = _of_thread.view = aligned_memory(_BUFFER_BYTES)
+        found = _of_thread.view = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
     return found

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imaging import direct
 from imaging.direct import DirectWriter, read_direct
 from imaging.restoring import RawTarget
 from imaging.storage.contract import Buffer
@@ -110,3 +111,15 @@ def test_a_read_that_is_refused_reads_nothing(monkeypatch: pytest.MonkeyPatch, t
 
 def _refuse(*_: object) -> Never:
     raise OSError(22, "Invalid argument")
+
+
+def test_a_fork_parts_nobody_from_what_is_read() -> None:
+    """The memory is the same on both sides, so the device cannot fill a page that only the other one has."""
+    view = direct._buffer()
+    view[0] = 0
+    child = os.fork()
+    if child == 0:
+        view[0] = 7
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert view[0] == 7

@@ -11,11 +11,11 @@ import grp
 import os
 import pwd
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from appliance.hypervisor.errors import HostFileError
+from appliance.hypervisor.parts import part_of
 from appliance.hypervisor.protocol import QemuIdentity
 
 FOLDER_MODE = 0o750
@@ -114,28 +114,31 @@ class LocalFiles:
         return tuple(found)
 
     def write(self, path: str, data: bytes) -> None:
-        identity = self.qemu()
-        folder = os.path.dirname(path)
-        temporary = None
+        identity, part, made = self.qemu(), part_of(path), False
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".strongroom-")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
+            # The folder may be QEMU's user's: no link of that user's is followed, here or by a change of the owner.
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            made = True
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
+                if os.geteuid() == 0:
+                    os.fchown(file.fileno(), identity.uid, identity.gid)
                 os.fsync(file.fileno())
-            if os.geteuid() == 0:
-                os.chown(temporary, identity.uid, identity.gid)
-            os.rename(temporary, path)
+            os.rename(part, path)
         except OSError as error:
-            if temporary is not None:
+            if made:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
+                    os.unlink(part)
             raise HostFileError(path, f"cannot be written: {error.strerror}") from error
 
     def remove(self, path: str) -> None:
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+            for each in (part_of(path), path):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(each) if os.path.isdir(each) and not os.path.islink(each) else os.unlink(each)
         except OSError as error:
             raise HostFileError(path, f"cannot be removed: {error.strerror}") from error
 

@@ -301,7 +301,7 @@ class HostFiles(Protocol):
         """Every regular file below (TPM state), as relative names and contents; no link is followed."""
 
     def remove(self, path: str) -> None:
-        """A file, or an empty folder. Not there: fine."""
+        """A file, with what a killed write of it left, or an empty folder. Not there: fine."""
 
     def remove_folder(self, path: str) -> None:
         """A folder of ours and the files in it; a folder inside it is an error. Not there: fine."""

@@ -12,17 +12,20 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from appliance.hypervisor.errors import HostFileError
+from appliance.hypervisor.parts import part_of
 from appliance.hypervisor.protocol import QemuIdentity
 from appliance.hypervisor.ssh import SshHost
 
 _MAX_FILES = 256
 _TAR_OVERHEAD_BYTES = 1024 * 1024
-# $1 is the path, $2 uid:gid, $3 where it is written first. Data comes by standard input.
-_WRITE = 'umask 077 && cat >"$3" && chown -- "$2" "$3" && sync -- "$3" && mv -fT -- "$3" "$1"'
-_REMOVE = 'if [ -d "$1" ] && [ ! -L "$1" ]; then rmdir -- "$1"; else rm -f -- "$1"; fi'
+# $1 is the path, $2 uid:gid, $3 where it is written first. Data comes by standard input. The folder may be QEMU's
+# user's: no link of that user's is followed (-C opens what is not there, or nothing).
+_WRITE = (
+    'umask 077 && set -C && rm -f -- "$3" && cat >"$3" && chown -h -- "$2" "$3" && sync -- "$3" && mv -fT -- "$3" "$1"'
+)
+_REMOVE = 'rm -f -- "$2" && if [ -d "$1" ] && [ ! -L "$1" ]; then rmdir -- "$1"; else rm -f -- "$1"; fi'
 _REMOVE_FOLDER = 'if [ -d "$1" ]; then find "$1" -mindepth 1 -maxdepth 1 ! -type d -delete && rmdir -- "$1"; fi'
 _EXISTS = '[ -e "$1" ] || [ -L "$1" ]'
 # What a reader asks first: does it exist, and if not, is that all that is wrong?
@@ -114,15 +117,15 @@ class SshFiles:
             yield name, content.read()
 
     def write(self, path: str, data: bytes) -> None:
-        temporary = posixpath.join(posixpath.dirname(path), f".strongroom-{uuid4()}")
+        part = part_of(path)
         try:
-            self._sh(path, _WRITE, self._owner(), temporary, data=data, doing="cannot be written")
+            self._sh(path, _WRITE, self._owner(), part, data=data, doing="cannot be written")
         except HostFileError:
-            self._host.run(["rm", "-f", "--", temporary])
+            self._host.run(["rm", "-f", "--", part])
             raise
 
     def remove(self, path: str) -> None:
-        self._sh(path, _REMOVE, doing="cannot be removed")
+        self._sh(path, _REMOVE, part_of(path), doing="cannot be removed")
 
     def remove_folder(self, path: str) -> None:
         self._sh(path, _REMOVE_FOLDER, doing="cannot be removed")

@@ -27,6 +27,7 @@ from appliance.hypervisor.errors import (
     ScreenUnavailable,
 )
 from appliance.hypervisor.libvirt_driver import connect
+from appliance.hypervisor.parts import part_of
 from appliance.hypervisor.protocol import BackupRequest, DiskBackup, HostConfig, Hypervisor, Transport
 from appliance.hypervisor.ssh import SshHost
 from appliance.hypervisor.tools import LocalTools
@@ -186,6 +187,32 @@ def test_names_reach_the_host_as_they_are(hypervisor: Hypervisor, folder: Path, 
     files.remove(path)
     files.remove(path)
     assert not files.exists(path)
+
+
+def test_what_a_killed_write_left_goes_with_the_file(hypervisor: Hypervisor, folder: Path) -> None:
+    path = str(folder / "scratch")
+    Path(part_of(path)).write_bytes(b"half of i")
+    hypervisor.files.remove(path)
+    assert os.listdir(folder) == []
+    Path(part_of(path)).write_bytes(b"half of i")
+    hypervisor.files.write(path, b"all of it")
+    assert os.listdir(folder) == ["scratch"]
+    assert Path(path).read_bytes() == b"all of it"
+
+
+def test_a_link_where_a_file_is_written_first_is_not_followed(
+    hypervisor: Hypervisor, folder: Path, tmp_path: Path
+) -> None:
+    victim, path = tmp_path / "victim", str(folder / "scratch")
+    victim.write_bytes(b"theirs")
+    before = victim.stat()
+    Path(part_of(path)).symlink_to(victim)
+    hypervisor.files.write(path, b"ours")
+    assert (victim.read_bytes(), victim.stat().st_uid, victim.stat().st_mode) == (
+        b"theirs", before.st_uid, before.st_mode,
+    )  # fmt: skip
+    assert Path(path).read_bytes() == b"ours"
+    assert not Path(path).is_symlink()
 
 
 def test_folder_is_read_without_following_links(hypervisor: Hypervisor, folder: Path) -> None:

@@ -31,6 +31,7 @@ from tests.integration.backing_up import (
     reads,
     rig,
 )
+from tests.integration.recovering import wait_until
 from tests.lab import Lab, LabGuest, PrivateLibvirtd
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -101,7 +102,9 @@ def destroy(guest: LabGuest) -> None:
 
 
 def abort_job(guest: LabGuest) -> None:
+    """Until it is gone: libvirt says yes before, and a busy machine may read all of the disk meanwhile."""
     guest.domain.abortJob()
+    wait_until(lambda: guest.domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE, "the job is gone")
 
 
 @pytest.mark.parametrize(

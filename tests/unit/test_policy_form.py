@@ -20,7 +20,7 @@ from appliance.services.policies import PolicyService
 from appliance.settings import load
 from tests.unit.cli_runner import CommandLine
 from tests.unit.test_policies import POLICIES, SMALL
-from tests.unit.test_web_access import Signed, _set_up
+from tests.unit.test_web_access import _set_up
 from web.app import create_app
 from web.policy_form import fields_of, read_form, unshown
 
@@ -77,16 +77,12 @@ def test_the_console_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     line = CommandLine.new(tmp_path / "site", capsys)
     with Appliance(load(line.environment)) as appliance:
         admin = _set_up(create_app(appliance), appliance, SetUpService(appliance).first_link(), "admin")
-        _edited(admin, appliance)
-
-
-def _edited(admin: Signed, appliance: Appliance) -> None:
-    service = PolicyService(appliance)
-    service.add(RICH)
-    page = admin.send("GET", "/policies/nightly/edit").text
-    assert 'value="vault, s3 paris"' in page
-    assert "2 windows" in page
-    known = service.get("nightly")
-    fields = fields_of(known.policy) | {"former": "nightly", "version": str(known.version), "per_host": "3"}
-    assert admin.send("POST", "/policies", **fields).status_code == 302
-    assert service.get("nightly").policy == replace(RICH, per_host=3)
+        service = PolicyService(appliance)
+        service.add(RICH)
+        page = admin.send("GET", "/policies/nightly/edit").text
+        assert 'value="vault, s3 paris"' in page
+        assert "2 windows" in page
+        known = service.get("nightly")
+        fields = fields_of(known.policy) | {"former": "nightly", "version": str(known.version), "per_host": "3"}
+        assert admin.send("POST", "/policies", **fields).status_code == 302
+        assert service.get("nightly").policy == replace(RICH, per_host=3)

@@ -137,6 +137,17 @@ def test_the_source_dies_mid_run(lab: Lab, strongroom: Rig, end: Callable[[LabGu
     strongroom.assert_nothing_left(guest)
 
 
+def test_killed_while_a_scratch_file_is_written(lab: Lab, strongroom: Rig) -> None:
+    """Before QEMU is told of it: the half that lies in its folder has no name that was recorded."""
+    disk, guest = filled(lab, "scratch-killed", 64 * MIB)
+    strongroom.backup(guest)
+    strongroom.killed_at(("os:fchown", "before"), "backup", guest.name)
+    assert [path.name for path in strongroom.settings.scratch.directory.rglob(".strongroom-*")], "it left nothing"
+    result = strongroom.backup(guest)
+    assert strongroom.content(result.point) == disk.truth
+    strongroom.assert_nothing_left(guest)
+
+
 def test_a_transient_machine_that_goes_away_mid_run(lab: Lab, strongroom: Rig) -> None:
     """With it libvirt forgets everything; its file keeps the bitmap of the run that failed, if nobody removes it."""
     disk, guest = filled(lab, "transient-dies")

@@ -33,7 +33,7 @@ def fill(store: Store) -> None:
 
 
 def patiently(store: Store) -> RetryingStore:
-    return RetryingStore(store, SystemClock(), lambda seconds: None, random.random, Patience(0.01, 0.1, 20.0))
+    return RetryingStore(store, SystemClock(), lambda seconds: None, random.random, Patience(0.01, 0.1, 90.0))
 
 
 def shorter(answer: Answer) -> Answer:

@@ -50,7 +50,10 @@ from tests.lab.s3_server import S3Server, running
 
 pytestmark = pytest.mark.faults
 
-SHORT = Limits(connections=4, connect_s=5.0, silence_s=2.0)  # a busy machine takes half a second to answer
+# Where nothing is shown by being short of patience, a busy machine has the time that the product gives.
+LONG = Limits(connections=4)
+HASTY = Limits(connections=4, silence_s=2.0)
+SILENCES = ("silence", "silence after success")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,13 @@ def direct(server: S3Server, place: Bucket) -> S3Store:
 @pytest.fixture(scope="module")
 def through(server: S3Server, place: Bucket) -> S3Store:
     """One for all tests, as a client takes a fifth of a second to make."""
-    return S3Store(place, server.credentials, SHORT)
+    return S3Store(place, server.credentials, LONG)
+
+
+@pytest.fixture(scope="module")
+def hasty(server: S3Server, place: Bucket) -> S3Store:
+    """Who soon takes silence for one."""
+    return S3Store(place, server.credentials, HASTY)
 
 
 @pytest.fixture
@@ -136,12 +145,13 @@ PASSING: Mapping[str, Reaction] = {
 @pytest.mark.parametrize("fault", sorted(PASSING))
 @pytest.mark.parametrize("call", sorted(CALLS))
 def test_what_passes_is_called_unavailable_and_passes(
-    bad: BadObjectStore, store: S3Store, patient: RetryingStore, direct: S3Store, call: str, fault: str
+    bad: BadObjectStore, store: S3Store, hasty: S3Store, direct: S3Store, call: str, fault: str
 ) -> None:
     operation, act = CALLS[call]
+    client = hasty if fault in SILENCES else store
     bad.fail(operation, PASSING[fault])
     with pytest.raises(StoreUnavailable) as caught:
-        act(store)
+        act(client)
     assert caught.value.retryable
     assert caught.value.hint
     assert caught.value.name in str(caught.value)
@@ -149,7 +159,8 @@ def test_what_passes_is_called_unavailable_and_passes(
     bad.forgive()
     fill(direct)
     bad.fail(operation, PASSING[fault])
-    act(patient)
+    act(patiently(client))
+    bad.settle()
     gone = {"delete": {"config"}, "look before delete": {"config"}, "delete_many": {"config", "packs/aa/seventy"}}
     made = {"put": {"keys/aa"}, "create": {"leases/aa/end"}}
     left = {"config", "packs/aa/seventy"} | made.get(call, set())
@@ -230,18 +241,19 @@ def test_what_a_server_says_reaches_no_terminal_as_it_is(bad: BadObjectStore, st
     "lost", [silent_after_success(), broken_after_success(), failed_after_success(503, "SlowDown")]
 )
 def test_a_create_whose_answer_is_lost_has_succeeded_and_is_known_by_its_bytes(
-    bad: BadObjectStore, store: S3Store, patient: RetryingStore, lost: Reaction
+    bad: BadObjectStore, store: S3Store, hasty: S3Store, lost: Reaction
 ) -> None:
     bad.fail("create", lost)
     with pytest.raises(StoreUnavailable):
-        store.create("leases/aa/end", [b"mine"])
+        hasty.create("leases/aa/end", [b"mine"])
+    bad.settle()
     assert store.get("leases/aa/end") == b"mine"
     with pytest.raises(ObjectExists):
         store.create("leases/aa/end", [b"mine"])
 
     bad.forgive()
     bad.fail("create", lost)
-    patient.create("leases/bb/end", [b"mine"])
+    patiently(hasty).create("leases/bb/end", [b"mine"])
     assert store.get("leases/bb/end") == b"mine"
 
 
@@ -464,10 +476,11 @@ def test_an_answer_that_is_late_is_waited_for(bad: BadObjectStore, store: S3Stor
     assert len(list(store.list(""))) == 2
 
 
-def test_an_answer_that_trickles_is_ended(bad: BadObjectStore, store: S3Store) -> None:
+def test_an_answer_that_trickles_is_ended(bad: BadObjectStore, server: S3Server, store: S3Store, place: Bucket) -> None:
+    waits = S3Store(place, server.credentials, Limits(connections=4, silence_s=4.0))
     bad.fail("get", slow(0.02))
     with pytest.raises(StoreUnavailable, match="too slow"):
-        store.get("packs/aa/seventy")
+        waits.get("packs/aa/seventy")
 
 
 def test_connections_are_bounded(server: S3Server, store: S3Store, place: Bucket) -> None:
@@ -499,14 +512,14 @@ def test_nobody_at_the_endpoint_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        store = S3Store(Bucket(parse_endpoint(url), "bucket"), Credentials("a", "b"), SHORT)
+        store = S3Store(Bucket(parse_endpoint(url), "bucket"), Credentials("a", "b"), LONG)
         for _, act in CALLS.values():
             with pytest.raises(StoreUnavailable):
                 act(store)
 
 
 def test_a_server_without_tls_is_no_passing_failure(server: S3Server) -> None:
-    store = S3Store(server.bucket(url=server.url.replace("http:", "https:")), server.credentials, SHORT)
+    store = S3Store(server.bucket(url=server.url.replace("http:", "https:")), server.credentials, LONG)
     with pytest.raises(StoreError) as caught:
         store.get("config")
     assert not caught.value.retryable
@@ -518,7 +531,7 @@ def test_tls_is_checked_against_the_file_of_certificates(server: S3Server, place
     certificate, other = own_certificate(tmp_path / "server.pem"), own_certificate(tmp_path / "other.pem")
     with BadObjectStore(server.url, certificate) as secure:
         here = replace(place, endpoint=parse_endpoint(secure.url))
-        store = S3Store(replace(here, ca_file=str(certificate)), server.credentials, SHORT)
+        store = S3Store(replace(here, ca_file=str(certificate)), server.credentials, LONG)
         fill(store)
         store.create("leases/aa/end", [b"mine"])
         with pytest.raises(ObjectExists):
@@ -529,7 +542,7 @@ def test_tls_is_checked_against_the_file_of_certificates(server: S3Server, place
         store.delete("packs/aa/seventy")
         for untrusted in (here, replace(here, ca_file=str(other))):
             with pytest.raises(StoreError) as caught:
-                S3Store(untrusted, server.credentials, SHORT).get("config")
+                S3Store(untrusted, server.credentials, LONG).get("config")
             assert not caught.value.retryable
             assert "certificates" in caught.value.hint
         assert secure.calls["put"] == 2
@@ -548,7 +561,7 @@ def test_the_real_server_refuses(server: S3Server, place: Bucket, store: S3Store
         (server.credentials, replace(place, name="no-such-bucket"), "bucket"),
     ):
         with pytest.raises(StoreError) as caught:
-            act(S3Store(place_, credentials, SHORT))
+            act(S3Store(place_, credentials, LONG))
         assert not caught.value.retryable
         assert hint in caught.value.hint
         assert credentials.secret_key not in str(caught.value)
@@ -575,7 +588,7 @@ def test_the_environment_decides_nothing(
         "http_proxy": "http://127.0.0.1:1",
     }.items():
         monkeypatch.setenv(name, value)
-    assert S3Store(place, server.credentials, SHORT).get("config") == TEN
+    assert S3Store(place, server.credentials, LONG).get("config") == TEN
 
 
 @pytest.mark.parametrize(
@@ -608,18 +621,24 @@ def test_a_file_of_certificates_that_is_not_there_is_named(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_operations_over_a_bad_server_end_as_on_a_plain_dictionary(
-    bad: BadObjectStore, patient: RetryingStore, seed: int
+    bad: BadObjectStore, store: S3Store, server: S3Server, place: Bucket, seed: int
 ) -> None:
+    # A request that was given up before it was met would come after what is written next: few silences, and long ones.
+    patient = patiently(S3Store(place, server.credentials, Limits(connections=4, silence_s=4.0)))
+    passing = [reaction for name, reaction in PASSING.items() if name not in SILENCES]
     choose = random.Random(seed)
 
     def any_of(reactions: Iterable[Reaction]) -> Reaction:
         among = list(reactions)
         return lambda exchange: choose.choice(among)(exchange)
 
+    bad.fail("put", silent_after_success(), nth=5)
+    bad.fail("create", silent(), nth=5)
+    bad.fail("get", silent(), nth=6)
     for operation in ("put", "create", "delete"):
-        bad.fail(operation, any_of(PASSING.values()), nth=2, every=True)
-    bad.fail("get", any_of([*PASSING.values(), cut_short(), changed(shorter), changed(longer)]), nth=4, every=True)
-    bad.fail("list", any_of([*NO_LISTING.values(), *PASSING.values()]), nth=2, every=True)
+        bad.fail(operation, any_of(passing), nth=2, every=True)
+    bad.fail("get", any_of([*passing, cut_short(), changed(shorter), changed(longer)]), nth=4, every=True)
+    bad.fail("list", any_of([*NO_LISTING.values(), *passing]), nth=2, every=True)
     model = {"config": TEN, "packs/aa/seventy": SEVENTY}
 
     for number in range(60):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -28,8 +28,7 @@ Bools = NDArray[np.bool_]
 Words = NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A chunk or a hole of a region, in pages from the region's start."""
 
     start: int
@@ -87,8 +86,10 @@ def zero_pages(pages: Words) -> Bools:
 
 def runs(flags: Bools) -> list[tuple[int, int]]:
     """The maximal runs of True, as half-open pairs."""
-    edges = np.flatnonzero(np.diff(flags.view(np.int8), prepend=0, append=0))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    fenced = np.zeros(len(flags) + 2, np.bool_)
+    fenced[1:-1] = flags
+    edges = np.flatnonzero(fenced[1:] != fenced[:-1]).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def page_flags(page_hash: PageHash, pages: Words) -> tuple[Bools, Bools]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from imaging.chunking import CHUNK_PAGES_MAX, Record
 from imaging.errors import Damaged
 from imaging.extents import PAGE_BYTES, REGION_BYTES, REGION_PAGES, ByteRange, clip, merge
@@ -21,6 +23,7 @@ _HEAD: Final = struct.Struct("<BxH")
 _BITMAP_BYTES: Final = FANOUT // 8
 _DATA_BIT: Final = 1 << 15
 _RESERVED_BITS: Final = 0x6000
+_LENGTH_BITS: Final = 0x1FFF
 _NO_DATA_BIT: Final = bytes(range(128))
 """What the second byte of a record is that has not the data bit."""
 LEVEL_MAX: Final = 6  # 256^6 regions of 16 MiB: 2^72 bytes, more than NBD can address
@@ -67,8 +70,8 @@ def encode_leaf(leaf: Leaf) -> bytes | None:
     """A leaf's plaintext, or None if the region is one hole."""
     if not any(record.data for record in leaf.records):
         return None
-    words = [(_DATA_BIT if r.data else 0) | (r.stop - r.start) for r in leaf.records]
-    ids = b"".join(identity for identity in leaf.ids if identity is not None)
+    words = [stop - start | (_DATA_BIT if data else 0) for start, stop, data in leaf.records]
+    ids = b"".join([identity for identity in leaf.ids if identity is not None])
     return _HEAD.pack(0, len(words)) + struct.pack(f"<{len(words)}H", *words) + ids
 
 
@@ -80,21 +83,21 @@ def decode_leaf(plain: bytes, pages: int, name: str) -> Leaf:
     start_of_ids = _HEAD.size + 2 * count
     if level != 0 or len(plain) < start_of_ids:
         raise Damaged(name, "it is not a leaf")
-    records: list[Record] = []
-    ids: list[bytes | None] = []
-    page, at = 0, start_of_ids
-    for (word,) in struct.iter_unpack("<H", plain[_HEAD.size : start_of_ids]):
-        data, length = bool(word & _DATA_BIT), word & 0x1FFF
-        after_hole = bool(records) and not records[-1].data
-        if word & _RESERVED_BITS or length == 0 or (data and length > CHUNK_PAGES_MAX) or (not data and after_hole):
-            raise Damaged(name, f"its record {word:#06x} at page {page} is impossible")
-        records.append(Record(page, page + length, data))
-        ids.append(plain[at : at + ID_BYTES] if data else None)
-        at += ID_BYTES if data else 0
-        page += length
-    if page != pages or at != len(plain):
-        raise Damaged(name, f"its records cover {page} of {pages} pages")
-    return Leaf(tuple(records), tuple(ids))
+    words = np.frombuffer(plain, "<u2", count, _HEAD.size)
+    data = (words & _DATA_BIT) != 0
+    lengths = words & _LENGTH_BITS
+    impossible = (words & _RESERVED_BITS != 0) | (lengths == 0) | (data & (lengths > CHUNK_PAGES_MAX))
+    impossible[1:] |= ~data[1:] & ~data[:-1]
+    stops = np.cumsum(lengths, dtype=np.int64)
+    if impossible.any():
+        at = int(np.argmax(impossible))
+        raise Damaged(name, f"its record {int(words[at]):#06x} at page {int(stops[at] - lengths[at])} is impossible")
+    covered = int(stops[-1]) if count else 0
+    if covered != pages or start_of_ids + int(data.sum()) * ID_BYTES != len(plain):
+        raise Damaged(name, f"its records cover {covered} of {pages} pages")
+    records = tuple(map(Record._make, zip((stops - lengths).tolist(), stops.tolist(), data.tolist(), strict=True)))
+    stored = (plain[at : at + ID_BYTES] for at in range(start_of_ids, len(plain), ID_BYTES))
+    return Leaf(records, tuple(next(stored) if record.data else None for record in records))
 
 
 def chunk_ids(plain: bytes, name: str) -> bytes:

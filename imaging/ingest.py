@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,20 +40,20 @@ from imaging.diskmap import (
 )
 from imaging.errors import UNREADABLE, BitmapLied, ImagingError, ParentMapLost
 from imaging.extents import PAGE_BYTES, REGION_BYTES, ByteRange, align_in, align_out, clip, subtract
-from imaging.ids import CHUNK, blob_id
+from imaging.ids import chunk_ids_of
 from imaging.keys import Keys
 from imaging.memory import aligned_memory
 from imaging.packing import PackWriter
 from imaging.recutting import RegionPages, recut
 from imaging.sampling import Sampler
-from imaging.source import Source
+from imaging.source import PIECE_BYTES, Source
 
 _WINDOW_REGIONS = 64
 _ZEROS = memoryview(bytes(REGION_BYTES))  # never written, so the kernel's one zero page behind all of it
 _SHORT_ZERO_BYTES = HOLE_PAGES_MIN * PAGE_BYTES
 _LIKENESS_CHUNKS = 16  # after so many, more than half of them changed: that region is another one now
 _FLYING = 16  # regions for each worker, so that a slow one leaves the others with work; what waits holds no data
-WORKERS = 3  # two cores: one more than that, so that waiting for the source or a put idles none
+WORKERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,17 @@ def ingest_disk(source: Source, writer: PackWriter, keys: Keys, *, parent: Paren
 
     With a `parent`, the source's dirty bitmap says what may differ from it, and `sample` clean chunks are read all
     the same. With a `former` disk instead, all is read, and compared with it by the ids of its chunks: only where they
-    differ is anything cut, which halves the work for a disk that has changed little. `advance` is called with bytes of
-    the disk that are done. Raises SourceError, BitmapLied, ParentMapLost, and what the store raises; the writer must be
-    flushed afterwards.
+    differ is anything cut, which halves the work for a disk that has changed little. `workers` threads are kept busy.
+    `advance` is called with bytes of the disk that are done. Raises SourceError, BitmapLied, ParentMapLost, and what
+    the store raises; the writer must be flushed afterwards.
     """
     if parent is not None and parent.size_bytes != source.size_bytes:
         raise ValueError("an incremental read needs a parent of the same size")
-    return _Ingest(source, writer, keys, parent, former, advance).run(workers, sample, random.Random(seed))  # noqa: S311
+    ingest = _Ingest(source, writer, keys, parent, former, advance)
+    # Where reading is waiting for a server, one more than are to be busy. Where it is copying, one more only has the
+    # others wait for the interpreter.
+    threads = workers + (source.piece_bytes > PIECE_BYTES)
+    return ingest.run(threads, sample, random.Random(seed))  # noqa: S311
 
 
 class _Ingest:
@@ -229,18 +234,18 @@ class _Ingest:
         zero, cut = self.flags(_as_pages(buffer))
         return self.store(job.region, content, cut_region(zero, cut), {}, {}, read)
 
-    def compared(self, job: _Job, old: Leaf, holes: set[int], same: dict[tuple[int, int], bytes], buffer: memoryview,
+    def compared(self, job: _Job, old: Leaf, holes: set[int], same: dict[Record, bytes], buffer: memoryview,
                  length: int, read_bytes: int) -> _Done:  # fmt: skip
         """A region that was read in full, cut only where its old chunks and holes are not there any more. `holes`:
         where those begin that are known to be there still."""
         words = _as_pages(buffer)
-        dirty = np.ones(len(words), np.bool_)
-        for first, end in same:
-            dirty[first:end] = False
+        dirty = np.zeros(len(words), np.bool_)
         for record in old.records:
-            if not record.data:
-                part = slice(record.start, record.stop)
-                dirty[part] = False if record.start in holes else ~zero_pages(words[part])
+            if record.data:
+                if record not in same:
+                    dirty[record.start : record.stop] = True
+            elif record.start not in holes:
+                dirty[record.start : record.stop] = ~zero_pages(words[record.start : record.stop])
         # Where nothing is lost, what the former disk refers to is there.
         stored = self.former is not None and self.former.known is None
         if stored and not dirty.any():
@@ -278,20 +283,25 @@ class _Ingest:
         except UNREADABLE:
             return None
 
-    def unchanged(self, old: Leaf, content: memoryview, reading: _Reading) -> dict[tuple[int, int], bytes] | None:
-        """(first page, page after the last) → id of the old chunks that are there still; None where few are."""
-        same: dict[tuple[int, int], bytes] = {}
-        looked = 0
-        for record, identity in zip(old.records, old.ids, strict=True):
-            if identity is None:
-                continue
-            end = record.stop * PAGE_BYTES
-            reading.upto(end)
-            if blob_id(self.keys, CHUNK, content[record.start * PAGE_BYTES : end]) == identity:
-                same[record.start, record.stop] = identity
-            looked += 1
-            if looked == _LIKENESS_CHUNKS and len(same) < looked // 2:
+    def unchanged(self, old: Leaf, content: memoryview, reading: _Reading) -> dict[Record, bytes] | None:
+        """Old chunks that are there still, and their ids; None where few are."""
+        records = [record for record in old.records if record.data]
+        ids = [identity for identity in old.ids if identity is not None]
+        starts = [record.start * PAGE_BYTES for record in records]
+        stops = [min(record.stop * PAGE_BYTES, len(content)) for record in records]  # a disk may end within a page
+        same: dict[Record, bytes] = {}
+        at = 0
+        while at < len(records):
+            end = bisect_right(stops, reading.upto(stops[at]))
+            found = chunk_ids_of(self.keys, map(content.__getitem__, map(slice, starts[at:end], stops[at:end])))
+            if found == ids[at:end]:
+                same.update(zip(records[at:end], found, strict=True))
+            else:
+                were = zip(records[at:end], ids[at:end], found, strict=True)
+                same.update((record, new) for record, identity, new in were if new == identity)
+            if at < _LIKENESS_CHUNKS <= end and len(same) < end // 2:
                 return None
+            at = end
         return same
 
     def incremental(self, job: _Job, old: Leaf) -> _Done:
@@ -319,10 +329,11 @@ class _Ingest:
                 pages.zero[a:b], pages.cut[a:b] = self.flags(words[a:b])
 
         records = recut(old.records, pages, dirty, load)
+        untouched = (~pages.loaded[[record.start for record in old.records]]).tolist()
         kept = {
-            (record.start, record.stop): identity
-            for record, identity in zip(old.records, old.ids, strict=True)
-            if identity is not None and not pages.loaded[record.start]
+            record: identity
+            for record, identity, is_untouched in zip(old.records, old.ids, untouched, strict=True)
+            if identity is not None and is_untouched
         }
         return self.store(job.region, buffer[: stop - start], records, kept, {}, read)
 
@@ -382,25 +393,19 @@ class _Ingest:
         view[stop - start :] = bytes(len(view) - (stop - start))
         return start, stop, view
 
-    def store(self, region: int, content: memoryview, records: Sequence[Record], kept: dict[tuple[int, int], bytes],
-              hashed: dict[tuple[int, int], bytes], read_bytes: int) -> _Done:  # fmt: skip
+    def store(self, region: int, content: memoryview, records: Sequence[Record], kept: dict[Record, bytes],
+              hashed: dict[Record, bytes], read_bytes: int) -> _Done:  # fmt: skip
         """Store the region's new chunks and its leaf. `kept`: ids of chunks that are stored; `hashed`: of others, where
         they are known already."""
-        ids: list[bytes | None] = []
-        fresh: list[tuple[bytes, memoryview]] = []
-        for record in records:
-            if not record.data:
-                ids.append(None)
-                continue
-            place = record.start, record.stop
-            identity = kept.get(place)
-            if identity is None:
-                plain = content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]
-                identity = hashed.get(place) or blob_id(self.keys, CHUNK, plain)
-                fresh.append((identity, plain))
-            ids.append(identity)
-        self.writer.store_chunks(fresh)
-        leaf = encode_leaf(Leaf(tuple(records), tuple(ids)))
+        fresh = {
+            record: content[record.start * PAGE_BYTES : record.stop * PAGE_BYTES]
+            for record in records
+            if record.data and record not in kept
+        }
+        unknown = {record: plain for record, plain in fresh.items() if record not in hashed} if hashed else fresh
+        ids = kept | hashed | dict(zip(unknown, chunk_ids_of(self.keys, unknown.values()), strict=True))
+        self.writer.store_chunks([(ids[record], plain) for record, plain in fresh.items()])
+        leaf = encode_leaf(Leaf(tuple(records), tuple(map(ids.get, records))))
         return _Done(None if leaf is None else self.writer.store_node(leaf), read_bytes, len(fresh))
 
 
@@ -416,10 +421,10 @@ class _Reading:
         self._data = deque(ByteRange(item.start - start, item.stop - start) for item in data)
         self._read = 0
 
-    def upto(self, end: int) -> None:
-        """Sees that all before byte `end` of the region is read. Raises SourceError."""
+    def upto(self, end: int) -> int:
+        """Sees that all before byte `end` of the region is read; returns how much is. Raises SourceError."""
         if end <= self._read:
-            return
+            return self._read
         self._read = end = min(max(end, self._read + self._source.piece_bytes), len(self._content))
         requests: list[tuple[int, memoryview]] = []
         while self._data and self._data[0].start < end:
@@ -430,6 +435,7 @@ class _Reading:
             requests.append((self._start + item.start, self._content[item.start : stop]))
         if requests:
             self._source.read(requests)
+        return end
 
 
 def _as_pages(buffer: memoryview) -> Words:

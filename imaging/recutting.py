@@ -60,6 +60,7 @@ class _Recut:
     def __init__(self, old: Sequence[Record], pages: RegionPages) -> None:
         self.old = old
         self.starts = [record.start for record in old]
+        self.stops = [record.stop for record in old]
         self.pages = pages
         self.count = len(pages.loaded)
 
@@ -74,15 +75,15 @@ class _Recut:
         """Load every old chunk with a dirty page, and the dirty pages of old holes; clean pages of holes are zero."""
         wanted: list[tuple[int, int]] = []
         counts = np.concatenate(([0], np.cumsum(dirty)))
-        for record in self.old:
-            touched = counts[record.stop] > counts[record.start]
+        touched = (counts[self.stops] > counts[self.starts]).tolist()
+        for record, is_touched in zip(self.old, touched, strict=True):
             if record.data:
-                if touched:
+                if is_touched:
                     wanted.append((record.start, record.stop))
                 continue
             for a, b in runs(~dirty[record.start : record.stop]):
                 self.pages.know_zero(record.start + a, record.start + b)
-            if touched:
+            if is_touched:
                 wanted += [(record.start + a, record.start + b) for a, b in runs(dirty[record.start : record.stop])]
         self.load(wanted, load)
 
@@ -141,14 +142,16 @@ class _Recut:
         loaded = self.pages.loaded
         while position < stop:
             if not loaded[position]:
+                # Of holes all is known, so what is not loaded up to the next page that is are old chunks.
+                known = int(loaded[position:stop].argmax()) + position
                 number = self.at(position)
-                end = self.old[number].stop
+                after = self.at((known if known > position else stop) - 1) + 1
+                position = self.stops[after - 1]
                 # an end that a hole forced holds only while the hole begins there
-                if self.is_hole(number + 1) and end != stop:
-                    needed.add(number)
-                else:
-                    records.append(Record(position, end, data=True))
-                position = end
+                if self.is_hole(after) and position != stop:
+                    after -= 1
+                    needed.add(after)
+                records += self.old[number:after]
                 continue
             end = next_cut(position, stop, cuts)
             unread = np.flatnonzero(~loaded[position : min(position + CHUNK_PAGES_MAX, end)])

@@ -144,7 +144,7 @@ class CopyService:
                 uploads=repository.pace.puts,
             ))  # fmt: skip
             copier = Copier(
-                self._origin.repository, repository, writer, workers=settings.limits.workers + 1,
+                self._origin.repository, repository, writer, workers=settings.limits.workers,
                 start=lambda disk, size: progress.start(f"{machine.name} {disk}", size), advance=progress.advance,
             )  # fmt: skip
             draft = copier.copy(point, before, lease.parent)

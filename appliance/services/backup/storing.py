@@ -116,7 +116,7 @@ class Storer:
             source, self._writer, self._repository.keys,
             parent=None if previous is None else self._parent(previous),
             former=None if previous is not None or former is None else self._parent(former),
-            sample=self._settings.backup.sample_chunks, workers=self._settings.limits.workers + 1, advance=advance,
+            sample=self._settings.backup.sample_chunks, workers=self._settings.limits.workers, advance=advance,
         )  # fmt: skip
         self._progress.finish()
         self.totals.add(result)

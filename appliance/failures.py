@@ -21,7 +21,7 @@ from appliance.policy.errors import PolicyInvalid
 from appliance.policy.retention import NoRules
 from appliance.services.access.errors import AccessError
 from appliance.services.accounts import errors as accounts
-from appliance.services.inventory import HostInUse
+from appliance.services.inventory import HostInUse, MachineAmbiguous, NoHosts
 from appliance.services.moments import MomentNotUnderstood
 from appliance.services.points import DiskNotNamed, DiskNotOnPoint, NothingThatOld, NotProtected
 from appliance.services.policies.service import MachineUnknown, Renamed
@@ -106,6 +106,11 @@ _LAST: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (catalog.CatalogError, Kind.BROKEN),  # the engine's own
 )
 
+_NAMES_NOTHING: Final = (
+    catalog.RecordMissing, hypervisor.HypervisorError, NoHosts, MachineAmbiguous, NotProtected,
+    imaging.PointNotFound, imaging.PointAmbiguous, imaging.Damaged,
+)  # fmt: skip
+
 _USAGE: Final = 2  # the exit code of what whoever asked can mend by asking otherwise
 
 
@@ -121,6 +126,12 @@ def failure_of(error: Exception) -> Failure | None:
     if isinstance(error, imaging.ImagingError):
         return Failure(_kind(error), type(error).__name__, str(error), error.hint)
     return None
+
+
+def names_nothing(error: Exception) -> bool:
+    """Whether it may be what a look for something by its name or id ends with that finds nothing, not one thing alone,
+    or nothing that tells what it is."""
+    return isinstance(error, _NAMES_NOTHING)
 
 
 def _kind(error: Exception) -> Kind:

@@ -171,8 +171,11 @@ class PointService:
         machines = self._appliance.catalog.points.machines()
         return choose_machine(name, machines)
 
-    def resolve(self, wanted: str, name: str | None = None) -> Point:
-        """The one point that is meant, of one machine if it is named.
+    def resolve(
+        self, wanted: str, name: str | None = None, *, among: Callable[[MachineRecord], bool] | None = None
+    ) -> Point:
+        """The one point that is meant, of one machine if it is named. `among`: with a name, only these machines count,
+        and of no other anything is told.
 
         NotProtected, PointNotFound, PointAmbiguous, MomentNotUnderstood, NothingThatOld, NewerDamaged.
         """
@@ -182,11 +185,11 @@ class PointService:
             return self._appliance.repository.point(wanted)
         survey = self._surveyed()
         if wanted != LATEST and not looks_like_moment(wanted):
-            return self._by_id(wanted, name)
-        machine = self.machine(name)
+            return self._by_id(wanted, name, survey, among)
+        machine = choose_machine(name, self._machines(among))
         points = [point for point in survey.points if point.series == machine.series]
         if not points:
-            raise NotProtected(name, [known.name for known in self._appliance.catalog.points.machines()])
+            raise NotProtected(name, [known.name for known in self._machines(among)])
         if wanted == LATEST:
             return _unless_damaged(max(points, key=lambda point: point.generation), points, survey)
         moment = parse_moment(wanted)
@@ -197,11 +200,19 @@ class PointService:
         newest = max(older, key=lambda point: (point.created_utc, point.generation))
         return _unless_damaged(newest, points, survey)
 
-    def _by_id(self, wanted: str, name: str) -> Point:
+    def _machines(self, among: Callable[[MachineRecord], bool] | None) -> tuple[MachineRecord, ...]:
+        known = self._appliance.catalog.points.machines()
+        return known if among is None else tuple(machine for machine in known if among(machine))
+
+    def _by_id(self, wanted: str, name: str, survey: Survey, among: Callable[[MachineRecord], bool] | None) -> Point:
         """An id is enough even where several machines have the name; it only has to be of one of them."""
-        named = machines_named(name, self._appliance.catalog.points.machines())
+        named = {machine.series for machine in machines_named(name, self._machines(among))}
+        if among is not None:
+            prefix = wanted.strip().lower()
+            if not any(point.series in named and point.id.startswith(prefix) for point in survey.points):
+                raise PointNotFound(f"{wanted} of {name}")
         point = self._appliance.repository.point(wanted)
-        if point.series not in {machine.series for machine in named}:
+        if point.series not in named:
             raise PointNotFound(f"{wanted} of {name} (that point is of {point.manifest.machine.name})")
         return point
 

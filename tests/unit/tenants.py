@@ -6,6 +6,7 @@ of its own is refused by a status that is written down here, or anything at all 
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -33,6 +34,7 @@ THEIRS: Final = "theirs-e3b1"
 _PART: Final = "heirs-e3b"
 _UUID: Final = "12345678-1234-4234-8234-123456789abc"
 _API: Final = "/api/v1"
+_MEANT: Final = f"GET {_API}/points/meant"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Tenants:
             if route.method == "GET":
                 return route.rule, None
             assert route.name in self.given, f"say in tests/unit/tenants.py what of another's is sent to {route.name}"
-            return route.rule, _REFUSED.get(route.name, 403)
+            return route.rule, _REFUSED.get(route.name, 404 if route.of_api else 403)
         for begin, (place, status) in _PLACES.items():
             if route.rule.startswith(begin):
                 filled = route.rule
@@ -117,8 +119,8 @@ class Tenants:
                 return filled, _REFUSED.get(route.name, status)
         raise AssertionError(f"say in tests/unit/tenants.py what of another's stands in {route.name}")
 
-    def _ask(self, route: Route, path: str) -> TestResponse:
-        given = self.given.get(route.name, {})
+    def _ask(self, route: Route, path: str, given: dict[str, Any] | None = None) -> TestResponse:
+        given = self.given.get(route.name, {}) if given is None else given
         looks = route.method == "GET"
         if route.of_api:
             return self.app.test_client().open(
@@ -130,18 +132,55 @@ class Tenants:
             return self.owner.client.get(path, base_url=BASE, headers=headers, query_string=given, buffered=True)
         return self.owner.send(route.method, path, **given)
 
+    def told_apart(self, route: Route) -> str:
+        """How a route of the API answers otherwise of the other's than of what is not there, or does not write down
+        that it has refused; "": in no way."""
+        _put(self.appliance)
+        path, _ = self._path(route)
+        before = self._refusals()
+        theirs = self._ask(route, path)
+        if route.name != f"GET {_API}/machines/<path:key>" and self._refusals() == before:  # that looks it up in a list
+            return f"{route.name} is not in the audit: {theirs.status_code}"
+        nobodys = self._ask(route, _nowhere(path), {k: _nowhere(v) for k, v in self.given.get(route.name, {}).items()})
+        one, other = said(theirs, path), said(nobodys, _nowhere(path))
+        return "" if one == other and one["status"] == 404 else f"{route.name}: {one} and {other}"
 
-# What begins so has this in its place, and refuses so: what is listed is not there, what has an id is not allowed.
+    def names_something(self, route: Route) -> bool:
+        """A route of the API that is asked for a machine, point, run or recovery, and is no list."""
+        return route.of_api and route.of_machines and (self._path(route)[1] is not None or route.name == _MEANT)
+
+    def _refusals(self) -> int:
+        newest = self.appliance.catalog.audit.newest(Filter(result=Result.REFUSED), limit=1)
+        return newest[0].number if newest else 0
+
+
+def _nowhere(text: str) -> str:
+    """With names and ids that nothing has in place of the other's."""
+    return re.sub("shop", "none", re.sub("[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32}", lambda id: "0" * len(id[0]), text))
+
+
+def said(answer: TestResponse, path: str = "") -> dict[str, Any]:
+    """A problem, but for which request it was, and the name that was given in its address."""
+    assert answer.json is not None, answer.text
+    given = path.rpartition("/")[2] or "\0"
+    return {name: value.replace(given, "…") if isinstance(value, str) else value
+            for name, value in answer.json.items() if name not in ("instance", "facts")} | {
+                "facts": {name: str(value).replace(given, "…") for name, value in answer.json["facts"].items()}
+            }  # fmt: skip
+
+
+# What begins so has this in its place, and refuses so: to the API all of it is not there; on pages, what is
+# listed is not there, and what has an id is not allowed.
 _PLACES: Final = {
     "/vms/": ("key", 404),
     "/points/": ("point", 404),
     "/runs/": ("run", 403),
     "/recoveries/": ("recovery", 403),
     f"{_API}/machines/": ("key", 404),
-    f"{_API}/points/": ("point", 403),
-    f"{_API}/runs/": ("run", 403),
-    f"{_API}/recoveries/": ("recovery", 403),
-    f"{_API}/pauses/": ("key", 403),
+    f"{_API}/points/": ("point", 404),
+    f"{_API}/runs/": ("run", 404),
+    f"{_API}/recoveries/": ("recovery", 404),
+    f"{_API}/pauses/": ("key", 404),
 }
 _REFUSED: Final = {
     "POST /recoveries": 404,
@@ -175,7 +214,7 @@ def tenants(made: Site) -> Tenants:
         "POST /restores/in-place": image | {"what": "whole", "host": "tested", "typed": "shop"},
         "POST /restores/disk": image | {"what": "disk:disk", "target": "/nowhere/copy.qcow2", "format": "raw"},
         "POST /recoveries": {"machine": key, "point": point, "host": "tested", "name": "copy"},
-        f"GET {_API}/points/meant": {"machine": key},
+        _MEANT: {"machine": THEIRS},
         f"GET {_API}/points/<id>/file": {"place": "/"}, f"GET {_API}/points/<id>/files": {"place": "/"},
         f"POST {_API}/recoveries": image,
         f"POST {_API}/runs": {"machine": _UUID},

@@ -314,9 +314,9 @@ def test_who_was_granted_some_machines_finds_no_others(api: Site) -> None:
     problem(api.ask("GET", "/machines/image:shop", token=token), 404)
     problem(api.ask("GET", "/hosts", token=token), 403)
     (run,) = api.get("/runs?machine=image:shop&state=succeeded")["items"]
-    problem(api.ask("GET", f"/runs/{run['id']}", token=token), 403)
-    problem(api.post(f"/runs/{run['id']}/retry", token=token), 403)
-    problem(api.post("/runs", {"machine": "test"}, token=token), 403)
+    problem(api.ask("GET", f"/runs/{run['id']}", token=token), 404)
+    problem(api.post(f"/runs/{run['id']}/retry", token=token), 404)
+    problem(api.post("/runs", {"machine": "test"}, token=token), 404)
 
 
 def test_every_act_and_every_refusal_is_written_down(api: Site) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from appliance.acts import TRAITS, Act, Role
+from appliance.models import RunArguments, RunKind
 from appliance.policy.selectors import Clause, Selector
 from tests.unit.api_site import Site, site
-from tests.unit.tenants import OF_NO_MACHINE, routes_of, tenants
+from tests.unit.tenants import OF_NO_MACHINE, Tenants, routes_of, said, tenants
 from web.acts import PUBLIC, stated
 from web.guarding import API
 
@@ -128,6 +130,11 @@ def tokens(api: Site) -> dict[Role, str]:
     return one_of_each_role(api)
 
 
+@pytest.fixture(scope="module")
+def owner(api: Site) -> Tenants:
+    return tenants(api)
+
+
 def one_of_each_role(api: Site) -> dict[Role, str]:
     """Each names every act that its role includes."""
     granted = (Selector((Clause(image="*"),)),)
@@ -181,9 +188,46 @@ def test_a_route_lets_in_who_may_do_its_act_and_nobody_else(api: Site, tokens: d
         assert status in (200, 201, 204, 403, 404, 409, 422), (role, status)
 
 
-def test_no_route_of_pages_or_of_the_api_leads_to_another_s_machine(api: Site) -> None:
+def test_no_route_of_pages_or_of_the_api_leads_to_another_s_machine(api: Site, owner: Tenants) -> None:
     """An admin who was granted one image tries all on a machine, an image, a run and a recovery of somebody else."""
-    owner = tenants(api)
     tried = [route for route in routes_of(api.app) if route.of_machines and route.name not in OF_NO_MACHINE]
     assert len(tried) > 40
     assert [wrong for route in tried if (wrong := owner.reached(route))] == []
+
+
+def test_another_s_machine_is_answered_as_none_and_the_refusal_is_audited(api: Site, owner: Tenants) -> None:
+    tried = [route for route in routes_of(api.app) if owner.names_something(route)]
+    assert len(tried) > 20
+    assert [wrong for route in tried if (wrong := owner.told_apart(route))] == []
+
+
+def test_no_other_way_to_name_another_s_machine_tells_that_it_is_there(api: Site, owner: Tenants) -> None:
+    """Beginnings of ids, moments that are too old, a restore to run again that the token may not do, points of others
+    under the name of one's own machine, and a name that two have of whom one was granted."""
+    catalog = api.appliance.catalog
+    shop, office = (next(each for each in catalog.points.list() if each.name == name) for name in ("shop", "office"))
+    overwriting = replace(
+        catalog.runs.get("2" * 32), id="6" * 32, kind=RunKind.RESTORE, arguments=RunArguments(force=True)
+    )
+    catalog.runs.save(overwriting)
+    catalog.runs.save(replace(overwriting, id=f"{'6' * 31}7", kind=RunKind.VERIFY, machine_kind="repository"))
+    few = api.token_of(Role.ADMIN, [Act.RUN_RETRY], (Selector((Clause(image="office"),)),))
+    pairs: list[tuple[str, str, dict[str, str], str, dict[str, str], str]] = [
+        ("GET", f"/points/{shop.id[:6]}", {}, "/points/000000", {}, owner.token),
+        ("GET", "/runs/6666", {}, "/runs/0000", {}, owner.token),
+        ("POST", f"/runs/{overwriting.id}/retry", {}, f"/runs/{'0' * 32}/retry", {}, few),
+        ("POST", f"/runs/{'6' * 31}7/retry", {}, f"/runs/{'0' * 32}/retry", {}, few),
+    ]
+    for asked in ({"point": "1999-01-01T00:00:00Z"}, {"point": "never"}, {"point": office.id}):
+        pairs.append(("GET", "/points/meant", {"machine": "shop", **asked}, "/points/meant",
+                      {"machine": "none", **asked}, owner.token))  # fmt: skip
+    pairs.append(("GET", "/points/meant", {"machine": "office", "point": shop.id}, "/points/meant",
+                  {"machine": "office", "point": "0" * 32}, owner.token))  # fmt: skip
+    for method, path, given, other_path, other_given, token in pairs:
+        theirs = api.ask(method, path, token=token, query_string=given)
+        nobodys = api.ask(method, other_path, token=token, query_string=other_given)
+        assert said(theirs) == said(nobodys), (path, given)
+        assert theirs.status_code == 404
+    moment = {"machine": "office", "point": "1999-01-01T00:00:00Z"}
+    told = api.ask("GET", "/points/meant", token=owner.token, query_string=moment)  # of one's own, what is the matter
+    assert "its oldest is of" in said(told)["detail"]

@@ -78,8 +78,11 @@ def check_answer(response: Response) -> Response:
 
 @contextmanager
 def performing(subject: Subject = NOTHING, which: Act | None = None, /, **details: object) -> Iterator[Doing]:
-    """The body is the act of this view, or `which`. NotAllowed, ReauthenticationNeeded. `details`: as the other ways to
-    do the same have them."""
+    """The body is the act of this view, or `which`, which hangs on what it is done to: who may not do the view's to it
+    does not learn which that is. NotAllowed, ReauthenticationNeeded. `details`: as the other ways to do the same have
+    them."""
+    if which is not None:
+        Access(appliance()).check(caller(), Act(g.api_act), subject)
     with Access(appliance()).performing(caller(), which or Act(g.api_act), subject, details) as doing:
         g.api_checked = True
         yield doing

@@ -12,7 +12,7 @@ from appliance.hypervisor.protocol import MachineState
 from appliance.policy.selectors import Kind, Machine
 from appliance.policy.stored import MachinePause
 from appliance.proofs import Proof
-from appliance.services.access import Act, Subject
+from appliance.services.access import Act
 from appliance.services.browsing import MachineFilter, MachinePage, MachineRow, Sort, Standing
 from appliance.services.inventory import InventoryService, KnownMachines
 from appliance.services.policies import PolicyService
@@ -141,7 +141,7 @@ def list_pauses() -> Response:
 @resources.post("/pauses", summary="Pause a machine", responses={201: Which})
 @act(Act.MACHINE_PAUSE)
 def pause_machine(body: NewPause) -> Response:
-    with performing(_subject(body.machine, body.host)):
+    with performing(subjects().called(body.machine, body.host)):
         return send(Which, PolicyService(appliance()).pause_machine(body.machine, body.host), 201)
 
 
@@ -149,7 +149,7 @@ def pause_machine(body: NewPause) -> Response:
 @act(Act.MACHINE_RESUME)
 def resume_machine(path: Key, query: OfHost) -> Response:
     """It catches up once. `key` may be a name, too; `host` says of which host, where several have it."""
-    with performing(_subject(path.key, query.host)):
+    with performing(subjects().called(path.key, query.host)):
         PolicyService(appliance()).resume_machine(path.key, query.host)
     return Response(status=204)
 
@@ -159,9 +159,3 @@ def _look(found: Sighting) -> dict[str, object]:
     return {
         "host": found.host.name, "asked_utc": found.asked_utc, "machines": len(found.machines), "error": error
     }  # fmt: skip
-
-
-def _subject(name: str, host: str | None) -> Subject:
-    """Of one that is not known, or of several, the name alone: the service says what is wrong with it."""
-    found = subjects().named(name, host)
-    return Subject.of_machine(found[0]) if len(found) == 1 else Subject("machine", name, name)

@@ -8,21 +8,12 @@ from typing import Annotated, Any, Final
 from flask import Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from appliance.catalog.errors import RecordMissing
-from appliance.models import PointRecord
+from appliance.models import MachineRecord, PointRecord
 from appliance.paging import Page
 from appliance.proofs import Checked
 from appliance.services.access import Act
 from appliance.services.browsing import PointFilter
-from appliance.services.points import (
-    NameAmbiguous,
-    NewerDamaged,
-    NothingThatOld,
-    NotProtected,
-    PointDetails,
-    PointService,
-    record_of,
-)
+from appliance.services.points import NotProtected, PointDetails, PointService, record_of
 from web.acts import act
 from web.api.callers import appliance, browsing, caller, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
@@ -89,9 +80,6 @@ def list_points(query: PointQuery) -> Response:
 @act(Act.POINT_SEE)
 def meant_point(query: Meant) -> Response:
     """If that is damaged, it is an error: no older one is given instead."""
-    may_see = visible()
-    if may_see is not None and not any(may_see(machine) for machine in subjects().named(query.machine)):
-        raise RecordMissing("machine", query.machine)
     point = meant(query.machine, query.point)
     looking(subjects().point(point))
     return send(_Point, point)
@@ -137,15 +125,21 @@ def unprotect_point(path: Id) -> Response:
 
 
 def meant(machine: str, wanted: str) -> PointRecord:
-    """As `PointService.resolve`; who has some machines only is not told which others there are, nor of their points."""
+    """As `PointService.resolve`, among what was granted: nothing is told of the points of others. NotGranted, audited,
+    if none of those machines is called so."""
+    service = PointService(appliance())
+    if not caller().limited:
+        return record_of(service.resolve(wanted, machine))
     try:
-        return record_of(PointService(appliance()).resolve(wanted, machine))
-    except (NotProtected, NameAmbiguous, NewerDamaged, NothingThatOld) as err:
-        who = caller()
-        names_others = isinstance(err, NotProtected)
-        if who.limited and (names_others or not any(who.granted(each) for each in subjects().named(machine))):
-            raise RecordMissing("restore point of", machine) from err
+        return record_of(service.resolve(wanted, machine, among=_granted))
+    except NotProtected:
+        looking(subjects().called(machine))
         raise
+
+
+def _granted(record: MachineRecord) -> bool:
+    found = subjects().machine(record.kind, record.uuid, record.name, record.host).machine
+    return found is not None and caller().granted(found)
 
 
 def _seen(details: PointDetails) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Every failure of the API in one form: problem+json (RFC 9457).
 
 The rule: what we raised on purpose tells its sentence, its way out and its facts, and `type` names its kind for
-programs; of anything else only an id is shown, which the log has too.
+programs; of anything else only an id is shown, which the log has too. Who was granted some machines is answered about
+those of others as about none at all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from flask import Response, g, make_response, request
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from appliance.failures import Kind, failure_of
+from appliance.failures import Failure, Kind, failure_of, names_nothing
+from appliance.services.access import Actor, NotGranted
 from web.errors import STATUSES, for_strangers, words
 
 _log = logging.getLogger("strongroom.api")
@@ -31,6 +33,13 @@ _HINTS: Final = {
     429: "Wait as long as the header Retry-After says.",
     500: "The log of 'strongroom serve' has the details under this id.",
 }
+
+
+_NOTHING_GRANTED: Final = Failure(
+    Kind.MISSING, "NothingGranted", "nothing that was granted goes by this name or id, or not by that alone",
+    "Give the whole id, or the host too. An admin can grant the machine ('strongroom user edit').",
+)  # fmt: skip
+"""For who was granted some machines: what is not there, and what is another's."""
 
 
 class FieldError(BaseModel):
@@ -108,7 +117,7 @@ def of_http(error: HTTPException) -> Response:
 
 def of_any(error: Exception) -> Response:
     """What is no HTTPException."""
-    failure = failure_of(error)
+    failure = _NOTHING_GRANTED if _hides(error) else failure_of(error)
     if failure is None:
         _log.error("request %s: %s %s", g.get("request_id", "?"), request.method, request.path, exc_info=error)
         return problem(500, "Something went wrong here.", hint=_HINTS[500])
@@ -121,6 +130,14 @@ def of_any(error: Exception) -> Response:
     if failure.kind in (Kind.AWAY, Kind.THROTTLED):
         told.headers["Retry-After"] = str(failure.facts.get("retry_after_s", _RETRY_S))
     return told
+
+
+def _hides(error: Exception) -> bool:
+    """Whether it would tell who has some machines only that there is another. Until they were let in to what they have
+    named, it may be another's, whatever is wrong with it."""
+    who = g.get("api_caller")
+    not_let_in = isinstance(who, Actor) and who.limited and not g.api_checked
+    return isinstance(error, NotGranted) or (not_let_in and names_nothing(error))
 
 
 def of_page(status: int, _title: str, sentence: str, hint: str) -> Response:

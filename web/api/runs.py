@@ -118,7 +118,7 @@ def start_run(body: NewRun, header: Key) -> Response:
     service, key = QueueService(appliance()), once(header)
     if body.image is not None:
         return _start_image(service, body.image, body.limit_bytes_s, key)
-    machine = subjects().to_back_up(body.machine or "", body.host)
+    machine = subjects().to_back_up(caller(), body.machine or "", body.host)
     with performing(Subject.of_machine(machine), full=body.full, limit_bytes_s=body.limit_bytes_s) as doing:
         asked = service.ask_machine(machine.id, machine.host, full=body.full, limit_bytes_s=body.limit_bytes_s, key=key)
         doing.note(run=asked.run.id)

@@ -18,7 +18,7 @@ from appliance.services.access.actors import (
     local_actor,
     nobody,
 )
-from appliance.services.access.errors import AccessError, NotAllowed, ReauthenticationNeeded
+from appliance.services.access.errors import AccessError, NotAllowed, NotGranted, ReauthenticationNeeded
 
 __all__ = [
     "FILTERED",
@@ -32,6 +32,7 @@ __all__ = [
     "ActorKind",
     "Doing",
     "NotAllowed",
+    "NotGranted",
     "ReauthenticationNeeded",
     "Result",
     "Role",

@@ -11,7 +11,7 @@ from typing import Final
 from appliance.acts import TRAITS, Act, Scope
 from appliance.doing import Subject
 from appliance.services.access.actors import Actor, ActorKind
-from appliance.services.access.errors import AccessError, NotAllowed, ReauthenticationNeeded
+from appliance.services.access.errors import AccessError, NotAllowed, NotGranted, ReauthenticationNeeded
 
 PROVEN_FOR: Final = timedelta(minutes=5)
 _PERSONS_ONLY: Final = frozenset({Act.REQUEST_CONFIRM})
@@ -30,24 +30,19 @@ def refusal(actor: Actor, act: Act, subject: Subject | None, now_utc: datetime) 
         return NotAllowed(who, act, "the token is not for it", hint="Make a token for it: 'strongroom token add'.")
     if actor.kind is ActorKind.TOKEN and (act in _PERSONS_ONLY or (traits.scope is Scope.SELF and traits.audited)):
         return NotAllowed(who, act, "a token is no person", hint="Sign in to the console for it.")
-    if actor.limited and (why := _beyond_grants(actor, traits.scope, subject)):
-        return NotAllowed(who, act, why)
+    if actor.limited and traits.scope is Scope.FLEET:
+        return NotAllowed(who, act, "it is about the whole fleet, and they have some machines only")
+    if actor.limited and traits.scope is Scope.MACHINE and not _is_granted(actor, subject):
+        return NotGranted(who, act, "that is none of their machines")  # nor is its name theirs to know
     if traits.proven and subject is not None:
         return _unproven(actor, act, now_utc)
     return None
 
 
-def _beyond_grants(actor: Actor, scope: Scope, subject: Subject | None) -> str:
-    """ "": it is within."""
-    if scope is Scope.SELF:
-        return ""
-    if scope is Scope.FLEET:
-        return "it is about the whole fleet, and they have some machines only"
+def _is_granted(actor: Actor, subject: Subject | None) -> bool:
     if subject is None or subject.filtered:
-        return ""
-    if subject.machine is None or not actor.granted(subject.machine):
-        return "that is none of their machines"  # nor is its name theirs to know
-    return ""
+        return True
+    return subject.machine is not None and actor.granted(subject.machine)
 
 
 def _unproven(actor: Actor, act: Act, now_utc: datetime) -> AccessError | None:

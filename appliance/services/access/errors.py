@@ -18,6 +18,10 @@ class NotAllowed(AccessError):
         )
 
 
+class NotGranted(NotAllowed):
+    """It is about a machine that is none of theirs, or of which it is not known whose it is."""
+
+
 class ReauthenticationNeeded(AccessError):
     """The same again, once they have proven who they are."""
 

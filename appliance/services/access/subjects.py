@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from appliance.doing import Subject
 from appliance.models import MachineRecord, PointRecord, RecoveryRecord, RunRecord
 from appliance.policy.selectors import Kind, Machine
+from appliance.services.access.actors import Actor
 from appliance.services.policies.known import known_machine, known_machines
 from imaging.manifest import ManifestName
 
@@ -53,12 +54,18 @@ class Subjects:
             and host in (None, machine.host)
         )
 
-    def to_back_up(self, name: str, host: str | None = None) -> Machine:
-        """The virtual machine that is meant. One that was not seen yet is looked for on the hosts. NoHosts,
-        MachineNotFound, MachineAmbiguous, HypervisorError."""
+    def called(self, name: str, host: str | None = None) -> Subject:
+        """Of one that is not known, or of several, the name alone."""
+        found = self.named(name, host)
+        return Subject.of_machine(found[0]) if len(found) == 1 else Subject("machine", name, name)
+
+    def to_back_up(self, actor: Actor, name: str, host: str | None = None) -> Machine:
+        """The virtual machine that is meant; of several that have the name, the one that was granted. One that was not
+        seen yet is looked for on the hosts. NoHosts, MachineNotFound, MachineAmbiguous, HypervisorError."""
         from appliance.services.inventory import InventoryService, MachineAmbiguous
 
         known = [machine for machine in self.named(name, host) if machine.kind is Kind.VM]
+        known = [machine for machine in known if actor.granted(machine)] or known
         if len(known) == 1 and known[0].host is not None:
             return known[0]
         if len(known) > 1:

@@ -37,16 +37,16 @@ from sqlalchemy import (
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.runs import newest_of_each
-from appliance.models import PointRecord, RecoveryState, RunKind, RunRecord, RunState
+from appliance.models import PointRecord, RecoveryRecord, RecoveryState, RunKind, RunRecord, RunState
 from appliance.paging import Key, Page, checked_limit, read_key, write_key
 from appliance.policy.selectors import Kind
 
-Record = TypeVar("Record", RunRecord, PointRecord)
+Record = TypeVar("Record", RunRecord, PointRecord, RecoveryRecord)
 
 COUNTED_MOST: Final = 10_000
 _FEW: Final = 20
 _PARTS_MOST: Final = 60
-_runs, _points, _seen = tables.runs, tables.points, tables.seen_machines
+_runs, _points, _seen, _recoveries = tables.runs, tables.points, tables.seen_machines, tables.recoveries
 _ENDED = [state.value for state in RecoveryState if state.ended]
 
 
@@ -74,6 +74,23 @@ class PointFilter:
     serieses: frozenset[str] | None = None
     since_utc: datetime | None = None
     until_utc: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySources:
+    """Of which machines recoveries may be told: by their series, or, where there is no point of them any more, by name
+    and host."""
+
+    serieses: frozenset[str]
+    gone: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryFilter:
+    """`ended`: those that have, or those that have not."""
+
+    ended: bool | None = None
+    sources: RecoverySources | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +214,19 @@ class Browsing:
             fits.append(_points.c.series == wanted.series)
         parts = [and_(*fits, *each) for each in _parts([_one_of(_points.c.series, wanted.serieses)])]
         return self._page(_POINTS, parts, after, limit, oldest_first, countable=wanted.serieses is None)
+
+    def recoveries(self, wanted: RecoveryFilter, *, after: str | None, limit: int) -> Page[RecoveryRecord]:
+        """Everyone's, by when they began, newest first. PageRefused."""
+        states = [] if wanted.ended is None else [each.value for each in RecoveryState if each.ended is wanted.ended]
+        sources = [] if wanted.sources is None else [_of_sources(wanted.sources)]
+        parts = [and_(true(), *each) for each in _parts([[_recoveries.c.state == each for each in states], sources])]
+        return self._page(_RECOVERIES, parts, after, limit, oldest_first=False, countable=wanted.sources is None)
+
+    def gone_sources(self) -> frozenset[tuple[str, str]]:
+        """Name and host of what was recovered, and has no restore point any more."""
+        query = select(_recoveries.c.source_name, _recoveries.c.host).where(_is_gone()).distinct()
+        with self._database.read() as connection:
+            return frozenset((name, host) for name, host in connection.execute(query))
 
     def watched(self, ids: frozenset[str]) -> tuple[RunRecord, ...]:
         """Runs that are under way, and these."""
@@ -329,6 +359,21 @@ class _Kind(Generic[Record]):
 
 _RUNS = _Kind(_runs, _runs.c.started_utc, RunRecord)
 _POINTS = _Kind(_points, _points.c.created_utc, PointRecord)
+_RECOVERIES = _Kind(_recoveries, _recoveries.c.started_utc, RecoveryRecord)
+_SERIES_OF_RECOVERY = func.substr(_recoveries.c.manifest_name, len("manifests/") + 1, tables.ID_CHARACTERS)
+
+
+def _of_sources(sources: RecoverySources) -> ColumnElement[bool]:
+    """No index has it: they are found among those that come by time, as a fleet has few recoveries beside its runs."""
+    known = _SERIES_OF_RECOVERY.in_(sorted(sources.serieses))
+    if not sources.gone:
+        return known
+    gone = tuple_(_recoveries.c.source_name, _recoveries.c.host).in_(sorted(sources.gone))
+    return or_(known, and_(_is_gone(), gone))
+
+
+def _is_gone() -> ColumnElement[bool]:
+    return _SERIES_OF_RECOVERY.not_in(select(tables.machines.c.series))
 
 
 def _parts(several: Sequence[Sequence[ColumnElement[bool]]]) -> list[tuple[ColumnElement[bool], ...]]:

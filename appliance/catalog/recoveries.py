@@ -10,16 +10,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, select, update
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import OfAnotherAppliance, StateConflict
 from appliance.models import RecoveryRecord, RecoveryState
-from appliance.paging import Page, checked_limit, read_key, write_key
 
 _ENDED: Final = [state.value for state in RecoveryState if state.ended]
-_ORDER: Final = "recoveries that ended"
 
 
 class Recoveries:
@@ -68,20 +66,6 @@ class Recoveries:
             query = query.where(tables.recoveries.c.state.not_in(_ENDED))
         with self._database.read() as connection:
             return tuple(rows.decode(RecoveryRecord, row) for row in connection.execute(query))
-
-    def ended(self, *, after: str | None, limit: int) -> Page[RecoveryRecord]:
-        """Everyone's, newest first. PageRefused."""
-        columns, limit = tables.recoveries.c, checked_limit(limit)
-        query = select(tables.recoveries).where(columns.state.in_(_ENDED))
-        if after is not None:
-            begun, id = read_key(_ORDER, after, (datetime, str))
-            at = tuple_(literal(begun, columns.started_utc.type), literal(id))
-            query = query.where(tuple_(columns.started_utc, columns.id) < at)
-        query = query.order_by(columns.started_utc.desc(), columns.id.desc()).limit(limit + 1)
-        with self._database.read() as connection:
-            found = [rows.decode(RecoveryRecord, row) for row in connection.execute(query)]
-        last = found[limit - 1] if len(found) > limit else None
-        return Page(tuple(found[:limit]), None if last is None else write_key(_ORDER, (last.started_utc, last.id)))
 
     def forget(self, id: str) -> None:
         """Remove the record of one that has ended. Not there: fine."""

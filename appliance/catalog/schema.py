@@ -16,7 +16,7 @@ from appliance.catalog.database import Database
 from appliance.catalog.errors import REBUILD_HINT, CatalogVersionUnknown
 from appliance.ownership import own
 
-HEAD = "0019"  # the newest script in migrations/versions; a test compares
+HEAD = "0020"  # the newest script in migrations/versions; a test compares
 
 _SHARED_HINT = (
     "All appliances that share a catalog run the same version: update this one. No restore point is lost, whatever"

@@ -35,6 +35,7 @@ from appliance.policy.policies import read_policy
 from appliance.policy.selectors import Kind, Machine
 from appliance.policy.stored import StoredPolicy
 from appliance.proofs import Proof, ProofKind, Reading, RepositorySize, Verification
+from appliance.services.access.subjects import Subjects
 from appliance.services.browsing import (
     BrowsingService,
     MachineFilter,
@@ -145,6 +146,8 @@ CALLS: Final[dict[str, tuple[int, Callable[[Site], object]]]] = {
     "runs": (3, lambda site: site.browsing.runs(limit=500)),
     "failed runs": (4, lambda site: site.browsing.runs(RunFilter(FAILED), limit=500)),
     "runs of some": (14, lambda site: site.browsing.runs(limit=500, may_see=some)),
+    "recoveries": (2, lambda site: site.browsing.recoveries(limit=500)),
+    "recoveries of some": (8, lambda site: site.browsing.recoveries(limit=500, may_see=some)),
     "search": (16, lambda site: site.browsing.search("a")),
     "growth": (4, lambda site: site.browsing.growth()),
 }
@@ -243,6 +246,50 @@ def test_work_of_other_kinds_is_listed_and_told_to_whom_its_machine_is(site: Sit
     found = site.browsing.machine(row.key).row.last_run
     assert found is not None
     assert found.id == backup.id, "a restore tells nothing of how a machine is backed up"
+
+
+def test_pages_of_recoveries_join_and_have_what_may_be_seen(site: Site) -> None:
+    """Of machines that have points, by the machine of their point; of those that have none any more, by what they were
+    called. Each part is read by an index in its order, and no more of it than the page has."""
+    draw, points = random.Random(5), site.catalog.points.list()
+    for number in range(60):
+        point = draw.choice(points)
+        gone = number % 5 == 0
+        manifest = f"manifests/{'f' * 32}/0000000001-{new_id()}" if gone else point.manifest_name
+        record = RecoveryRecord(
+            new_id(), draw.choice(list(RecoveryState)), point.id, manifest, point.name, point.host or "rack01",
+            f"again-{number}", new_id(), "none", NOW - timedelta(minutes=draw.randrange(9)), NOW,
+        )  # fmt: skip
+        site.catalog.recoveries.add(record)
+    kept = sorted(site.catalog.recoveries.list(), key=lambda each: (each.started_utc, each.id), reverse=True)
+    assert len(kept) == 60
+    lost = {each.id: Subjects(site.appliance).recovery(each).machine for each in kept}
+    for may_see in (None, some, lambda machine: False):
+        for ended in (None, True, False):
+            fit = [
+                each for each in kept
+                if ended in (None, each.state.ended) and (may_see is None or may_see(lost[each.id]))
+            ]  # fmt: skip
+            told = every(lambda after, e=ended, m=may_see: site.browsing.recoveries(  # type: ignore[misc]
+                ended=e, after=after, limit=7, may_see=m))  # fmt: skip
+            assert told == fit, (ended, may_see)
+            page = site.browsing.recoveries(ended=ended, limit=7, may_see=may_see)
+            assert page.total == (len(fit) if may_see is None else None)
+    assert 0 < len(every(lambda after: site.browsing.recoveries(after=after, may_see=some))) < 60
+    with pytest.raises(PageRefused):
+        site.browsing.recoveries(after=site.browsing.runs(limit=1).next)
+    if site.catalog.database.is_shared:
+        return  # it does as it likes with so few rows
+    with counted(site) as statements:
+        page = site.browsing.recoveries(limit=7)
+        site.browsing.recoveries(ended=True, after=page.next, limit=7)
+    with site.catalog.database.read() as connection:
+        for statement in statements:
+            values = tuple(7 for _ in range(statement.count("?")))
+            steps = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            assert any("USING INDEX ix_recoveries" in step or "USING COVERING INDEX" in step for step in steps), steps
+            if "state" not in statement.partition("WHERE")[2]:  # parts that are put together are sorted, each short
+                assert not any("TEMP B-TREE" in step for step in steps), steps
 
 
 def test_a_page_goes_on_where_the_last_one_ended_whatever_comes_in_between(site: Site) -> None:
@@ -393,8 +440,15 @@ def test_what_somebody_may_not_see_is_told_nowhere(site: Site) -> None:
             NOW,
         )
     )  # fmt: skip
+    lost = next(point for point in site.catalog.points.list() if point.host == "rack00")
+    site.catalog.recoveries.add(  # it runs on a host of theirs, and is of no machine of theirs
+        RecoveryRecord(
+            new_id(), RecoveryState.RUNNING, lost.id, lost.manifest_name, lost.name, "rack01", "elsewhere", "u-8",
+            "none", NOW, NOW,
+        )
+    )  # fmt: skip
     whole, part = site.browsing.overview(), site.browsing.overview(may_see=some)
-    assert (len(whole.debts.thaws), len(whole.recoveries)) == (1, 1)
+    assert (len(whole.debts.thaws), len(whole.recoveries)) == (1, 2)
     assert (part.debts.thaws, part.recoveries) == ((), ())
     assert [host.name for host in part.hosts] == ["rack01"]
     assert sum(part.standings.values()) == len(site.browsing.fleet(some).rows) < sum(whole.standings.values())

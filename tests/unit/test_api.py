@@ -16,6 +16,7 @@ from appliance.acts import Act, Role
 from appliance.policy.selectors import Clause, Selector
 from appliance.services.access import local_actor
 from appliance.services.accounts.users import UserService
+from tests.bench.pages import counted
 from tests.unit.api_site import Site, site
 from tests.unit.test_web_access import BASE, _set_up
 from web.acts import PUBLIC, act, stated
@@ -110,6 +111,17 @@ def test_nothing_leaves_that_is_nobody_s_business(api: Site) -> None:
     assert recovery["disks"][0]["overlay"] == "/overlays/0.qcow2"
     assert not {"definition_xml", "final_xml", "hold", "folder"} & recovery.keys()
     assert not {"socket", "host_socket"} & recovery["disks"][0].keys()
+
+
+def test_no_list_of_recoveries_reads_more_of_them_than_a_page(api: Site) -> None:
+    limited = api.token_of(Role.OPERATOR, grants=(OFFICE,))
+    for token in (api.token, limited):
+        for query in ("", "&active=true"):
+            with counted(api.appliance.catalog) as statements:
+                api.get(f"/recoveries?limit=2{query}", token=token)
+            read = [each for each in statements if "recoveries.definition_xml" in each]
+            assert len(read) == 1
+            assert "LIMIT" in read[0]
 
 
 def test_a_list_is_read_page_by_page(api: Site) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final, Literal
 
 from flask import Response, url_for
 from pydantic import Field
 
 from appliance.models import RecoveryDisk, RecoveryRecord
-from appliance.paging import page_of as page_of_items
 from appliance.services.access import Act
-from appliance.services.access.subjects import Subjects
 from appliance.services.recovery import RecoveryService
 from web.acts import act
-from web.api.callers import appliance, looking, performing, subjects, visible
+from web.api.callers import appliance, browsing, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
 from web.api.points import meant
 from web.api.resources import Id, PlainName, resource
@@ -29,7 +26,6 @@ Recovery: Final = schema_of(
     change={"disks": list[_Disk]},  # type: ignore[valid-type]
 )
 RecoveryPage: Final = page_of(Recovery)
-_KINDS: Final = (datetime, str)
 
 
 class NewRecovery(In):
@@ -55,13 +51,8 @@ class RecoveryQuery(Paged):
 @act(Act.RECOVERY_SEE)
 def list_recoveries(query: RecoveryQuery) -> Response:
     may_see = visible()
-    found = RecoveryService(appliance()).list(ended=not query.active, everyones=True)
-    if may_see is not None:
-        lost = Subjects(appliance(), many=True)
-        found = tuple(each for each in found if (machine := lost.recovery(each).machine) and may_see(machine))
-    page = page_of_items(
-        found, lambda each: (each.started_utc, each.id), "recoveries", _KINDS, query.after, query.limit, falling=True
-    )
+    ended = False if query.active else None
+    page = browsing().recoveries(ended=ended, after=query.after, limit=query.limit, may_see=may_see)
     return send_page(RecoveryPage, page)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
@@ -13,7 +12,7 @@ from appliance.bootstrap import Appliance
 from appliance.catalog.errors import RecordMissing
 from appliance.hypervisor.errors import HostUnreachable, HypervisorError
 from appliance.models import RecoveryRecord
-from appliance.paging import LIMIT, Page
+from appliance.paging import LIMIT_MAX
 from appliance.policy.selectors import Kind
 from appliance.services.access import Access, Act, Subject
 from appliance.services.access.subjects import Subjects
@@ -37,24 +36,11 @@ _ANSWERS: Final = ("host", "network", "name", "memory", "cpus")
 @blueprint.get("/recoveries")
 @act(Act.RECOVERY_SEE)
 def listing() -> str:
-    may_see, service, subjects = sees(), RecoveryService(appliance()), Subjects(appliance(), many=True)
-
-    def told(records: Iterable[RecoveryRecord]) -> list[RecoveryRecord]:
-        return [
-            each
-            for each in records
-            if may_see is None or ((machine := subjects.recovery(each).machine) is not None and may_see(machine))
-        ]
-
-    after, ended = request.args.get("after"), list[RecoveryRecord]()
-    while len(ended) < LIMIT:  # more than once for whom something is left out
-        page = service.ended(after=after, limit=LIMIT - len(ended))
-        ended += told(page.items)
-        after = page.next
-        if after is None:
-            break
-    live = told(reversed(service.list(everyones=True)))
-    return render_template("recoveries/listing.html", live=live, page=Page(tuple(ended), after), title="Recovery")
+    """What is under way, at once: each is a machine that runs. What is over, page by page."""
+    may_see = sees()
+    page = browsing().recoveries(ended=True, after=request.args.get("after"), may_see=may_see)
+    live = browsing().recoveries(ended=False, limit=LIMIT_MAX, may_see=may_see).items
+    return render_template("recoveries/listing.html", live=live, page=page, title="Recovery")
 
 
 # --- the wizard -------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ recoveries = Table(
     metadata,
     Column("id", String(ID_CHARACTERS), primary_key=True),
     Column("appliance", String(ID_CHARACTERS), nullable=False),
-    Column("state", String(16), nullable=False, index=True),
+    Column("state", String(16), nullable=False),
     Column("point", String(ID_CHARACTERS), nullable=False),
     Column("manifest_name", String(128), nullable=False),
     Column("source_name", Text, nullable=False),
@@ -81,6 +81,8 @@ recoveries = Table(
     Column("start_ms", BigInteger, nullable=True),
     Column("error", Text, nullable=True),
     Column("notes", JSON, nullable=False),
+    Index("ix_recoveries_started_utc", "started_utc", "id"),
+    Index("ix_recoveries_state", "state", "started_utc", "id"),
 )
 
 exports = Table(

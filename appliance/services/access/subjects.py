@@ -6,9 +6,11 @@ whatever name somebody gives it goes by what is known of it, and no host is aske
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from appliance.catalog.browsing import RecoverySources
 from appliance.doing import Subject
 from appliance.models import MachineRecord, PointRecord, RecoveryRecord, RunRecord
 from appliance.policy.selectors import Kind, Machine
@@ -75,9 +77,12 @@ class Subjects:
 
     def machine(self, kind: str, uuid: str | None, name: str, host: str | None) -> Subject:
         """One that a record is of; what nothing is known of any more goes by what the record says."""
+        return Subject.of_machine(self._machine(kind, uuid, name, host))
+
+    def _machine(self, kind: str, uuid: str | None, name: str, host: str | None) -> Machine:
         told = Machine(Kind(kind), uuid or name, name, host if kind == Kind.VM else None, tags_known=False)
         known = self._known.get(told.key) if self._many else known_machine(self._appliance, told.key)
-        return Subject.of_machine(known or told)
+        return known or told
 
     def run(self, run: RunRecord) -> Subject:
         """One of the whole repository is about no machine."""
@@ -94,8 +99,20 @@ class Subjects:
         """It is about the machine that was lost: the one of its point."""
         place = ManifestName.parse(recovery.manifest_name)
         record = None if place is None else self._machine_of(place.series)
-        if record is None:  # its points are all gone
-            lost = self.machine(Kind.VM, None, recovery.source_name, recovery.host)
-        else:
-            lost = self.machine(record.kind, record.uuid, record.name, record.host)
-        return Subject("recovery", recovery.id, recovery.source_name, lost.machine)
+        lost = self._gone(recovery.source_name, recovery.host) if record is None else self._protected(record)
+        return Subject("recovery", recovery.id, recovery.source_name, lost)
+
+    def recoverable(self, may_see: Callable[[Machine], bool]) -> RecoverySources:
+        """Those whose recoveries somebody may see who may see these machines."""
+        gone = self._appliance.catalog.browsing.gone_sources()
+        return RecoverySources(
+            frozenset(record.series for record in self._serieses.values() if may_see(self._protected(record))),
+            frozenset((name, host) for name, host in gone if may_see(self._gone(name, host))),
+        )
+
+    def _protected(self, record: MachineRecord) -> Machine:
+        return self._machine(record.kind, record.uuid, record.name, record.host)
+
+    def _gone(self, name: str, host: str) -> Machine:
+        """One whose points are all gone."""
+        return self._machine(Kind.VM, None, name, host)

@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
-from appliance.catalog.browsing import PointFilter, RunFilter
+from appliance.catalog.browsing import PointFilter, RecoveryFilter, RunFilter
 from appliance.catalog.errors import RecordMissing
 from appliance.inventory import KnownMachine
-from appliance.models import PointRecord, RunRecord, RunState
+from appliance.models import PointRecord, RecoveryRecord, RunRecord, RunState
 from appliance.paging import LIMIT, LIMIT_MAX, Page
 from appliance.policy.selectors import Kind, Machine
+from appliance.services.access.subjects import Subjects
 from appliance.services.backup.watching import how_far
 from appliance.services.browsing import overview as views
 from appliance.services.browsing import searching, timeline
@@ -216,6 +217,14 @@ class BrowsingService:
         return self.appliance.catalog.browsing.runs(wanted, after=after, limit=limit, oldest_first=oldest_first)
 
     @_at_once
+    def recoveries(
+        self, *, ended: bool | None = None, after: str | None = None, limit: int = LIMIT, may_see: MaySee | None = None
+    ) -> Page[RecoveryRecord]:
+        """Of all appliances, newest first; `ended`: only those that have, or have not. PageRefused."""
+        sources = None if may_see is None else Subjects(self.appliance, many=True).recoverable(may_see)
+        return self.appliance.catalog.browsing.recoveries(RecoveryFilter(ended, sources), after=after, limit=limit)
+
+    @_at_once
     def search(self, text: str, *, may_see: MaySee | None = None) -> Found:
         """Machines, hosts and policies by a part of their names; points and runs by the beginning of their ids, from
         four digits on. Policies are told to those alone who may see all."""
@@ -275,11 +284,7 @@ class BrowsingService:
             ),
             queued=sum(row.busy is RunState.QUEUED for row in fleet.rows),
             workers=self.appliance.alive(WORKERS),
-            recoveries=tuple(
-                record
-                for record in catalog.recoveries.list(ended=False, everyones=True)
-                if _told(may_see, record.machine_uuid, record.source_name, record.host)
-            ),
+            recoveries=self.recoveries(ended=False, limit=LIMIT_MAX, may_see=may_see).items,
             growth=self.growth() if may_see is None else None,
             proven=views.proven(fleet, now),
             debts=self._debts(may_see),

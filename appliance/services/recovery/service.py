@@ -19,7 +19,6 @@ from appliance.hypervisor.errors import HostUnreachable
 from appliance.hypervisor.protocol import Hypervisor, Transport
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.ownership import InUse
-from appliance.paging import LIMIT, Page
 from appliance.progress import SILENT, Progress
 from appliance.proofs import Proof, ProofKind
 from appliance.services.access.subjects import Subjects
@@ -126,10 +125,6 @@ class RecoveryService:
     def list(self, *, ended: bool = False, everyones: bool = False) -> tuple[RecoveryRecord, ...]:
         """Of this appliance, or of all that share the catalog; oldest first; with those that have ended, if asked."""
         return self._appliance.catalog.recoveries.list(ended=ended, everyones=everyones)
-
-    def ended(self, *, after: str | None = None, limit: int = LIMIT) -> Page[RecoveryRecord]:
-        """Those of all appliances that have ended, newest first. PageRefused."""
-        return self._appliance.catalog.recoveries.ended(after=after, limit=limit)
 
     def show(self, id: str) -> RecoveryRecord:
         """One of any appliance, ended or not, by its id or a unique beginning of it. RecordMissing."""

@@ -263,7 +263,11 @@ def test_pages_of_recoveries_join_and_have_what_may_be_seen(site: Site) -> None:
         site.catalog.recoveries.add(record)
     kept = sorted(site.catalog.recoveries.list(), key=lambda each: (each.started_utc, each.id), reverse=True)
     assert len(kept) == 60
-    lost = {each.id: Subjects(site.appliance).recovery(each).machine for each in kept}
+    lost: dict[str, Machine] = {}
+    for each in kept:
+        machine = Subjects(site.appliance).recovery(each).machine
+        assert machine is not None
+        lost[each.id] = machine
     for may_see in (None, some, lambda machine: False):
         for ended in (None, True, False):
             fit = [

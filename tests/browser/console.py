@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +39,7 @@ from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.signing_in import Origin
 from appliance.services.accounts.users import UserService
 from appliance.settings import load
+from tests.lab.ports import free_port
 from tests.unit.cli_runner import PROJECT
 
 PASSWORD: Final = "three blind mice and a cat"
@@ -79,14 +79,6 @@ def set_up_admin(appliance: Appliance, name: str = "alice") -> Person:
     secret = service.offer(link.secret).secret
     done = service.complete(link.secret, name, PASSWORD, pyotp.TOTP(secret).now(), Origin("127.0.0.1"))
     return Person(name, secret, list(done.recovery_codes))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 @dataclass
@@ -141,6 +133,7 @@ def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
     try:
         driver.set_page_load_timeout(PATIENCE_S)
+        driver.set_script_timeout(PATIENCE_S)
         yield driver
     finally:
         driver.quit()

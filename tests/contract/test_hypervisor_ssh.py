@@ -34,6 +34,7 @@ from appliance.hypervisor.tools import LocalTools
 from appliance.settings import load
 from tests.contract.hypervisor_waiting import wait_until
 from tests.lab import Lab
+from tests.lab.ports import free_port
 
 pytestmark = pytest.mark.integration
 MIB = 1 << 20
@@ -67,7 +68,7 @@ class Sshd:
             ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
         ).stdout.split()
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         for session in sessions:
             subprocess.run(["kill", "-9", session], check=False, stderr=subprocess.DEVNULL)
         self.process = None
@@ -75,7 +76,7 @@ class Sshd:
     @property
     def config(self) -> HostConfig:
         return HostConfig(
-            "far", Transport.SSH, hostname="127.0.0.1", user="root", port=self.port, timeout_s=8.0,
+            "far", Transport.SSH, hostname="127.0.0.1", user="root", port=self.port, timeout_s=30.0,
             keyfile=str(self.folder / "key"), known_hosts=str(self.folder / "known_hosts"),
         )  # fmt: skip
 
@@ -87,9 +88,7 @@ def sshd() -> Iterator[Sshd]:
     for key in ("key", "host"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
     shutil.copy(folder / "key.pub", folder / "authorized_keys")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     host_key = (folder / "host.pub").read_text().split()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key[0]} {host_key[1]}\n")
     (folder / "config").write_text(
@@ -280,16 +279,17 @@ def test_host_that_accepts_and_says_nothing_times_out(sshd: Sshd) -> None:
             connect(replace(sshd.config, port=silent.getsockname()[1], timeout_s=2.0))
 
 
-def test_connection_comes_back_after_sshd_was_killed(sshd: Sshd, hypervisor: Hypervisor, folder: Path) -> None:
-    assert isinstance(hypervisor.machines.list(), tuple)
-    sshd.stop()
-    with pytest.raises(HostUnreachable):
-        hypervisor.storage.pools()
-    with pytest.raises(HostUnreachable):
-        hypervisor.files.exists(str(folder))
-    sshd.start()
-    assert hypervisor.files.exists(str(folder))
-    assert hypervisor.facts().hypervisor == "QEMU"
+def test_connection_comes_back_after_sshd_was_killed(sshd: Sshd, folder: Path) -> None:
+    with connect(replace(sshd.config, timeout_s=8.0)) as hypervisor:
+        assert isinstance(hypervisor.machines.list(), tuple)
+        sshd.stop()
+        with pytest.raises(HostUnreachable):
+            hypervisor.storage.pools()
+        with pytest.raises(HostUnreachable):
+            hypervisor.files.exists(str(folder))
+        sshd.start()
+        assert hypervisor.files.exists(str(folder))
+        assert hypervisor.facts().hypervisor == "QEMU"
 
 
 def test_nothing_is_left_behind(sshd: Sshd, folder: Path) -> None:

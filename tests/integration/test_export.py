@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from imaging.errors import ExportFailed, PointHeld
 from imaging.export import Listen
 from imaging.source import NbdSource
 from tests.integration.protected import NAME, Protected, nbd_copy, protected_image
+from tests.lab.ports import free_port
 from tests.unit.cli_runner import PROJECT
 
 
@@ -88,9 +88,7 @@ def test_extents_are_the_holes_of_the_map(protected: Protected) -> None:
 
 
 def test_loopback_only_when_a_port_is_asked_for(protected: Protected, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with ExportService(protected.appliance).serve(NAME, "latest", None, port=port) as served:
         assert served.uri == f"nbd://localhost:{port}"
         assert nbd_copy(f"nbd://127.0.0.1:{port}", tmp_path / "copy.raw") == protected.content
@@ -137,7 +135,7 @@ def test_one_that_outlives_its_caller_is_found_again_and_stopped(protected: Prot
     assert died.returncode == -signal.SIGKILL
     again = export.start(served, listen, outlives_caller=True)
     assert again.alive()
-    again.wait_ready(1)
+    again.wait_ready(15)
     assert nbd_copy(listen.uri, tmp_path / "copy.raw") == protected.content
     again.stop()
     assert not again.alive()
@@ -202,7 +200,7 @@ def test_export_serve_in_the_background_of_a_script_ends_when_interrupted(
     assert shell.stdout.readline().startswith("nbd+unix")
     os.kill(pid, number)
     try:
-        assert shell.communicate(timeout=30)[0] == "code 0\n"
+        assert shell.communicate(timeout=60)[0] == "code 0\n"
     except subprocess.TimeoutExpired:
         os.kill(pid, signal.SIGKILL)
         raise

@@ -27,18 +27,11 @@ from appliance.services.accounts.errors import LinkUnusable
 from appliance.services.accounts.setting_up import SetUpService
 from appliance.services.accounts.signing_in import Origin
 from appliance.settings import load
+from tests.lab.ports import free_port
 from tests.unit.accounts import CHEAP
 from tests.unit.cli_runner import PASSPHRASE, PROJECT
 
 _LONG_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def wait_for(what: str, done: Callable[[], bool]) -> None:
@@ -67,7 +60,7 @@ class Served:
 
     def get(self, path: str) -> str:
         context = ssl.create_default_context(cafile=str(self.home / "keys" / "web.crt"))
-        with urllib.request.urlopen(f"https://127.0.0.1:{self.port}{path}", context=context, timeout=10) as answer:
+        with urllib.request.urlopen(f"https://127.0.0.1:{self.port}{path}", context=context, timeout=_LONG_S) as answer:
             text = answer.read().decode()
             assert isinstance(text, str)
             return text

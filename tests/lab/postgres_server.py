@@ -11,14 +11,11 @@ it writes outlives the tests, so it never waits for a disk.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import pwd
-import random
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -33,6 +30,7 @@ from psycopg import sql
 from appliance.catalog.database import Database
 from appliance.catalog.schema import upgrade
 from tests.lab.owned import PARENT, OwnedFolder, swept
+from tests.lab.ports import free_port
 
 START_TIMEOUT_S: Final = 30.0
 _PREFIX: Final = "strongroom-pg-"
@@ -89,7 +87,7 @@ class PostgresServer:
         """Until it answers. Its port is a free one the first time, which somebody else may take in the meantime: then
         another is tried. Later it comes back where it was."""
         for attempt in range(_STARTS):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             self._process = self._spawn(port)
             try:
                 self._wait(port)
@@ -206,12 +204,3 @@ def _programs() -> Path:
 
 def _environment() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-
-
-def _free_port() -> int:
-    """Below those that the kernel gives to clients, so that it is still free when the server comes back."""
-    while True:
-        port = random.randrange(22_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port

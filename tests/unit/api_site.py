@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from appliance.policy.selectors import Selector
 from appliance.services.access import local_actor
 from appliance.services.accounts.tokens import TokenService
 from appliance.settings import load
+from tests.lab.ports import free_port
 from tests.unit.cli_runner import PASSPHRASE, PROJECT
 from tests.unit.records import NOW
 from web.app import create_app
@@ -112,9 +112,7 @@ def _recovery(appliance: Appliance) -> None:
 @contextmanager
 def serving(home: Mapping[str, str]) -> Iterator[str]:
     """The console's own server of this home, over TLS; yields its address. Its certificate is `keys/web.crt`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = dict(home) | {"STRONGROOM_WEB_PORT": str(port)}
     reading, writing = os.pipe()
     process = subprocess.Popen(

@@ -215,7 +215,7 @@ def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: H
             wait_until(lambda: not hypervisor.block_jobs.depends_on(uuid, "vda"))
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
     copy.write("/mnt/vda/alone", "without the export")
     hypervisor.machines.define(restore_settings(hypervisor.machines.get(uuid).inactive_xml, original))
     driver = ET.fromstring(hypervisor.machines.get(uuid).inactive_xml).find("devices/disk/driver")

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from appliance.hypervisor.domain_xml import parse_machine
 from appliance.hypervisor.libvirt_driver import LibvirtHypervisor, connect
 from appliance.hypervisor.protocol import BackupJob, BackupRequest, HostConfig
 from tests.integration.backing_up import HOST, Progress, Rig, rig, tool
+from tests.integration.recovering import wait_until
 from tests.lab import Lab, LabGuest
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -21,10 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.faults]
 @pytest.fixture(scope="module")
 def site() -> Iterator[tuple[Rig, LabGuest]]:
     """One guest with an agent for all of this module: what each test does to it, it undoes."""
-    with (
-        Lab() as lab,
-        rig({"STRONGROOM_AGENT_FREEZE_TIMEOUT_S": "2", "STRONGROOM_AGENT_THAW_TIMEOUT_S": "2"}) as strongroom,
-    ):
+    with Lab() as lab, rig() as strongroom:
         guest = lab.machine("freeze", agent=True)
         guest.start()
         guest.wait_agent()
@@ -61,8 +60,10 @@ def test_without_an_answer_of_the_agent_the_backup_is_made_and_the_late_freeze_u
 ) -> None:
     strongroom, guest = site
     guest.run("killall -STOP qemu-ga")
+    strongroom.reopen({"STRONGROOM_AGENT_FREEZE_TIMEOUT_S": "2", "STRONGROOM_AGENT_THAW_TIMEOUT_S": "2"})
     progress = Progress()
     result = strongroom.backup(guest, progress=progress)
+    strongroom.reopen()
     assert result.point.manifest.consistency == "crash"
     assert result.partial
     assert any("was not frozen: timed out" in note for note in result.point.manifest.notes)
@@ -102,8 +103,9 @@ def test_what_is_owed_is_paid_when_debts_are_settled(site: tuple[Rig, LabGuest])
 
 def test_a_guest_without_an_agent_owes_nothing(site: tuple[Rig, LabGuest]) -> None:
     strongroom, guest = site
-    guest.run("killall qemu-ga; sleep 1")
+    guest.run("killall qemu-ga")
     try:
+        wait_until(lambda: not parse_machine(guest.domain.XMLDesc()).agent_connected, "libvirt knows that it has gone")
         result = strongroom.backup(guest)
         assert result.point.manifest.consistency == "crash"
         assert result.point.manifest.notes == (
@@ -125,14 +127,14 @@ def test_a_begin_that_takes_too_long_does_not_keep_the_guest_frozen(site: tuple[
 
         def slow(request: BackupRequest) -> BackupJob:
             seen.append(guest.freeze_status())
-            time.sleep(2)
-            seen.append(guest.freeze_status())
+            wait_thawed(guest)
+            seen.append("thawed")
             return begin(request)
 
         hypervisor.backups.begin = slow  # type: ignore[method-assign]
         return hypervisor
 
-    strongroom.reopen({"STRONGROOM_AGENT_LONGEST_FREEZE_S": "1"}, connector=connector)
+    strongroom.reopen({"STRONGROOM_AGENT_LONGEST_FREEZE_S": "3"}, connector=connector)
     result = strongroom.backup(guest)
     assert seen == ["frozen", "thawed"]
     assert result.point.manifest.consistency == "crash"

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
@@ -16,6 +17,7 @@ import pytest
 from appliance.bootstrap import Appliance
 from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import BackupBusy
+from appliance.hypervisor.libvirt_driver import connect
 from appliance.models import RunState
 from appliance.services.backup import BackupService
 from imaging.errors import ImagingError, SeriesBusy
@@ -227,7 +229,7 @@ def test_a_guest_that_shuts_itself_down_mid_run(lab: Lab, strongroom: Rig) -> No
 def test_libvirtd_killed_mid_run() -> None:
     """The job outlives it. Back in time, the run succeeds; else it is cleaned up after by the next one."""
     with PrivateLibvirtd() as daemon, Lab(uri=daemon.uri) as lab, rig(
-        {"STRONGROOM_LIMITS_WORKERS": "1"}, socket=str(daemon.socket), timeout_s=1.5
+        {"STRONGROOM_LIMITS_WORKERS": "1"}, socket=str(daemon.socket), timeout_s=30
     ) as strongroom:  # fmt: skip
         disk, guest = filled(lab, "daemon")
         first = strongroom.backup(guest)
@@ -245,12 +247,14 @@ def test_libvirtd_killed_mid_run() -> None:
         strongroom.assert_nothing_left(guest)
 
         disk.write_noise(guest, 220 * MIB, MIB)
+        strongroom.reopen(connector=lambda config: connect(replace(config, timeout_s=4)))  # it is waited for in vain
         progress = Progress(daemon.kill, after_bytes=16 * MIB)
         result = strongroom.backup(guest, full=True, progress=progress)
         assert progress.acted
         assert any("not cleaned up" in note for note in progress.notes)
         assert strongroom.content(result.point) == disk.truth, "it was read to its end, and counts"
         daemon.start()
+        strongroom.reopen()
         disk.write_noise(guest, 240 * MIB, MIB)
         healed = strongroom.backup(guest)
         assert reads(healed) == {"vda": ("incremental", None)}

@@ -20,6 +20,7 @@ from appliance.models import RunState
 from appliance.services.backup import BackupService
 from imaging.errors import ImagingError, NoSpace
 from tests.integration.backing_up import MIB, Disk, Progress, Rig, bitmaps, blank, firmware_machine, reads, rig
+from tests.integration.recovering import wait_until
 from tests.lab import Lab, LabGuest
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -60,12 +61,13 @@ def site() -> Iterator[tuple[Rig, LabGuest, Path]]:
 
 
 def overwrite(guest: LabGuest) -> None:
-    """96 MiB of what is yet to be read, in the background of the guest; its end is told in /tmp/dd."""
+    """96 MiB of what is yet to be read, in the background of the guest; its end is told in /tmp/dd. The reading waits
+    meanwhile, as it would for a slow repository, until the scratch is too full."""
     guest.run(
         "rm -f /tmp/dd; (dd if=/dev/zero of=/dev/vdb bs=1M seek=150 count=96 conv=fsync 2>/tmp/dd.err;"
         " echo ended with $? >/tmp/dd) >/dev/null 2>&1 &"
     )
-    time.sleep(2)  # the reading waits meanwhile, as it would for a slow repository
+    wait_until(lambda: guest.domain.jobInfo()[0] == 0, "the job is ended")
 
 
 def wait_written(guest: LabGuest) -> str:

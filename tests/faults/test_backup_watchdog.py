@@ -26,7 +26,7 @@ READING = "appliance.services.backup.storing:Storer.store_disk"
 
 @pytest.fixture(scope="module")
 def strongroom() -> Iterator[Rig]:
-    with rig({"STRONGROOM_AGENT_FREEZE_TIMEOUT_S": "2", "STRONGROOM_AGENT_THAW_TIMEOUT_S": "2"}) as made:
+    with rig() as made:
         yield made
 
 

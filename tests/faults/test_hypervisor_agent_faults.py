@@ -48,8 +48,8 @@ def test_thaw_of_a_machine_that_went_off_is_moot(agent_guest: LabGuest, hypervis
 def test_timeout_for_others_is_put_back(agent_guest: LabGuest, hypervisor: Hypervisor) -> None:
     """libvirt keeps the time-out per machine: ours must not cut off what others ask the agent."""
     wait_until(lambda: hypervisor.machines.get(agent_guest.name).agent_connected)
-    assert hypervisor.agents.thaw(agent_guest.name, 1).confirmed
-    agent_guest.run("(killall -STOP qemu-ga; sleep 3; killall -CONT qemu-ga) >/dev/null 2>&1 &")
+    wait_until(lambda: hypervisor.agents.thaw(agent_guest.name, 1).confirmed)
+    agent_guest.run("(killall -STOP qemu-ga; sleep 2; killall -CONT qemu-ga) >/dev/null 2>&1 &")
     assert (
         agent_guest.domain.fsThaw() == 0
     )  # by libvirt's default it waits up to 5 s for the agent to answer a greeting

@@ -53,7 +53,7 @@ def test_libvirtd_killed_while_tending_and_while_a_disk_moves() -> None:
     with (
         PrivateLibvirtd() as daemon,
         Lab(uri=daemon.uri) as lab,
-        rig({"STRONGROOM_LIMITS_WORKERS": "1"}, socket=str(daemon.socket), timeout_s=1) as strongroom,
+        rig({"STRONGROOM_LIMITS_WORKERS": "1"}, socket=str(daemon.socket), timeout_s=4) as strongroom,
     ):
         protected = protect(strongroom, lab, "origin", [256 * MIB])
         service = RecoveryService(strongroom.appliance)
@@ -78,7 +78,7 @@ def test_libvirtd_killed_while_tending_and_while_a_disk_moves() -> None:
 
         def crash() -> None:
             daemon.kill()
-            threading.Timer(2.5, daemon.start).start()
+            threading.Timer(6, daemon.start).start()
 
         progress = Progress(crash)
         migrated = service.migrate(record.id, bandwidth_bytes_s=64 * MIB, progress=progress)

@@ -76,8 +76,8 @@ def test_a_failing_command_says_why_and_a_silent_guest_is_noticed(guest: LabGues
     with pytest.raises(CommandFailed, match="syntax error"):
         guest.run("if")
     with pytest.raises(GuestSilent, match="did not end"):
-        guest.run("sleep 4", timeout_s=1.5)
-    assert guest.run("printf '\\000\\377' | hexdump -C | head -n 1", timeout_s=30).startswith("00000000  00 ff")
+        guest.run("sleep 8", timeout_s=5)
+    assert guest.run("printf '\\000\\377' | hexdump -C | head -n 1").startswith("00000000  00 ff")
 
 
 def test_the_agent_freezes_and_thaws(agent_guest: LabGuest) -> None:
@@ -88,7 +88,7 @@ def test_the_agent_freezes_and_thaws(agent_guest: LabGuest) -> None:
     assert agent_guest.run("sleep 1; cat /tmp/late 2>/dev/null || echo waiting").strip() == "waiting"
     agent_guest.domain.fsThaw()
     assert agent_guest.freeze_status() == "thawed"
-    assert agent_guest.run("sleep 1; cat /tmp/late").strip() == "done"
+    assert agent_guest.run("while [ ! -e /tmp/late ]; do sleep 0.1; done; cat /tmp/late").strip() == "done"
 
 
 @pytest.fixture
@@ -108,11 +108,11 @@ def test_a_private_libvirtd_dies_and_its_guest_runs_on(private_libvirtd: Private
         guest.run("writer /mnt/vda/journal >/dev/null 2>&1 &")
 
         private_libvirtd.kill()
-        before = int(guest.run("sleep 1; cat /tmp/writer.count"))
+        before = int(guest.run("while [ ! -s /tmp/writer.count ]; do sleep 0.1; done; cat /tmp/writer.count"))
         private_libvirtd.start()
 
         assert guest.running
-        assert int(guest.run("sleep 1; cat /tmp/writer.count")) > before
+        guest.run(f"while [ $(cat /tmp/writer.count) -le {before} ]; do sleep 0.1; done")
         assert guest.run("cat /tmp/writer.errors") == ""
 
 

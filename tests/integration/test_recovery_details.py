@@ -273,7 +273,7 @@ def test_a_disk_of_two_tebibytes_starts_like_any_other(site: Site) -> None:
     assert reads_right(guest, disk)
     assert guest.domain.blockInfo("vda")[0] == size
     assert record.start_ms is not None
-    assert record.start_ms < 10_000  # the benchmark says how fast; here: that it does not depend on the size
+    assert record.start_ms < 60_000  # the benchmark says how fast; here: that it does not depend on the size
     site.service.discard(record.id)
     assert_nothing_left(site.rig, site.lab, record)
 

@@ -129,7 +129,7 @@ class LabGuest:
     def sync(self) -> None:
         self.run("sync")
 
-    def agent(self, command: str, *, timeout_s: int = 5, **arguments: Any) -> Any:
+    def agent(self, command: str, *, timeout_s: int = 60, **arguments: Any) -> Any:
         """Ask the guest agent; what it returned. libvirtError when it does not answer."""
         request: dict[str, Any] = {"execute": command}
         if arguments:

@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.browser.console import NARROW, WIDE, Browser, Person, chromium, seed_home, serving, settled
+from tests.browser.console import NARROW, PATIENCE_S, WIDE, Browser, Person, chromium, seed_home, serving, settled
 from tests.browser.screenshots import PAGES
 from tests.browser.vault import FIRST_DAY, guard, protect, seed_vault
 
@@ -182,19 +182,23 @@ def test_everything_is_reached_by_tab_and_seen_to_be(browser: Browser, path: str
 def test_it_is_used_by_keys(browser: Browser) -> None:
     browser.size(WIDE)
     browser.go("/")
+    settled(browser)
     body = browser.driver.find_element(By.TAG_NAME, "body")
     body.send_keys("?")
     browser.find("dialog[open]")
     browser.press("Close")
     body.send_keys("g", "v")
     browser.wait_for("h1", "VMs")
+    settled(browser)
     browser.driver.find_element(By.TAG_NAME, "body").send_keys("j")
     active = browser.driver.switch_to.active_element
     assert active.tag_name == "a"
     active.send_keys(Keys.ENTER)
     browser.wait_for("h2", "Restore points by day")
+    settled(browser)
     browser.driver.find_element(By.TAG_NAME, "body").send_keys("/")
     browser.wait_for("h1", "Search")
+    settled(browser)
     assert browser.driver.switch_to.active_element.get_attribute("name") == "q"
 
 
@@ -202,7 +206,7 @@ def test_lists_are_narrowed_while_typing_and_the_address_keeps_it(browser: Brows
     browser.go("/vms")
     browser.type("text", "db-")
     browser.wait_for("#rows", "db-")
-    WebDriverWait(browser.driver, 30).until(lambda driver: "text=db-" in driver.current_url)
+    WebDriverWait(browser.driver, PATIENCE_S).until(lambda driver: "text=db-" in driver.current_url)
     names = browser.driver.execute_script(
         "return [...document.querySelectorAll('#rows tbody td:first-child a')].map((each) => each.textContent)"
     )

@@ -24,7 +24,7 @@ def run(folder: Path, seed: int, say: Callable[[str], None]) -> str:
     """AssertionError where a point does not restore with one server lost, or where it makes no difference."""
     disks: dict[str, bytes] = {}
     with ReplicatedServer() as server:
-        plain = S3Store(server.bucket("home/"), server.credentials, Limits(silence_s=5.0))
+        plain = S3Store(server.bucket("home/"), server.credentials, Limits())
         store = RetryingStore(plain, SystemClock(), time.sleep, random.random, Patience(longest_s=1.0, total_s=60.0))
         with make(folder, store=store) as repository:
             for number in range(3):

@@ -148,27 +148,31 @@ def test_a_writer_that_sleeps_is_thrown_out_and_others_go_on(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one whose machine was suspended in the middle of a transaction."""
-    monkeypatch.setattr(postgres, "_SESSION", session(idle_in_transaction_session_timeout=300, lock_timeout=60_000))
-    catalog = Catalog.open(Database.shared(server.fresh()), tmp_path / "lock", ME)
+    url = server.fresh()
+    catalog = Catalog.open(Database.shared(url), tmp_path / "lock", ME)
+    catalog.thaws.owe("u", "here", "web", NOW)
     writing, awake = threading.Event(), threading.Event()
     woken: list[CatalogError] = []
 
     def sleep() -> None:
         try:
-            with catalog.database.write() as connection:
+            with sleepy.write() as connection:
                 connection.exec_driver_sql("DELETE FROM owed_thaws")
                 writing.set()
                 awake.wait(60)
         except CatalogError as err:
             woken.append(err)
 
-    catalog.thaws.owe("u", "here", "web", NOW)
+    sleepy = Database.shared(url)
     sleeper = threading.Thread(target=sleep)
-    sleeper.start()
-    assert writing.wait(30)
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres, "_SESSION", session(idle_in_transaction_session_timeout=2000, lock_timeout=60_000))
+        sleeper.start()
+        assert writing.wait(60)  # it has its connection
     catalog.thaws.owe("v", "here", "db", NOW)
     awake.set()
-    sleeper.join(30)
+    sleeper.join(60)
+    sleepy.close()
     assert [type(err) for err in woken] == [CatalogUnreachable]
     assert {debt.machine_uuid for debt in catalog.thaws.list()} == {"u", "v"}, "what it wrote does not count"
     catalog.close()

@@ -41,7 +41,7 @@ def served(protected: Protected) -> Iterator[Served]:
 
 def connect(served: Served) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(20)
+    connection.settimeout(60)
     connection.connect(served.record.sockets[0])
     return connection
 
@@ -114,7 +114,7 @@ def test_noise_instead_of_a_handshake(served: Served, protected: Protected, tmp_
     rng = random.Random(20)
     for attempt in range(60):
         with connect(served) as connection:
-            connection.settimeout(5)
+            connection.settimeout(60)
             exactly(connection, 18)
             noise = bytearray(rng.randbytes(rng.randrange(1, 200)))
             if attempt % 3:  # well begun, so that it gets further

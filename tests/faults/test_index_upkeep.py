@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +23,7 @@ from imaging.places import PackState
 from imaging.repository import Repository
 from imaging.slots import RecoveryKey, parse_slot
 from imaging.storage.local import LocalStore
+from tests.faults.counted_lock import CountedLock
 from tests.faults.faulty_store import FaultyStore
 from tests.faults.repositories import OTHER, back_up, content, draft, make, read_disk, reopen, write_disks
 from tests.faults.test_collection import NOW, Silent
@@ -129,7 +129,7 @@ def test_a_lost_chunk_holds_up_no_healthy_read(tmp_path: Path) -> None:
         assert len(failures) == 1
 
 
-def test_many_who_miss_at_once_are_served_by_few_looks(tmp_path: Path) -> None:
+def test_many_who_miss_at_once_are_served_by_few_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path).close()
     store = FaultyStore(LocalStore(tmp_path / "store"))
     with reopen(tmp_path, store=store) as repository:
@@ -143,13 +143,18 @@ def test_many_who_miss_at_once_are_served_by_few_looks(tmp_path: Path) -> None:
 
         store.before = slow
         store.calls.clear()
+        looking = CountedLock(repository._keeper._looking)
+        monkeypatch.setattr(repository._keeper, "_looking", looking)
         first = threading.Thread(target=repository._keeper.look_again)
         first.start()
         begun.wait()
+        while looking.came.acquire(blocking=False):
+            pass  # it was the first itself
         others = [threading.Thread(target=repository._keeper.look_again) for _ in range(20)]
         for thread in others:
             thread.start()
-        time.sleep(0.2)  # until they have asked
+        for _ in others:
+            looking.came.acquire()
         assert all(thread.is_alive() for thread in others), "they wait for the one that looks"
         go_on.set()
         for thread in [first, *others]:

@@ -98,7 +98,7 @@ def test_a_source_goes_on_after_each_of_its_connections_failed(late: Path) -> No
             with pytest.raises(SourceError):
                 source.read([(MIB // 2, memoryview(bytearray(4096)))])
         view = memoryview(bytearray(10))
-        assert within(20, lambda: source.read([(0, view)])) is None
+        assert within(60, lambda: source.read([(0, view)])) is None
         assert view == b"U" * 10
 
 
@@ -118,38 +118,38 @@ def test_a_source_whose_server_fell_silent_can_be_closed(tmp_path: Path) -> None
     with nbdkit(tmp_path, "memory", "8M") as (process, listen):
         source = NbdSource(listen)
         silent(process)
-        assert within(15, source.close) is None
+        assert within(60, source.close) is None
 
 
 @pytest.mark.parametrize("what", ["read", "status", "connect"])
 def test_a_server_that_falls_silent_is_an_error_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(imaging.source, "_STALL_S", 1)
     with nbdkit(tmp_path, "memory", "8M") as (process, listen):
         source = NbdSource(listen)
+        monkeypatch.setattr(imaging.source, "_STALL_S", 1)
         silent(process)
         action: Callable[[], object] = {
             "read": lambda: source.read([(0, memoryview(bytearray(2 * MIB)))]),
             "status": lambda: source.status(0, 8 * MIB),
             "connect": lambda: NbdSource(listen),
         }[what]
-        failure = within(15, action)
+        failure = within(60, action)
         assert isinstance(failure, SourceError)
         assert "has not answered" in str(failure)
-        assert within(15, source.close) is None
+        assert within(60, source.close) is None
 
 
 def test_a_server_that_dies_is_an_error_for_reads_under_way_and_for_later_ones(tmp_path: Path) -> None:
     with (
-        nbdkit(tmp_path, "--filter=delay", "memory", "8M", "rdelay=2") as (process, listen),
+        nbdkit(tmp_path, "--filter=delay", "memory", "8M", "rdelay=20") as (process, listen),
         NbdSource(listen) as source,
     ):
         threading.Timer(0.3, process.kill).start()
         for _ in range(3):
-            failure = within(15, lambda: source.read([(0, memoryview(bytearray(MIB)))]))
+            failure = within(60, lambda: source.read([(0, memoryview(bytearray(MIB)))]))
             assert isinstance(failure, SourceError)
-        assert isinstance(within(15, lambda: source.status(0, MIB)), SourceError)
+        assert isinstance(within(60, lambda: source.status(0, MIB)), SourceError)
 
 
 def test_an_export_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ from tests.faults.bad_object_store import (
     then,
 )
 from tests.faults.cloud_cases import SEVENTY, TEN, fill, longer, own_certificate, patiently, shorter, without
+from tests.faults.counted_lock import CountedLock
 from tests.lab.gcs_server import BUCKET, GcsServer, running
 
 pytestmark = pytest.mark.faults
@@ -676,21 +677,6 @@ def test_a_server_that_lends_no_token_is_asked_once_and_waited_for_where_that_he
         with pytest.raises(StoreError):
             patiently(mine).get("config")
         assert tokens.calls["token"] == 2
-
-
-class CountedLock:
-    """Lets it be known who has come for it."""
-
-    def __init__(self) -> None:
-        self.came = threading.Semaphore(0)
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self.came.release()
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 def test_who_waits_for_a_token_shares_its_failure(

@@ -17,6 +17,7 @@ from appliance.services.exports import ExportService, NothingMounted
 from imaging.convert import is_mounted
 from imaging.errors import MountFailed, PointHeld
 from tests.integration.protected import NAME, Protected, protected_image
+from tests.integration.recovering import wait_until
 
 
 @pytest.fixture
@@ -81,8 +82,18 @@ def test_a_loop_device_can_stand_on_it(protected: Protected, tmp_path: Path) -> 
         assert len(protected.appliance.repository.holds()) == 1
     finally:
         subprocess.run(["losetup", "--detach", str(device)], check=True)
-    time.sleep(0.2)  # the loop driver lets go of the file a moment after
-    ExportService(protected.appliance).umount(tmp_path)
+
+    def unmounted() -> bool:
+        """The loop driver lets go of the file a moment after."""
+        try:
+            ExportService(protected.appliance).umount(tmp_path)
+        except MountFailed as error:
+            if "busy" not in str(error):
+                raise
+            return False
+        return True
+
+    wait_until(unmounted, "nobody has the file open")
 
 
 def test_what_cannot_be_mounted_on_is_refused(protected: Protected, tmp_path: Path) -> None:

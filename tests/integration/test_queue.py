@@ -258,7 +258,9 @@ def test_a_run_under_way_is_given_its_time(site: Queueing, tmp_path: Path) -> No
         behind = site.put("not-begun")
         site.until(lambda: site.run(behind).state is not RunState.QUEUED, lambda: "the second worker takes it")
         site.assert_made(behind)
+        said = len(site.said_by_serve())
         daemon.send_signal(signal.SIGTERM)
+        site.until(lambda: "told to end: runs under way" in site.said_by_serve()[said:], lambda: "it is to end")
         late = site.put("too-late")
         site.release("under-way")
         assert daemon.wait(60) == 0

@@ -92,5 +92,5 @@ class ReplicatedServer(S3Server):
 
     def _told(self, service: str, path: str) -> Any:
         """OSError while nobody answers."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[service]}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[service]}{path}", timeout=30) as answer:
             return json.load(answer)

@@ -163,7 +163,7 @@ class S3Server:
         while True:
             try:
                 self.make_bucket(BUCKET)
-                S3Store(self.bucket(), _ALL, Limits(silence_s=5)).put("ready", [b"yes"])
+                S3Store(self.bucket(), _ALL, Limits()).put("ready", [b"yes"])
                 return
             except (ImagingError, OSError) as error:
                 if self._process.poll() is not None or time.monotonic() > until:

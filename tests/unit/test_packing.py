@@ -150,7 +150,7 @@ def test_a_put_that_fails_ends_all_threads_and_nothing_is_published(nth: int) ->
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in threads)
         with pytest.raises(NoSpace):
             packs.flush()
@@ -178,7 +178,7 @@ def test_leaving_after_a_failure_waits_for_the_uploads_that_run() -> None:
 
     def put(name: str, data: Sequence[Buffer]) -> None:
         begun.set()
-        release.wait(10)
+        release.wait(60)
         inner(name, data)
 
     store.put = put  # type: ignore[method-assign]
@@ -186,7 +186,7 @@ def test_leaving_after_a_failure_waits_for_the_uploads_that_run() -> None:
     def interrupted() -> None:
         with writer(store, pending, lambda packs: None) as packs:
             packs.store_chunks(chunks(4, 5))
-            assert begun.wait(10)
+            assert begun.wait(60)
             threading.Timer(0.1, release.set).start()
             raise KeyboardInterrupt
 

@@ -152,12 +152,12 @@ def test_a_large_read_goes_past_the_cache_but_for_what_is_in_it_or_reaches_beyon
 def test_threads_that_want_the_same_chunk_fetch_it_once() -> None:
     gate = threading.Barrier(4)
     release = threading.Event()
-    blobs = Watched(DISK.blobs, lambda ids: release.wait(10))
+    blobs = Watched(DISK.blobs, lambda ids: release.wait(60))
     disk = DiskReader(blobs, DISK.root, SIZE)
     start, stop, identity = DISK.ids[3]
 
     def read(_: int) -> bytes:
-        gate.wait(10)
+        gate.wait(60)
         return disk.pread(start, stop - start)
 
     with ThreadPoolExecutor(4) as pool:
@@ -175,7 +175,7 @@ def test_a_bad_chunk_fails_only_who_asked_for_it() -> None:
     """One thread reads a good and a bad chunk at once, another, meanwhile, the good one alone: that one succeeds."""
     good, bad = neighbours()
     waiting = threading.Event()
-    blobs = Watched(DISK.blobs, lambda ids: waiting.wait(10) if len(ids) > 1 else None)
+    blobs = Watched(DISK.blobs, lambda ids: waiting.wait(60) if len(ids) > 1 else None)
     blobs.damaged = {bad[2]}
     disk = DiskReader(blobs, DISK.root, SIZE)
 
@@ -186,8 +186,8 @@ def test_a_bad_chunk_fails_only_who_asked_for_it() -> None:
         alone = pool.submit(disk.pread, good[0], good[1] - good[0])
         threading.Timer(0.1, waiting.set).start()
         with pytest.raises(Damaged, match=bad[2].hex()):
-            both.result(10)
-        assert alone.result(10) == DISK.content[good[0] : good[1]]
+            both.result(60)
+        assert alone.result(60) == DISK.content[good[0] : good[1]]
     blobs.damaged = set()
     assert disk.pread(good[0], bad[1] - good[0]) == DISK.content[good[0] : bad[1]], "a failure is not remembered"
     assert not disk._loading

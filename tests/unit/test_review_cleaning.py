@@ -49,7 +49,7 @@ def test_a_server_that_takes_no_more_clients_is_alive_and_nobody_waits_for_it(ap
 
         thread = threading.Thread(target=settle_often, daemon=True)
         thread.start()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "it waits for a server that is busy"
         assert folder.exists()
     CleaningService(appliance).settle()

@@ -45,6 +45,7 @@ def test_the_size_is_taken_once_a_day_and_the_room_each_time(
     strongroom: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Shifted()
+    clock.shift = timedelta(hours=12 - clock.now_utc().hour)  # no midnight comes meanwhile
     with Appliance(load(strongroom.environment), clock=clock) as appliance:
         service, first_bytes = SizeService(appliance), real_bytes(strongroom.repository)
         first = service.look()
@@ -57,7 +58,7 @@ def test_the_size_is_taken_once_a_day_and_the_room_each_time(
         assert again is not None
         assert again.used_bytes == first_bytes
         assert again.taken_utc > first.taken_utc
-        clock.shift = timedelta(days=1)
+        clock.shift += timedelta(days=1)
         next_day = service.look()
         assert next_day is not None
         assert next_day.used_bytes == real_bytes(strongroom.repository) > first_bytes

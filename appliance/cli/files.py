@@ -111,8 +111,6 @@ def get(
             _get(session, taken, target, force)
             if taken.caution:
                 tell(f"note: {taken.caution}")
-            if session.url is not None and taken.size_bytes is None:
-                tell("note: a file at the end of the tar names what could not be read, if there was something")
             for line in taken.tar.left_out if taken.tar is not None else ():
                 warn(f"left out: {line}")
                 left_out += 1

@@ -1,7 +1,8 @@
 """Files out of restore points of another appliance, over its API.
 
 The rule: as `remote` has it. Names come as the query has them, percent-encoded, as they are bytes; one that is none is
-no answer. What is taken is written here as what is taken here is: a tar is passed on, and says itself what it lacks.
+no answer. What is taken is written here as what is taken here is: a tar is passed on, and what it lacks is read on its
+way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from urllib.parse import quote, unquote
 from appliance.models import PointRecord
 from appliance.remote.client import Client
 from appliance.remote.errors import RemoteUnknown
+from appliance.services.files.following import Following, TarUnfit
 from appliance.services.files.service import Found, Seen, Taken
 from imaging.filesystems.entries import Entry, Journal, Kind, Listing, Volume, is_name, split
 from imaging.filesystems.session import Hole, Piece
@@ -65,7 +67,6 @@ class RemotePointFiles:
 
     @contextmanager
     def take(self, place: str, disk: str | None = None) -> Iterator[Taken]:
-        """A folder's tar has no `tar`: what is not in it, it says itself."""
         with self._client.stream(f"{self._path}/file", {"place": place, "disk": disk}) as (headers, pieces):
             name = unquote(headers.get("Content-Disposition", "").rpartition("filename*=UTF-8''")[2])
             if not is_name(name):
@@ -74,7 +75,21 @@ class RemotePointFiles:
             size_bytes = int(length) if length is not None and length.isdigit() else None
             kind = Kind.FOLDER if size_bytes is None else Kind.FILE
             entry = Entry(name, kind, size_bytes or 0, _modified_ns(headers), None, None, None, 0)
-            yield Taken(name, entry, size_bytes, _sparse(pieces), headers.get("Strongroom-Caution", ""), None)
+            tar = Following() if kind is Kind.FOLDER else None
+            if tar is not None:
+                pieces = self._followed(pieces, tar)
+            yield Taken(name, entry, size_bytes, _sparse(pieces), headers.get("Strongroom-Caution", ""), tar)
+
+    def _followed(self, pieces: Iterator[bytes], tar: Following) -> Iterator[bytes]:
+        """RemoteUnknown."""
+        for piece in pieces:
+            try:
+                tar.feed(piece)
+            except TarUnfit as err:
+                raise RemoteUnknown(self._client.url, f"a tar that cannot be read ({err})") from err
+            yield piece
+        if not tar.ended:
+            raise RemoteUnknown(self._client.url, "a tar without its end")
 
     def _entry(self, told: Any, volume: str) -> Entry:
         """RemoteUnknown."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from appliance.doing import Subject, about
 from appliance.services.access.subjects import Subjects
 from appliance.services.files.errors import PlaceRefused, VolumeNotNamed
+from appliance.services.files.following import Following
 from appliance.services.files.sessions import Sessions
 from appliance.services.files.tarring import Tar, shown
 from appliance.services.points import PointService, choose_disk, point_subject, record_of
@@ -61,14 +62,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is being taken: of a file its pieces, of a folder a tar. `size_bytes`: None of a tar."""
+    """What is being taken: of a file its pieces, of a folder a tar, which knows at its end what is not in it.
+    `size_bytes`: None of a tar."""
 
     name: str
     entry: Entry
     size_bytes: int | None
     pieces: Iterator[Piece]
     caution: str
-    tar: Tar | None
+    tar: Tar | Following | None
 
 
 class FilesService:

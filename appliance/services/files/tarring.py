@@ -16,7 +16,9 @@ from imaging.filesystems.errors import EntryNotFound, NotThatKind, Unreadable
 from imaging.filesystems.session import PAGE_MAX, Hole, Piece, Session
 
 MEMBERS_MAX: Final = 2_000_000
-_BLOCK: Final = 512
+BLOCK_BYTES: Final = 512
+LEFT_OUT: Final = "-left-out.txt"
+"""After the name of the folder, what the file at the end is called: beside the folder, where nothing else is."""
 _END: Final = bytes(10240)
 _ZEROS: Final = bytes(1 << 20)
 _LEFT_OUT_MAX: Final = 10_000
@@ -42,9 +44,9 @@ class Tar:
         yield from self._below(self._path, self._name, (folder.number,))
         if self.left_out:
             text = "".join(f"{line}\n" for line in self.left_out).encode()
-            info = tarfile.TarInfo(f"{self._name}-left-out.txt")
+            info = tarfile.TarInfo(f"{self._name}{LEFT_OUT}")
             info.size = len(text)
-            yield _buffer(info) + text + _padding(len(text))
+            yield _buffer(info) + text + bytes(padding_bytes(len(text)))
         yield _END
 
     def _below(self, path: Path, name: str, above: tuple[int, ...]) -> Iterator[bytes]:
@@ -93,7 +95,7 @@ class Tar:
             yield from plain(first)
             for piece in pieces:
                 yield from plain(piece)
-        yield _padding(entry.size_bytes)
+        yield bytes(padding_bytes(entry.size_bytes))
 
     def _header(self, name: str, entry: Entry, size_bytes: int) -> Iterator[bytes]:
         info = tarfile.TarInfo(name + ("/" if entry.kind is Kind.FOLDER else ""))
@@ -122,7 +124,11 @@ def plain(piece: Piece) -> Iterator[bytes]:
 
 def shown(path: Path) -> str:
     """A path as it can be written anywhere: what is no UTF-8, and what ends lines, by escapes."""
-    text = joined(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return printable(joined(path).encode("utf-8", "surrogateescape"))
+
+
+def printable(data: bytes) -> str:
+    text = data.decode("utf-8", "backslashreplace")
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
@@ -130,5 +136,6 @@ def _buffer(info: tarfile.TarInfo) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def _padding(size_bytes: int) -> bytes:
-    return bytes(-size_bytes % _BLOCK)
+def padding_bytes(size_bytes: int) -> int:
+    """How many zeros follow what has this size."""
+    return -size_bytes % BLOCK_BYTES

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Final, Protocol, TypeVar
@@ -85,7 +85,8 @@ class Session:
 
     def _started(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ExitStack() as unless_started, theirs:
+            unless_started.callback(ours.close)
             process = subprocess.Popen(
                 _command(self._folder.name, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
@@ -96,6 +97,7 @@ class Session:
                 cwd="/",
                 start_new_session=True,
             )
+            unless_started.pop_all()
         return ours, process
 
     @property

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,8 @@ from appliance.services.access.audits import AuditService
 from appliance.services.files.sessions import READERS_MAX, Sessions
 from appliance.services.points import PointService
 from appliance.settings import load
+from imaging.filesystems.errors import ReaderEnded
+from imaging.reader import DiskReader
 from tests.lab.disks import run_tool
 from tests.lab.filesystems import make_ext, make_tree
 from tests.unit.cli_runner import CommandLine
@@ -98,6 +104,52 @@ def test_files_are_listed_and_taken_and_nothing_else_is_written(strongroom: Comm
         assert entries[-1].act == "file.browse"
         read = next(each for each in entries if each.act == "file.read" and each.result == "partly")
         assert (read.subject_kind, read.details["volume"], read.details["path"]) == ("point", volume, "/")
+
+
+@pytest.mark.parametrize("program", ["/nowhere/python", "/bin/false"])
+def test_a_worker_that_does_not_start_leaves_nothing_open(
+    strongroom: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """Neither the disks, nor its connection, nor a hold on the point; and there is room for others."""
+    (tmp_path / "made" / "tree").mkdir(parents=True)
+    strongroom.backup(image_of(tmp_path / "made"), "web")
+    disks: list[DiskReader] = []
+    closed: list[DiskReader] = []
+    made, ended = DiskReader.__init__, DiskReader.close
+
+    def make(self: DiskReader, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        disks.append(self)
+
+    def close(self: DiskReader) -> None:
+        ended(self)
+        closed.append(self)
+
+    monkeypatch.setattr(DiskReader, "__init__", make)
+    monkeypatch.setattr(DiskReader, "close", close)
+    with Appliance(load(strongroom.environment)) as appliance, closing(Sessions(appliance)) as sessions:
+        point = PointService(appliance).resolve("latest", "web")
+        with sessions.one(point) as session:
+            assert session.volumes()
+        sessions.close()
+        assert len(closed) == len(disks) == len(point.manifest.disks)
+        before = descriptors()
+        with monkeypatch.context() as here:
+            here.setattr(sys, "executable", program)
+            for _ in range(READERS_MAX + 1):
+                # Caught with its frames, in which nothing that was not closed is collected.
+                with pytest.raises((FileNotFoundError, ReaderEnded)) as caught, sessions.one(point):
+                    pass
+                assert descriptors() == before, caught
+        assert closed == disks
+        assert len(disks) == (READERS_MAX + 2) * len(point.manifest.disks)
+        assert appliance.repository.holds() == []
+        with sessions.one(point) as session:
+            assert session.volumes()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_readers_are_kept_and_bounded(strongroom: CommandLine, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from imaging.filesystems.session import Session
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.points import Point
-    from imaging.reader import DiskReader
 
 READERS_MAX: Final = 8
 IDLE_S: Final = 180.0
@@ -36,11 +35,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Reader:
-    """`hold`: what lets go of its point; None: it is not held."""
+    """`opened`: what closes the session, then its disks. `hold`: what lets go of its point; None: it is not held."""
 
     point: str
     session: Session
-    disks: list[DiskReader]
+    opened: ExitStack
     hold: ExitStack | None
     used_s: float = 0.0
     busy: bool = field(default=True)
@@ -48,9 +47,7 @@ class _Reader:
     def close(self) -> None:
         if self.hold is not None:
             _let_go(self.hold)
-        self.session.close()
-        for disk in self.disks:
-            disk.close()
+        self.opened.close()
 
 
 class Sessions:
@@ -99,15 +96,18 @@ class Sessions:
         try:
             hold = self._held(point)  # before anything of it is read
             repository = self._appliance.repository
-            disks = [
-                DiskReader(
-                    repository.blobs, entry.root, entry.size_bytes, cache_bytes=_CACHE_BYTES,
-                    ahead_bytes=repository.pace.ahead_bytes,
-                )
-                for entry in point.manifest.disks
-            ]  # fmt: skip
-            names = [entry.name for entry in point.manifest.disks]
-            reader = _Reader(point.id, Session(list(zip(names, disks, strict=True))), disks, hold)
+            with ExitStack() as opened:  # of a worker that does not start, the disks are closed
+                disks = []
+                for entry in point.manifest.disks:
+                    disk = DiskReader(
+                        repository.blobs, entry.root, entry.size_bytes, cache_bytes=_CACHE_BYTES,
+                        ahead_bytes=repository.pace.ahead_bytes,
+                    )  # fmt: skip
+                    opened.callback(disk.close)
+                    disks.append((entry.name, disk))
+                session = Session(disks)
+                opened.callback(session.close)
+                reader = _Reader(point.id, session, opened.pop_all(), hold)
             hold = None
             with self._lock:
                 self._readers.append(reader)

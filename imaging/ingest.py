@@ -292,7 +292,7 @@ class _Ingest:
         same: dict[Record, bytes] = {}
         at = 0
         while at < len(records):
-            end = bisect_right(stops, reading.upto(stops[at]))
+            end = min(bisect_right(stops, reading.upto(stops[at])), at + _LIKENESS_CHUNKS)
             found = chunk_ids_of(self.keys, map(content.__getitem__, map(slice, starts[at:end], stops[at:end])))
             if found == ids[at:end]:
                 same.update(zip(records[at:end], found, strict=True))

@@ -13,10 +13,12 @@ from dataclasses import replace
 import pytest
 
 from appliance.acts import TRAITS, Act, Role
-from appliance.models import RunArguments, RunKind
+from appliance.hypervisor.protocol import Transport
+from appliance.models import HostConfig, HostRecord, RunArguments, RunKind
 from appliance.policy.selectors import Clause, Selector
 from tests.unit.api_site import Site, site
-from tests.unit.tenants import OF_NO_MACHINE, Tenants, routes_of, said, tenants
+from tests.unit.records import NOW
+from tests.unit.tenants import OF_NO_MACHINE, THEIRS, Tenants, routes_of, said, tenants
 from web.acts import PUBLIC, stated
 from web.guarding import API
 
@@ -231,3 +233,14 @@ def test_no_other_way_to_name_another_s_machine_tells_that_it_is_there(api: Site
     moment = {"machine": "office", "point": "1999-01-01T00:00:00Z"}
     told = api.ask("GET", "/points/meant", token=owner.token, query_string=moment)  # of one's own, what is the matter
     assert "its oldest is of" in said(told)["detail"]
+
+
+def test_nor_does_a_host_that_does_not_answer(api: Site, owner: Tenants) -> None:
+    """A machine that nobody has seen is looked for there, and what is known to be another's is not."""
+    config = HostConfig("away", Transport.SSH, hostname="127.0.0.1", port=1)
+    api.appliance.catalog.hosts.add(HostRecord(config, NOW))
+    asked = [api.ask("POST", "/runs", token=owner.token, json={"machine": name}) for name in (THEIRS, "none-b7")]
+    assert api.ask("POST", "/runs", json={"machine": "none-b7"}).status_code == 503
+    api.appliance.catalog.hosts.remove("away")
+    assert said(asked[0]) == said(asked[1])
+    assert asked[0].status_code == 404

@@ -209,7 +209,7 @@ def tenants(made: Site) -> Tenants:
     image = {"machine": "image:shop", "point": point}
     given = {
         "GET /search": {"q": _PART}, f"GET {_API}/search": {"q": _PART}, "GET /recover": {"text": _PART},
-        "GET /restore": {"text": _PART},
+        "GET /restore": {"text": _PART}, "GET /plan": {"months": "12"},  # else the page comes without its answer
         "POST /restores": image | {"what": "whole", "host": "tested", "name": "copy"},
         "POST /restores/in-place": image | {"what": "whole", "host": "tested", "typed": "shop"},
         "POST /restores/disk": image | {"what": "disk:disk", "target": "/nowhere/copy.qcow2", "format": "raw"},

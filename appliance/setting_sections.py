@@ -99,6 +99,12 @@ class BackupSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreSettings:
+    # besides storage pools, the places where disks may go that somebody asks for who is no admin; none: pools alone
+    folders: Annotated[tuple[str, ...], v.folders] = ("/var/lib/libvirt/images",)
+
+
+@dataclass(frozen=True, slots=True)
 class RecoverySettings:
     network: Annotated[str, v.text(r"[^\s/\x00-\x1f]{1,64}", "'none', 'keep' or the name of a network")] = "none"
     cache_bytes: Annotated[int, v.positive_size] = 64 * 1024**2  # of one disk's export

@@ -120,6 +120,17 @@ def homes(value: object) -> tuple[tuple[str, Path], ...]:
     return tuple(found)
 
 
+def folders(value: object) -> tuple[str, ...]:
+    """Absolute paths: a list, or text with commas between them."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(folder, str) for folder in given):
+        raise ValueError("it must be a list of folders")
+    found = tuple(path(folder.strip()) for folder in given if folder.strip())
+    if any(not folder.is_absolute() or ".." in folder.parts for folder in found):
+        raise ValueError("it must be a list of folders whose paths begin with /, without '..'")
+    return tuple(str(folder) for folder in found)
+
+
 def host_names(value: object) -> tuple[str, ...]:
     """Host names: a list, or text with commas between them."""
     given = value.split(",") if isinstance(value, str) else value

@@ -52,6 +52,7 @@ from appliance.setting_sections import (
     QueueSettings,
     RecoverySettings,
     RepositorySettings,
+    RestoreSettings,
     S3Settings,
     ScratchSettings,
     WebSettings,
@@ -77,6 +78,7 @@ class Settings:
     scratch: ScratchSettings = field(default_factory=ScratchSettings)
     overlays: OverlaySettings = field(default_factory=OverlaySettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
+    restore: RestoreSettings = field(default_factory=RestoreSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)

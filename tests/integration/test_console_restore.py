@@ -33,8 +33,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def home() -> Iterator[Rig]:
-    with rig() as made:
+def home(lab: Lab) -> Iterator[Rig]:
+    with rig({"STRONGROOM_RESTORE_FOLDERS": str(lab.folder)}) as made:
         yield made
 
 
@@ -56,9 +56,9 @@ def removed_afterwards(lab: Lab, name: str) -> Iterator[libvirt.virDomain]:
             lab.connection().lookupByName(name).undefine()
 
 
-def wrong(answer: TestResponse) -> dict[str, str]:
+def wrong(answer: TestResponse, status: int = 400) -> dict[str, str]:
     """What is told beside which field."""
-    assert answer.status_code == 400, answer.text
+    assert answer.status_code == status, answer.text
     told = re.findall(r'class="wrong" id="(\w+)-(?:hint|wrong)">([^<]+)<', answer.text)
     return {name: html.unescape(text) for name, text in told}
 
@@ -128,6 +128,11 @@ def test_a_machine_and_a_disk_are_restored_from_the_console(
     name = f"{lab.token}again"
     storage = str(lab.folder / "restored")
     answers = {**whole, "place": "new", "name": name, "storage": storage}
+    outside = str(lab.folder.parent)
+    assert f"{outside}/{name}/vda.qcow2" in look(admin, **{**answers, "storage": outside}).text
+    assert str(lab.folder) in wrong(look(operator, **{**answers, "storage": outside}), 403)["storage"]
+    refused = operator.send("POST", "/restores", **{**answers, "storage": outside})
+    assert "restore.folders" in wrong(refused, 403)["storage"]
     assert f"{storage}/{name}/vda.qcow2" in look(operator, **answers).text
     with removed_afterwards(lab, name):
         run = carried_out(home, operator.send("POST", "/restores", **answers))

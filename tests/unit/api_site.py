@@ -69,6 +69,7 @@ def site(folder: Path) -> Iterator[Site]:
     environment = {
         "STRONGROOM_HOME": str(folder / "home"),
         "STRONGROOM_PASSPHRASE": PASSPHRASE,
+        "STRONGROOM_RESTORE_FOLDERS": str(folder / "images"),
         "PATH": os.environ["PATH"],
     }
     image = folder / "image.raw"

@@ -105,6 +105,9 @@ def test_sizes(tmp_path: Path, text: str, expected: int) -> None:
         ("[limits]\ntool_memory_bytes = 1\n", ["limits", "tool_memory_bytes"]),
         ("[limits]\ntool_cpu_s = 1\n", ["limits", "tool_cpu_s"]),
         ("[recovery]\nnetwork = 'a b'\n", ["recovery.network"]),
+        ("[restore]\nfolders = ['vms']\n", ["restore.folders", "begin with /"]),
+        ("[restore]\nfolders = ['/srv/../etc']\n", ["restore.folders", "'..'"]),
+        ("[restore]\nfolders = 1\n", ["restore.folders", "list of folders"]),
         ("[repository]\npath = ''\n", ["repository.path"]),
         ("[repository\n", ["not TOML"]),
     ],
@@ -115,6 +118,14 @@ def test_what_is_wrong_is_named(tmp_path: Path, toml: str, names: list[str]) -> 
     said = f"{caught.value} {caught.value.hint}"
     assert "strongroom.toml" in said
     assert all(name in said for name in names), said
+
+
+def test_folders_come_from_a_list_or_the_environment(tmp_path: Path) -> None:
+    assert settings_of(tmp_path).restore.folders == ("/var/lib/libvirt/images",)
+    toml = "[restore]\nfolders = ['/srv/a b', '/srv/vms/']\n"
+    assert settings_of(tmp_path, toml).restore.folders == ("/srv/a b", "/srv/vms")
+    assert settings_of(tmp_path, STRONGROOM_RESTORE_FOLDERS="/srv/vms, /data").restore.folders == ("/srv/vms", "/data")
+    assert settings_of(tmp_path, STRONGROOM_RESTORE_FOLDERS="").restore.folders == ()
 
 
 def test_a_mistyped_variable_is_an_error_and_foreign_ones_are_not(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from web.acts import act
 from web.api.callers import appliance, browsing, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page
 from web.api.points import meant
-from web.api.resources import Id, PlainName, resource
+from web.api.resources import PLACE, Id, PlainName, resource
 from web.api.schemas import In, page_of, schema_of, send
 
 resources = resource("recoveries", "Instant recovery: machines that run straight out of the repository.")
@@ -39,7 +39,7 @@ class NewRecovery(In):
 
 
 class Migration(In):
-    to: PlainName | None = Field(None, min_length=1, max_length=1024, description="A storage pool or a folder.")
+    to: PlainName | None = Field(None, min_length=1, max_length=1024, description=PLACE)
     format: Literal["qcow2", "raw"] = Field("qcow2", description="With `to`.")
 
 

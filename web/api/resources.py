@@ -39,6 +39,7 @@ def _plain_name(text: str) -> str:
 
 
 PlainName = Annotated[str, AfterValidator(_plain_name)]
+PLACE: Final = "A storage pool or a folder; of whoever is no admin, one in the setting `restore.folders`."
 
 
 def aware(moment: datetime) -> datetime:

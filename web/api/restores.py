@@ -13,7 +13,7 @@ from appliance.services.queue.service import QueueService
 from web.acts import act
 from web.api.callers import appliance, only_admins, performing, subjects
 from web.api.points import meant
-from web.api.resources import PlainName, resource
+from web.api.resources import PLACE, PlainName, resource
 from web.api.runs import Key, RunAsked, limit_field, once, send_asked
 from web.api.schemas import In
 
@@ -29,7 +29,7 @@ class _Restore(In):
 class NewRestore(_Restore):
     host: str = Field(min_length=1, max_length=64)
     new_name: PlainName = Field(min_length=1, max_length=200, pattern="^[^/]+$")
-    storage: PlainName | None = Field(None, min_length=1, max_length=1024, description="A storage pool or a folder.")
+    storage: PlainName | None = Field(None, min_length=1, max_length=1024, description=PLACE)
 
 
 class InPlace(_Restore):

@@ -14,7 +14,7 @@ from appliance.hypervisor.errors import HostUnreachable, HypervisorError
 from appliance.models import RecoveryRecord
 from appliance.paging import LIMIT_MAX
 from appliance.policy.selectors import Kind
-from appliance.services.access import Access, Act, Subject
+from appliance.services.access import Access, Act, PlaceNotAllowed, Subject
 from appliance.services.access.subjects import Subjects
 from appliance.services.browsing import Fleet, MachineRow
 from appliance.services.recovery import RecoveryService
@@ -155,8 +155,14 @@ def starting(id: str) -> Response | str:
 @act(Act.RECOVERY_SEE)
 def page(id: str) -> str:
     record = found(id, Act.RECOVERY_SEE)
+    return _shown(record)
+
+
+def _shown(record: RecoveryRecord, to: str = "", wrong: str = "") -> str:
+    """`to`: what the form to migrate it was sent with, if there is something wrong with that."""
     template = "recoveries/now.html" if request.headers.get("HX-Request") else "recoveries/page.html"
-    return render_template(template, record=record, machine=subject_of(record).machine, title=record.machine_name)
+    machine = subject_of(record).machine
+    return render_template(template, record=record, machine=machine, title=record.machine_name, to=to, wrong=wrong)
 
 
 @blueprint.get("/recoveries/<id>/console")
@@ -171,8 +177,11 @@ def console(id: str) -> str:
 def migrate(id: str) -> Response:
     record = found(id, Act.RECOVERY_MIGRATE)
     to = text(request.form, "to") or None
-    with performing(Act.RECOVERY_MIGRATE, subject_of(record), {"recovery": record.id, "to": to}):
-        RecoveryService(appliance()).begin_migration(record.id, to=to)
+    try:
+        with performing(Act.RECOVERY_MIGRATE, subject_of(record), {"recovery": record.id, "to": to}):
+            RecoveryService(appliance()).begin_migration(record.id, to=to)
+    except PlaceNotAllowed as err:
+        return make_response(_shown(record, to or "", f"{err}. {err.hint}"), 403)
     return redirect(url_for("recoveries.page", id=record.id))
 
 

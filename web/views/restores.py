@@ -18,10 +18,11 @@ from werkzeug.wrappers import Response
 from appliance.acts import Role
 from appliance.doing import Subject
 from appliance.services.access import Act
-from appliance.services.access.errors import NotAllowed
+from appliance.services.access.errors import NotAllowed, PlaceNotAllowed
+from appliance.services.access.places import folder_of
 from appliance.services.browsing import MachineRow, TimePoint
 from appliance.services.queue.service import QueueService
-from appliance.services.restore.errors import NotPossible
+from appliance.services.restore.errors import Asked, NotPossible
 from appliance.services.restore.foreseeing import FORMATS, ForeseeingService, Foreseen
 from web.acts import act
 from web.current import appliance, browsing
@@ -67,9 +68,9 @@ def form() -> Response | str:
     if request.args.get("step") != "review":
         return _where(row, chosen, request.args)
     try:
-        foreseen = _foresee(chosen, request.args)
-    except (NotPossible, FormWrong) as err:
-        return make_response(_where(row, chosen, request.args, err), 400)
+        foreseen = _foresee(row, chosen, request.args)
+    except (NotPossible, FormWrong, PlaceNotAllowed) as err:
+        return _refused(row, chosen, request.args, err)
     return _review(row, chosen, foreseen, request.args)
 
 
@@ -100,12 +101,12 @@ def _asked(place: Place, which: Act) -> Response:
     if found is None or row.series is None:
         raise NotFound
     chosen = browsing().checked(found)
-    subject = Subject("point", chosen.point.id, chosen.point.name, row.machine)
+    subject = _subject(row, chosen)
     access().check(actor(), which, subject)
     try:
-        foreseen = _foresee(chosen, given)
-    except (NotPossible, FormWrong) as err:
-        return make_response(_where(row, chosen, given, err), 400)
+        foreseen = _foresee(row, chosen, given)
+    except (NotPossible, FormWrong, PlaceNotAllowed) as err:
+        return _refused(row, chosen, given, err)
     if place is Place.IN_PLACE and given.get("typed", "").strip() != foreseen.name:
         wrong = FormWrong("typed", f"type {foreseen.name}, to the letter")
         return make_response(_review(row, chosen, foreseen, given, wrong), 400)
@@ -125,7 +126,11 @@ def _asked(place: Place, which: Act) -> Response:
     return redirect(url_for("runs.page", id=run.id))
 
 
-def _foresee(chosen: TimePoint, given: MultiDict[str, str]) -> Foreseen:
+def _subject(row: MachineRow, chosen: TimePoint) -> Subject:
+    return Subject("point", chosen.point.id, chosen.point.name, row.machine)
+
+
+def _foresee(row: MachineRow, chosen: TimePoint, given: MultiDict[str, str]) -> Foreseen:
     """FormWrong, NotPossible, NotAllowed."""
     place = choice(given, "place", Place)
     service, point, disk = ForeseeingService(appliance()), chosen.point.id, _disk(given.get("what", ""))
@@ -141,15 +146,25 @@ def _foresee(chosen: TimePoint, given: MultiDict[str, str]) -> Foreseen:
     host = required(given, "host")
     if place is Place.IN_PLACE:
         return service.in_place(point, host)
-    return service.new(point, host, required(given, "name"), text(given, "storage") or None)
+    name, storage = required(given, "name"), text(given, "storage") or None
+    access().check_place(actor(), Act.RESTORE_START, _subject(row, chosen), folder_of(storage, name))
+    return service.new(point, host, name, storage)
 
 
-def _where(
-    row: MachineRow, chosen: TimePoint, given: MultiDict[str, str], wrong: NotPossible | FormWrong | None = None
-) -> str:
+_Wrong = NotPossible | FormWrong | PlaceNotAllowed
+
+
+def _refused(row: MachineRow, chosen: TimePoint, given: MultiDict[str, str], wrong: _Wrong) -> Response:
+    status = 403 if isinstance(wrong, PlaceNotAllowed) else 400
+    return make_response(_where(row, chosen, given, wrong), status)
+
+
+def _where(row: MachineRow, chosen: TimePoint, given: MultiDict[str, str], wrong: _Wrong | None = None) -> str:
     told: dict[str, str] = {}
     if isinstance(wrong, NotPossible):
         told[wrong.part.value] = str(wrong)
+    elif isinstance(wrong, PlaceNotAllowed):
+        told[Asked.STORAGE.value] = f"{wrong}. {wrong.hint}"
     elif wrong is not None:
         told[wrong.field] = str(wrong)
     what = _what(given) or _WHOLE

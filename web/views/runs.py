@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from appliance.models import RunRecord, RunState
 from appliance.services.access import Act, NotAllowed, Subject
+from appliance.services.access.places import folder_of
 from appliance.services.access.repeats import act_to_repeat, check_repeat
 from appliance.services.access.subjects import Subjects
 from appliance.services.browsing import RunFilter
@@ -75,7 +76,9 @@ def _may_repeat(run: RunRecord) -> bool:
         check_repeat(actor(), run)
     except NotAllowed:
         return False
-    return access().may(actor(), act_to_repeat(run), subject_of(run))
+    asked, act = run.arguments, act_to_repeat(run)
+    place = None if asked is None else folder_of(asked.storage, asked.new_name)
+    return access().may(actor(), act, subject_of(run)) and access().may_name(actor(), act, place)
 
 
 @blueprint.get("/runs/<id>/events")

@@ -18,7 +18,13 @@ from appliance.services.access.actors import (
     local_actor,
     nobody,
 )
-from appliance.services.access.errors import AccessError, NotAllowed, NotGranted, ReauthenticationNeeded
+from appliance.services.access.errors import (
+    AccessError,
+    NotAllowed,
+    NotGranted,
+    PlaceNotAllowed,
+    ReauthenticationNeeded,
+)
 
 __all__ = [
     "FILTERED",
@@ -33,6 +39,7 @@ __all__ = [
     "Doing",
     "NotAllowed",
     "NotGranted",
+    "PlaceNotAllowed",
     "ReauthenticationNeeded",
     "Result",
     "Role",

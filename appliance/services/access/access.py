@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from appliance.acts import TRAITS, Act
 from appliance.audit import Draft, Result, head_of
@@ -23,6 +23,7 @@ from appliance.services.access.actors import Actor
 from appliance.services.access.decisions import is_fresh, refusal
 from appliance.services.access.errors import AccessError
 from appliance.services.access.heads import HeadFile
+from appliance.services.access.places import asked_by, place_refusal
 from appliance.services.access.spool import SOME, Held, Spool, remove
 
 if TYPE_CHECKING:
@@ -52,8 +53,17 @@ class Access:
         """As `performing` does first: for what only looks. NotAllowed, ReauthenticationNeeded; both are audited."""
         error = refusal(actor, act, subject, self._appliance.clock.now_utc())
         if error is not None:
-            self._note(replace(self._draft(actor, act, subject), result=Result.REFUSED, error=str(error)))
-            raise error
+            self._refuse(actor, act, subject, error)
+
+    def may_name(self, actor: Actor, act: Act, place: str | None) -> bool:
+        """For what is shown: whether they may have disks written there, a storage pool or a path of this machine."""
+        return place_refusal(actor, act, self._appliance.settings.restore.folders, place) is None
+
+    def check_place(self, actor: Actor, act: Act, subject: Subject, place: str | None) -> None:
+        """As the services do that are asked for it: for what only looks ahead. PlaceNotAllowed, which is audited."""
+        error = place_refusal(actor, act, self._appliance.settings.restore.folders, place)
+        if error is not None:
+            self._refuse(actor, act, subject, error)
 
     @contextmanager
     def performing(
@@ -70,7 +80,7 @@ class Access:
         held = self._spool.begin(replace(draft, result=Result.INTERRUPTED))
         try:
             try:
-                with going_on(doing):
+                with going_on(doing), asked_by(actor, act):
                     yield doing
             except BaseException as err:
                 doing.failed(_words(err))
@@ -119,6 +129,10 @@ class Access:
     @property
     def _spool(self) -> Spool:
         return Spool(self._appliance.settings.audit_directory)
+
+    def _refuse(self, actor: Actor, act: Act, subject: Subject, error: AccessError) -> NoReturn:
+        self._note(replace(self._draft(actor, act, subject), result=Result.REFUSED, error=str(error)))
+        raise error
 
     def _draft(self, actor: Actor, act: Act, subject: Subject, details: Mapping[str, object] | None = None) -> Draft:
         now = self._appliance.clock.now_utc()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from appliance.errors import StrongroomError
 
 
@@ -20,6 +22,17 @@ class NotAllowed(AccessError):
 
 class NotGranted(NotAllowed):
     """It is about a machine that is none of theirs, or of which it is not known whose it is."""
+
+
+class PlaceNotAllowed(NotAllowed):
+    """Disks would be written to a place that is not theirs to name."""
+
+    def __init__(self, who: str, act: str, place: str, folders: Sequence[str]) -> None:
+        inside = f"or a place in {' or '.join(folders)}, without '..' and links that lead out" if folders else "no path"
+        super().__init__(
+            who, act, f"disks may not go to {place}; name a storage pool, {inside}",
+            hint="An admin can restore to any place, and name other folders for all in restore.folders.",
+        )  # fmt: skip
 
 
 class ReauthenticationNeeded(AccessError):

@@ -20,6 +20,7 @@ from appliance.home import NoHome
 from appliance.models import RunArguments, RunKind, RunRecord, RunState, new_id
 from appliance.patience import StillWaiting, within
 from appliance.services.access import SYSTEM, Access
+from appliance.services.access.places import check_place, folder_of
 from appliance.services.backup.watching import HowFar, how_far
 from appliance.services.cleaning import CleaningService
 from appliance.services.points import PointService, choose_disk
@@ -134,9 +135,10 @@ class QueueService:
         key: Once | None = None,
     ) -> Asked:
         """Queue the restore of a whole machine, as `RestoreService.machine` does it; which point is meant is decided
-        now, and whether it can be: NotPossible. StrongroomError, ImagingError."""
+        now, and whether it can be: NotPossible. PlaceNotAllowed; StrongroomError, ImagingError."""
         if (before := self._before(key)) is not None:
             return before
+        check_place(self._appliance.settings.restore.folders, folder_of(storage, new_name))
         found = PointService(self._appliance).resolve(point, name)
         if found.manifest.machine.kind != "vm":
             raise NotAMachine(found.manifest.machine.name)
@@ -260,12 +262,13 @@ class QueueService:
     def again(self, wanted: str, *, key: Once | None = None) -> Asked:
         """Queue what an ended run was about once more, with what was asked then; one that waits to be tried again waits
         no longer. A restore is foreseen as when it was asked for, if it is this appliance's. `key` as for a machine.
-        RecordMissing, NotRepeatable; NotPossible; StrongroomError, ImagingError."""
+        RecordMissing, NotRepeatable; PlaceNotAllowed; NotPossible; StrongroomError, ImagingError."""
         if (before := self._before(key)) is not None:
             return before
         catalog = self._appliance.catalog
         former = catalog.runs.find(wanted)
         about(_subject(former), former=former.id)
+        self._check_place_of(former)
         if former.state is RunState.QUEUED:
             run = catalog.queue.hurry(former.id)
             return Asked(run, False, self._wake(run))
@@ -284,6 +287,17 @@ class QueueService:
         if run.kind is RunKind.RESTORE and run.appliance == catalog.me:
             self._foresee(run)
         return self._put(run, key)
+
+    def _check_place_of(self, former: RunRecord) -> None:
+        """Whoever asks for it once more may be another than who asked first. PlaceNotAllowed."""
+        if former.arguments is None or former.arguments.storage is None:
+            return
+        whose = former.appliance if former.state is RunState.QUEUED else self._whose(former)
+        check_place(
+            self._appliance.settings.restore.folders,
+            folder_of(former.arguments.storage, former.arguments.new_name),
+            here=whose == self._appliance.catalog.me,
+        )
 
     def _is_there(self, former: RunRecord) -> bool:
         catalog = self._appliance.catalog

@@ -21,6 +21,7 @@ from appliance.models import RecoveryRecord, RecoveryState
 from appliance.ownership import InUse
 from appliance.progress import SILENT, Progress
 from appliance.proofs import Proof, ProofKind
+from appliance.services.access.places import check_place
 from appliance.services.access.subjects import Subjects
 from appliance.services.fleet import FleetService
 from appliance.services.points import PointService
@@ -148,8 +149,9 @@ class RecoveryService:
 
         `to`: a folder or a storage pool; None: the rest of each disk is pulled into its overlay. Should this process
         die, the supervisor carries on. RecoveryEnded, RecoveryNotRunning, DestinationUnusable, DestinationTaken,
-        MigrationGoesElsewhere, MachineIsOff, MigrationStuck, InUse.
+        MigrationGoesElsewhere, MachineIsOff, MigrationStuck, InUse, PlaceNotAllowed.
         """
+        check_place(self._appliance.settings.restore.folders, to)
         with self._at_work(id) as recovery:
             about(
                 Subjects(self._appliance).recovery(recovery.record),
@@ -170,6 +172,7 @@ class RecoveryService:
 
     def begin_migration(self, id: str, *, to: str | None = None, image_format: str = "qcow2") -> RecoveryRecord:
         """As `migrate`, for who does not wait for its end: the supervisor does it, and the record tells how it goes."""
+        check_place(self._appliance.settings.restore.folders, to)
         with self._at_work(id) as recovery:
             about(
                 Subjects(self._appliance).recovery(recovery.record),

@@ -12,13 +12,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-import appliance.catalog
 from appliance.catalog import Catalog, rows, schema, tables
 from appliance.catalog.appliances import only_appliance
 from appliance.catalog.errors import (
@@ -53,17 +50,8 @@ from appliance.models import (
     RunState,
     new_id,
 )
-from tests.contract.catalogs import ME, OTHER, Place
+from tests.contract.catalogs import ME, OTHER, Place, downgrade
 from tests.unit.records import NOW, machine_record, point_record
-
-MIGRATIONS = Path(appliance.catalog.__file__).parent / "migrations"
-
-
-def scripts() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    return config
 
 
 def recovery() -> RecoveryRecord:
@@ -105,10 +93,8 @@ def test_a_program_of_before_the_queue_still_writes_its_runs(catalog: Catalog) -
 
 
 def test_every_migration_can_be_taken_back(place: Place, catalog: Catalog) -> None:
-    config = scripts()
     with catalog.database.write() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        downgrade(connection, "base")
         assert set(inspect(connection).get_table_names()) == {"alembic_version"}
     schema.upgrade(catalog.database, place.lock)
     assert catalog.runs.list() == ()
@@ -155,10 +141,8 @@ def test_a_catalog_of_an_earlier_version_is_brought_up_to_date_with_what_it_hold
         catalog.runs.save(run)
         catalog.hosts.add(host)
         catalog.thaws.owe("u", "here", "web-1", NOW)
-        config = scripts()
         with catalog.database.write() as connection:
-            config.attributes["connection"] = connection
-            command.downgrade(config, "0001")
+            downgrade(connection, "0001")
             assert "dismissed_utc" not in {column["name"] for column in inspect(connection).get_columns("runs")}
             assert "appliance" not in {column["name"] for column in inspect(connection).get_columns("runs")}
     with place.open() as catalog:
@@ -172,10 +156,8 @@ def test_a_catalog_of_an_earlier_version_is_brought_up_to_date_with_what_it_hold
 def test_what_was_recorded_before_an_appliance_was_named_is_of_a_new_one(place: Place) -> None:
     with place.open() as catalog:
         catalog.thaws.owe("u", "here", "web-1", NOW)
-        config = scripts()
         with catalog.database.write() as connection:
-            config.attributes["connection"] = connection
-            command.downgrade(config, "0002")
+            downgrade(connection, "0002")
     with place.open() as catalog:
         id = only_appliance(catalog.database)
         assert [debt.appliance for debt in catalog.thaws.list(everyones=True)] == [id]

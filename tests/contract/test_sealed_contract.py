@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, select, update
 
 from appliance import home
 from appliance.bootstrap import Appliance
@@ -18,6 +18,7 @@ from appliance.services import repositories
 from appliance.services.accounts.errors import LinkUnusable, SignInRefused
 from appliance.settings import Settings, load
 from imaging.slots import RecoveryKey
+from tests.contract.catalogs import downgrade
 from tests.lab.postgres_server import running
 from tests.unit.accounts import Accounts, Clock
 
@@ -85,19 +86,10 @@ def test_what_an_older_program_left_is_sealed_at_the_next_start(
     secret, database = accounts.secrets["alice"], accounts.appliance.catalog.database
     link = accounts.users.reset(accounts.local, "alice").link
     offered = accounts.setting_up.offer(link.secret).secret
-    with database.write() as connection:  # as v0015 had it
+    with database.write() as connection:
         connection.execute(update(tables.users).values(totp_secret=secret))
         connection.execute(update(tables.setup_links).values(totp_secret=offered))
-        for statement in (
-            "DROP TABLE signers",
-            "DROP TABLE catalog_keys",
-            "ALTER TABLE users DROP COLUMN totp_sealed",
-            "ALTER TABLE setup_links DROP COLUMN totp_sealed",
-            "ALTER TABLE seen_machines DROP COLUMN unreadable",
-            "ALTER TABLE machines DROP COLUMN points_mark",
-            "UPDATE alembic_version SET version_num = '0015'",
-        ):
-            connection.execute(text(statement))
+        downgrade(connection, "0015")
     key_file_before = set((tmp_path / "home" / "keys").iterdir())
     for _ in range(2):
         with Appliance(load(environment), clock=accounts.clock) as again:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +14,11 @@ from imaging.chunking import Bools, PageHash, Words
 from imaging.diskmap import difference, leaf_ids, read_leaf
 from imaging.errors import BitmapLied, ChunkMissing, ParentMapLost, SourceError
 from imaging.extents import REGION_BYTES, ByteRange, clip, merge
+from imaging.ids import chunk_ids_of
 from imaging.ingest import Ingested, ParentDisk, ingest_disk
+from imaging.keys import Keys
 from imaging.reader import DiskReader
-from imaging.source import BlockStatus
+from imaging.source import PIECE_BYTES, BlockStatus
 from tests.unit.memory import KEYS, DictIndex, MemorySource, MemoryStore, reader, writer
 
 KIB = 1024
@@ -156,6 +160,48 @@ def test_a_comparison_cuts_nothing_where_nothing_changed(monkeypatch: pytest.Mon
     changed = ingest(store, index, MemorySource(content), former=former)
     assert 0 < hashed <= 256, "the chunk that changed, and what its cuts touch"
     assert changed.root == ingest(store, index, MemorySource(content)).root
+
+
+@pytest.mark.parametrize("piece_bytes", [PIECE_BYTES, REGION_BYTES])
+def test_another_content_is_noticed_after_few_chunks(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+    """Also where a region is read at once."""
+    store, index = MemoryStore(), DictIndex()
+    full = ingest(store, index, MemorySource(texture(1, 40 * MIB)))
+    hashed = 0
+
+    def count(keys: Keys, plains: Iterable[memoryview]) -> list[bytes]:
+        nonlocal hashed
+        found = chunk_ids_of(keys, plains)
+        hashed += len(found)
+        return found
+
+    monkeypatch.setattr("imaging.ingest.chunk_ids_of", count)
+    source = MemorySource(texture(2, 40 * MIB))
+    source.piece_bytes = piece_bytes
+    another = ingest(store, index, source, former=parent(full, 40 * MIB, store, index))
+    assert 0 < hashed - another.chunks <= 3 * 2 * 16, "of each of three regions, two pieces' chunks at the most"
+
+
+def test_a_server_is_waited_for_by_one_thread_more_than_copies() -> None:
+    class Meeting(MemorySource):
+        """Lets nobody read before so many do."""
+
+        def __init__(self, piece_bytes: int, parties: int) -> None:
+            super().__init__(texture(3, (parties + 2) * REGION_BYTES))
+            self.piece_bytes = piece_bytes
+            self.readers = set[int]()
+            self.barrier = threading.Barrier(parties, timeout=30)
+
+        def read(self, requests: Sequence[tuple[int, memoryview]]) -> None:
+            if (me := threading.get_ident()) not in self.readers:
+                self.readers.add(me)
+                self.barrier.wait()
+            super().read(requests)
+
+    for piece_bytes, threads in ((PIECE_BYTES, 2), (REGION_BYTES, 3)):
+        source = Meeting(piece_bytes, threads)
+        ingest(MemoryStore(), DictIndex(), source, workers=2)
+        assert len(source.readers) == threads
 
 
 def test_a_comparison_stores_again_what_is_lost() -> None:

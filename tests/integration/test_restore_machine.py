@@ -290,9 +290,10 @@ def test_in_place_a_disk_that_somebody_has_open_is_refused(home: Rig, machine: t
     guest, first, _ = machine
     home.backup(guest)
     guest.kill()
-    other = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(first.lab.path("s")), str(first.path)])
+    listen = first.lab.path("s")
+    other = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(listen), str(first.path)])
     try:
-        wait_until_served(first.lab.path("s"))
+        wait_until_served(listen)
         with pytest.raises(TargetRefused) as refused:
             RestoreService(home.appliance).machine(guest.name, "latest", HOST, force=True)
         assert str(first.path) in str(refused.value)

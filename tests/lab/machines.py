@@ -61,6 +61,7 @@ class Lab:
         self._owned = OwnedFolder(f"{_FOLDER}{token}-", parent)
         self.folder = self._owned.path
         self.folder.chmod(0o755)
+        self._given_out: set[Path] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -132,12 +133,13 @@ class Lab:
         return LabDisk(path, target, format)
 
     def path(self, name: str) -> Path:
-        """A path in the folder that nothing lies at yet."""
+        """A path in the folder that was not given out before and that nothing lies at: ask once, keep the answer."""
         path = self.folder / name
         at = 2
-        while path.exists():
+        while path in self._given_out or path.exists():
             path = self.folder / f"{at}-{name}"
             at += 1
+        self._given_out.add(path)
         return path
 
     # --- machines ------------------------------------------------------------------------------------------------

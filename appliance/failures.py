@@ -21,9 +21,9 @@ from appliance.policy.errors import PolicyInvalid
 from appliance.policy.retention import NoRules
 from appliance.services.access.errors import AccessError
 from appliance.services.accounts import errors as accounts
+from appliance.services.choosing import DiskNotNamed, DiskNotOnPoint, NothingThatOld, NotProtected
 from appliance.services.inventory import HostInUse, MachineAmbiguous, NoHosts
 from appliance.services.moments import MomentNotUnderstood
-from appliance.services.points import DiskNotNamed, DiskNotOnPoint, NothingThatOld, NotProtected
 from appliance.services.policies.service import MachineUnknown, Renamed
 from appliance.services.queue.messages import QueueUnusable
 from appliance.services.recovery import errors as recovery

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from appliance.catalog.history import History
     from appliance.catalog.hosts import Hosts
     from appliance.catalog.inventory import Inventory
+    from appliance.catalog.machines import Machines
     from appliance.catalog.notices import Notices
     from appliance.catalog.persons import Persons
     from appliance.catalog.points import Points
@@ -99,6 +100,12 @@ class Catalog:
         from appliance.catalog.browsing import Browsing
 
         return Browsing(self.database)
+
+    @cached_property
+    def machines(self) -> Machines:
+        from appliance.catalog.machines import Machines
+
+        return Machines(self.database)
 
     @cached_property
     def queue(self) -> Queue:

@@ -1,4 +1,4 @@
-"""What lists and the overview read, at the size of a large fleet: pages of runs and points, and all machines at once.
+"""What lists and the overview read, at the size of a large fleet: pages of runs, points and recoveries, and sums.
 
 The rule: a page costs what is on it. It is read along an index that has its order, from where the page before ended; a
 filter that no index has is never left to luck: rows of several states are read state by state and put together. No
@@ -36,18 +36,15 @@ from sqlalchemy import (
 
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
-from appliance.catalog.runs import newest_of_each
 from appliance.models import PointRecord, RecoveryRecord, RecoveryState, RunKind, RunRecord, RunState
 from appliance.paging import Key, Page, checked_limit, read_key, write_key
-from appliance.policy.selectors import Kind
 
 Record = TypeVar("Record", RunRecord, PointRecord, RecoveryRecord)
 
 COUNTED_MOST: Final = 10_000
 _FEW: Final = 20
 _PARTS_MOST: Final = 60
-_runs, _points, _seen, _recoveries = tables.runs, tables.points, tables.seen_machines, tables.recoveries
-_ENDED = [state.value for state in RecoveryState if state.ended]
+_runs, _points, _recoveries = tables.runs, tables.points, tables.recoveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,93 +90,9 @@ class RecoveryFilter:
     sources: RecoverySources | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SeenRow:
-    """A machine where it is, without its disks. `away`: no appliance has reached its host at the last look."""
-
-    host: str
-    uuid: str
-    name: str
-    state: str
-    size_bytes: int
-    agent: bool
-    tags: tuple[str, ...]
-    known_utc: datetime
-    seen_utc: datetime | None
-    away: bool
-    recovered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesRow:
-    series: str
-    kind: str
-    name: str
-    uuid: str | None
-    host: str | None
-    last_point: str | None
-    last_point_utc: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class LastRun:
-    """The newest run of a machine that tells how it fares."""
-
-    id: str
-    state: RunState
-    started_utc: datetime
-    ended_utc: datetime | None
-    error: str | None
-    dismissed_utc: datetime | None
-
-    @property
-    def failed(self) -> bool:
-        """It made no point, and nobody has said that this needs no eye."""
-        return self.state in (RunState.FAILED, RunState.INTERRUPTED) and self.dismissed_utc is None
-
-
-@dataclass(frozen=True, slots=True)
-class HostRow:
-    """A host of any appliance. `answered_utc`: the last time, to any of them; `failing_since_utc` and `error`: one of
-    those of whom none was answered at the last look; None: some was, or nobody has looked yet."""
-
-    name: str
-    answered_utc: datetime | None
-    failing_since_utc: datetime | None
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """All machines as the catalog has them, and the hosts, by name. `runs`: by the machine's key; `busy`: runs that
-    wait or are under way, by the machine's key."""
-
-    hosts: tuple[HostRow, ...]
-    seen: tuple[SeenRow, ...]
-    series: tuple[SeriesRow, ...]
-    runs: dict[str, LastRun]
-    busy: dict[str, RunState]
-
-
 class Browsing:
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def whole(self, machine: str | None = None) -> Whole:
-        """In five statements: 35 ms for 1,000 machines and 1,000,000 runs. `machine`: of all machines this one alone (a
-        key)."""
-        with self._database.read() as connection:
-            hosts = _hosts(connection)
-            seen, series = _machines(connection, machine)
-            last = connection.execute(_last_query(machine))
-            runs = {row[0]: LastRun(row[1], RunState(row[2]), *row[3:]) for row in last}
-            busy = {row[0]: RunState(row[1]) for row in connection.execute(_busy_query(machine))}
-        return Whole(hosts, seen, series, runs, busy)
-
-    def selectable(self, machine: str | None = None) -> tuple[tuple[SeenRow, ...], tuple[SeriesRow, ...]]:
-        """Machines where they are, and what has restore points, of all appliances; of this one alone (a key)."""
-        with self._database.read() as connection:
-            return _machines(connection, machine)
 
     def runs(self, wanted: RunFilter, *, after: str | None, limit: int, oldest_first: bool = False) -> Page[RunRecord]:
         """By when their last attempt began. PageRefused."""
@@ -405,91 +318,3 @@ def _one_of(column: Column[str], values: frozenset[str] | None) -> list[ColumnEl
 def _between(column: Column[datetime], since: datetime | None, until: datetime | None) -> ColumnElement[bool]:
     begin = true() if since is None else column >= since
     return begin if until is None else and_(begin, column < until)
-
-
-def _hosts(connection: Connection) -> tuple[HostRow, ...]:
-    hosts, looks = tables.hosts, tables.host_looks
-    query = (
-        select(hosts.c.name, looks.c.answered_utc, looks.c.failing_since_utc, looks.c.error)
-        .select_from(hosts)
-        .join(looks, and_(looks.c.host == hosts.c.name, looks.c.appliance == hosts.c.appliance), isouter=True)
-    )
-    found: dict[str, HostRow] = {}
-    for each in [HostRow(*row) for row in connection.execute(query)]:
-        known = found.setdefault(each.name, each)
-        answered = max(filter(None, (known.answered_utc, each.answered_utc)), default=None)
-        worse = known if each.failing_since_utc is None else each
-        better = each if known.failing_since_utc is not None else known
-        tells = better if better.failing_since_utc is None and better.answered_utc is not None else worse
-        found[each.name] = HostRow(each.name, answered, tells.failing_since_utc, tells.error)
-    return tuple(found[name] for name in sorted(found))
-
-
-def _machines(connection: Connection, machine: str | None) -> tuple[tuple[SeenRow, ...], tuple[SeriesRow, ...]]:
-    seen, series = _seen_query(), _series_query()
-    if machine is not None:
-        kind, _, id = machine.partition(":")
-        columns = tables.machines.c
-        named = or_(columns.uuid == id, and_(columns.uuid.is_(None), columns.name == id))
-        seen = seen.where(_seen.c.uuid == id if kind == Kind.VM else false())
-        series = series.where(columns.kind == kind, named)
-    return (
-        tuple(_seen_row(row) for row in connection.execute(seen)),
-        tuple(SeriesRow(*row) for row in connection.execute(series)),
-    )
-
-
-def _seen_query() -> Select[Any]:
-    looks, recoveries = tables.host_looks, tables.recoveries
-    hosts = (
-        select(
-            looks.c.host,
-            func.max(looks.c.answered_utc).label("seen_utc"),
-            func.count(looks.c.failing_since_utc).label("failing"),
-            func.count().label("looks"),
-        )
-        .group_by(looks.c.host)
-        .subquery()
-    )
-    recovered = (
-        select(recoveries.c.id)
-        .where(recoveries.c.machine_uuid == _seen.c.uuid, recoveries.c.host == _seen.c.host)
-        .where(recoveries.c.state.not_in(_ENDED))
-        .exists()
-    )
-    return (
-        select(
-            _seen.c.host, _seen.c.uuid, _seen.c.name, _seen.c.state, _seen.c.size_bytes, _seen.c.agent, _seen.c.tags,
-            _seen.c.known_utc, hosts.c.seen_utc, (hosts.c.failing == hosts.c.looks).label("away"), recovered,
-        )
-        .select_from(_seen)
-        .join(hosts, hosts.c.host == _seen.c.host, isouter=True)
-        .where(_seen.c.current)
-    )  # fmt: skip
-
-
-def _seen_row(row: Row[Any]) -> SeenRow:
-    host, uuid, name, state, size_bytes, agent, tags, known, seen, away, recovered = tuple(row)
-    return SeenRow(host, uuid, name, state, size_bytes, agent, tuple(tags), known, seen, bool(away), bool(recovered))
-
-
-def _series_query() -> Select[Any]:
-    machines = tables.machines.c
-    return select(
-        machines.series, machines.kind, machines.name, machines.uuid, machines.host, machines.last_point,
-        machines.last_point_utc,
-    )  # fmt: skip
-
-
-def _last_query(machine: str | None) -> Select[Any]:
-    return newest_of_each(
-        _runs.c.machine, _runs.c.id, _runs.c.state, _runs.c.started_utc, _runs.c.ended_utc, _runs.c.error,
-        _runs.c.dismissed_utc, machine=machine,
-    )  # fmt: skip
-
-
-def _busy_query(machine: str | None) -> Select[Any]:
-    """One that runs counts for more than one that waits: it comes last."""
-    busy = _runs.c.state.in_([RunState.QUEUED.value, RunState.RUNNING.value])
-    query = select(_runs.c.machine, _runs.c.state).where(busy).order_by(_runs.c.state)
-    return query if machine is None else query.where(_runs.c.machine == machine)

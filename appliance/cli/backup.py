@@ -129,7 +129,7 @@ def _ask(session: Session, what: _Wanted, as_json: bool) -> None:
 
 
 def _show(session: Session, result: RunResult, as_json: bool) -> None:
-    from appliance.services.points import record_of
+    from appliance.services.point_records import record_of
 
     record = record_of(result.point)
     if as_json:

@@ -113,7 +113,8 @@ def show(session: Session, id: str, as_json: bool) -> None:
       strongroom point show 3f9a
     """
     from appliance.services.locks import LockService, whole_days
-    from appliance.services.points import PointService, record_of
+    from appliance.services.point_records import record_of
+    from appliance.services.points import PointService
     from imaging.errors import ImagingError
 
     details = PointService(session.appliance).details(id)
@@ -167,7 +168,7 @@ def show(session: Session, id: str, as_json: bool) -> None:
 
 
 def _details_json(details: PointDetails) -> dict[str, object]:
-    from appliance.services.points import record_of
+    from appliance.services.point_records import record_of
 
     manifest = details.point.manifest
     shown = point_json(record_of(details.point))

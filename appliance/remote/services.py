@@ -23,7 +23,7 @@ from appliance.remote.errors import MigrationEnded
 from appliance.reports.compliance import Report
 from appliance.services.backup.watching import HowFar
 from appliance.services.inventory import KnownMachines
-from appliance.services.points import oldest_first
+from appliance.services.point_records import oldest_first
 from appliance.services.policies import KnownPolicy, PolicyList
 from appliance.services.policies.service import Losing
 from appliance.services.queue.service import Asked, Seen

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from appliance.errors import StrongroomError
 from appliance.models import MachineRecord, new_id
 from appliance.progress import SILENT, Progress
+from appliance.services.choosing import machines_named
 from appliance.services.holds import held_meanwhile
-from appliance.services.points import PointService, machines_named
+from appliance.services.points import PointService
 from appliance.services.upkeep import UpkeepService
 from imaging.copying import Copier, read_back
 from imaging.errors import BitmapLied, ParentMapLost

@@ -19,7 +19,8 @@ from appliance.doing import Subject, about
 from appliance.errors import StrongroomError
 from appliance.models import ExportKind, ExportRecord, new_id
 from appliance.ownership import remove_unowned
-from appliance.services.points import PointService, choose_disk, point_subject
+from appliance.services.choosing import choose_disk
+from appliance.services.points import PointService, point_subject
 from imaging import convert, export
 from imaging.errors import ExportFailed, HoldNotFound, ImagingError, MountFailed
 from imaging.export import Export, Listen

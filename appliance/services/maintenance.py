@@ -19,9 +19,10 @@ from appliance.policy.keeping import keep
 from appliance.policy.policies import assign_keeping
 from appliance.policy.retention import Candidate, ClockDoubtful, NoRules, Rules, Verdict, check_clock, decide
 from appliance.progress import SILENT, Progress
+from appliance.services.choosing import machines_named
 from appliance.services.copying import SameRepository
 from appliance.services.holds import held_meanwhile
-from appliance.services.points import PointService, machines_named
+from appliance.services.points import PointService
 from imaging.collecting import Collected, Options
 from imaging.collection import CollectionPlan
 from imaging.copying import SamePoints

@@ -7,104 +7,36 @@ newest point at or before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from appliance.clock import format_utc
 from appliance.doing import Subject, about, machine_of
-from appliance.errors import StrongroomError
 from appliance.models import (
     CleanupAction,
     CleanupRecord,
-    MachineDisk,
     MachineRecord,
-    PointDisk,
     PointRecord,
-    ReadKind,
     new_id,
 )
-from appliance.services.moments import looks_like_moment, parse_moment
+from appliance.services.choosing import LATEST, NotProtected, choose_machine, choose_point, machines_named
+from appliance.services.moments import looks_like_moment
+from appliance.services.point_records import machines_of, oldest_first, record_of
 from imaging.errors import PointHeld, PointNotFound
 from imaging.guard.acts import deletion_of
-from imaging.manifest import ManifestName
 from imaging.points import PROTECTED, doomed
 
 if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
-    from imaging.manifest import DiskEntry, Manifest
+    from imaging.manifest import DiskEntry
     from imaging.points import DamagedPoint, Hold, Point, Survey
 
 _HELD_HINT = (
     "End what uses it (discard, umount) or lift its protection, then delete it. 'strongroom repository hold list' tells"
     " what that is, and 'repository hold release' lets go of what nobody uses any more."
 )
-LATEST = "latest"
 _LOOKS = 5
-
-
-class NotProtected(StrongroomError):
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
-        super().__init__(
-            f"there is no restore point of {name!r}",
-            hint=f"Protected are: {shown}."
-            if known
-            else "Nothing is protected yet: 'strongroom backup NAME' makes a point.",
-            name=name,
-        )
-
-
-class NameAmbiguous(StrongroomError):
-    def __init__(self, name: str, choices: Sequence[str]) -> None:
-        super().__init__(
-            f"{name!r} names {len(choices)} protected machines: {', '.join(choices)}",
-            hint="Give the UUID, or vm:NAME or image:NAME, or the id of the point instead of 'latest' or a time.",
-            name=name,
-        )
-
-
-class NothingThatOld(StrongroomError):
-    def __init__(self, name: str, wanted: str, oldest: str) -> None:
-        super().__init__(
-            f"{name} has no restore point at or before {wanted}; its oldest is of {oldest}",
-            hint="See 'strongroom point list'.",
-            name=name,
-        )
-
-
-class NewerDamaged(StrongroomError):
-    """What was asked for is a point that cannot be read; an older one is never given in its place unasked."""
-
-    def __init__(self, name: str, damaged: DamagedPoint, older: Point) -> None:
-        super().__init__(
-            f"the restore point of {name} that is meant, or may be, is damaged: {damaged.error}",
-            hint=f"The one before it, of {format_utc(older.created_utc)}, can be read: name it by its id, {older.id}.",
-            name=name,
-            damaged=damaged.id,
-            older=older.id,
-        )
-
-
-class DiskNotOnPoint(StrongroomError):
-    def __init__(self, point: str, disk: str, disks: Sequence[str], reason: str | None) -> None:
-        why = f" ({reason})" if reason else ""
-        super().__init__(
-            f"restore point {point} has no disk {disk!r}{why}",
-            hint=f"Its disks: {', '.join(disks) or 'none'}.",
-            disk=disk,
-        )
-
-
-class DiskNotNamed(StrongroomError):
-    exit_code = 2
-
-    def __init__(self, point: str, disks: Sequence[str]) -> None:
-        super().__init__(
-            f"restore point {point} has {len(disks)} disks: {', '.join(disks)}", hint="Say which one with --disk."
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +122,7 @@ class PointService:
         points = [point for point in survey.points if point.series == machine.series]
         if not points:
             raise NotProtected(name, [known.name for known in self._machines(among)])
-        if wanted == LATEST:
-            return _unless_damaged(max(points, key=lambda point: point.generation), points, survey)
-        moment = parse_moment(wanted)
-        older = [point for point in points if point.manifest.created_utc <= moment]
-        if not older:
-            oldest = format_utc(min(point.manifest.created_utc for point in points))
-            raise NothingThatOld(name, format_utc(moment), oldest)
-        newest = max(older, key=lambda point: (point.created_utc, point.generation))
-        return _unless_damaged(newest, points, survey)
+        return choose_point(name, wanted, points, survey)
 
     def _machines(self, among: Callable[[MachineRecord], bool] | None) -> tuple[MachineRecord, ...]:
         known = self._appliance.catalog.points.machines()
@@ -332,125 +256,3 @@ def point_subject(point: Point) -> Subject:
     """As the audit has it."""
     machine = point.manifest.machine
     return Subject("point", point.id, machine.name, machine_of(machine.kind, machine.name, machine.uuid, machine.host))
-
-
-def _unless_damaged(chosen: Point, points: Sequence[Point], survey: Survey) -> Point:
-    """The point that was chosen, unless a damaged one follows it directly: then that may be the one that is meant."""
-    next_generation = min((p.generation for p in points if p.generation > chosen.generation), default=None)
-    for damaged in survey.damaged:
-        place = ManifestName.parse(damaged.name)
-        if place is None or place.series != chosen.series or place.generation < chosen.generation:
-            continue
-        if next_generation is None or place.generation < next_generation:
-            raise NewerDamaged(chosen.manifest.machine.name, damaged, chosen)
-    return chosen
-
-
-def choose_disk(manifest: Manifest, wanted: str | None) -> DiskEntry:
-    """The disk that is meant; a point's only disk needs no name. DiskNotOnPoint, DiskNotNamed."""
-    names = [disk.name for disk in manifest.disks]
-    if wanted is None:
-        if len(manifest.disks) != 1:
-            raise DiskNotNamed(manifest.id, names)
-        return manifest.disks[0]
-    disk = manifest.disk(wanted)
-    if disk is None:
-        reason = next((skipped.reason for skipped in manifest.skipped if skipped.name == wanted), None)
-        raise DiskNotOnPoint(manifest.id, wanted, names, reason)
-    return disk
-
-
-def machines_named(name: str, machines: Iterable[MachineRecord]) -> tuple[MachineRecord, ...]:
-    """Those of that name, UUID or series, or vm:NAME / image:NAME. NotProtected when there is none.
-
-    A machine that was recovered or made anew has another UUID, and so is another one of the same name.
-    """
-    known = tuple(machines)
-    kind, separator, bare = name.partition(":")
-    if separator and kind in ("vm", "image"):
-        found = [machine for machine in known if machine.kind == kind and machine.name == bare]
-    else:
-        found = [machine for machine in known if name in (machine.name, machine.uuid, machine.series)]
-    if not found:
-        raise NotProtected(name, [machine.name for machine in known])
-    return tuple(found)
-
-
-def choose_machine(name: str, machines: Iterable[MachineRecord]) -> MachineRecord:
-    """The one that is meant. NotProtected, NameAmbiguous."""
-    found = machines_named(name, machines)
-    if len(found) > 1:
-        raise NameAmbiguous(name, [f"{m.kind} {m.uuid or m.name} on {m.host or 'no host'}" for m in found])
-    return found[0]
-
-
-def oldest_first(records: Iterable[PointRecord]) -> tuple[PointRecord, ...]:
-    """By time, but within a series by generation: a clock that went back does not make a new point an old one."""
-    latest: dict[str, datetime] = {}
-    keyed: list[tuple[datetime, str, int, PointRecord]] = []
-    for record in sorted(records, key=lambda record: (record.series, record.generation)):
-        moment = max(record.created_utc, latest.get(record.series, record.created_utc))
-        latest[record.series] = moment
-        keyed.append((moment, record.series, record.generation, record))
-    return tuple(entry[3] for entry in sorted(keyed, key=lambda entry: entry[:3]))
-
-
-def record_of(point: Point) -> PointRecord:
-    manifest = point.manifest
-    return PointRecord(
-        id=manifest.id,
-        manifest_name=point.name,
-        manifest_hash=point.hash.hex(),
-        series=manifest.series,
-        generation=manifest.generation,
-        machine_kind=manifest.machine.kind,
-        name=manifest.machine.name,
-        uuid=manifest.machine.uuid,
-        host=manifest.machine.host,
-        created_utc=manifest.created_utc,
-        kind=ReadKind(manifest.kind),
-        consistency=manifest.consistency,
-        size_bytes=sum(disk.size_bytes for disk in manifest.disks),
-        read_bytes=manifest.statistics.read_bytes,
-        stored_bytes=manifest.statistics.stored_bytes,
-        duration_ms=manifest.statistics.duration_ms,
-        checkpoint=manifest.checkpoint,
-        disks=tuple(
-            PointDisk(disk.name, disk.size_bytes, disk.format, ReadKind(disk.read), disk.reason)
-            for disk in manifest.disks
-        ),
-        skipped=tuple(f"{skipped.name}: {skipped.reason}" for skipped in manifest.skipped),
-        notes=manifest.notes,
-    )
-
-
-def machines_of(points: Iterable[Point]) -> tuple[MachineRecord, ...]:
-    """One record per series, as its newest point has it."""
-    newest: dict[str, Manifest] = {}
-    for point in points:
-        held = newest.get(point.manifest.series)
-        if held is None or held.generation < point.manifest.generation:
-            newest[point.manifest.series] = point.manifest
-    return tuple(_machine_record(manifest) for manifest in newest.values())
-
-
-def _machine_record(manifest: Manifest) -> MachineRecord:
-    return MachineRecord(
-        series=manifest.series,
-        kind=manifest.machine.kind,
-        name=manifest.machine.name,
-        uuid=manifest.machine.uuid,
-        host=manifest.machine.host,
-        last_point=manifest.id,
-        last_point_utc=manifest.created_utc,
-        disks=tuple(
-            MachineDisk(
-                disk.name,
-                disk.source,
-                disk.serial,
-                disk.size_bytes,
-                manifest.checkpoint if disk.checkpoint else None,
-            )
-            for disk in manifest.disks
-        ),
-    )

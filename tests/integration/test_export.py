@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.services.choosing import DiskNotOnPoint, NotProtected
 from appliance.services.exports import ExportService
-from appliance.services.points import DiskNotOnPoint, NotProtected
 from imaging import export
 from imaging.errors import ExportFailed, PointHeld
 from imaging.export import Listen

@@ -14,7 +14,7 @@ import pytest
 from appliance.home import NoHome
 from appliance.models import RunArguments, RunKind, RunState
 from appliance.services import repositories
-from appliance.services.points import DiskNotOnPoint
+from appliance.services.choosing import DiskNotOnPoint
 from appliance.services.queue.service import NotRepeatable, QueueService
 from appliance.services.restore.errors import NotAMachine, NotPossible
 from appliance.settings import load

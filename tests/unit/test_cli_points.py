@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from appliance.bootstrap import Appliance
-from appliance.services.points import NewerDamaged, PointService, oldest_first
+from appliance.services.choosing import NewerDamaged
+from appliance.services.point_records import oldest_first
+from appliance.services.points import PointService
 from appliance.settings import load
 from imaging.errors import PointNotFound
 from tests.unit.cli_runner import CommandLine

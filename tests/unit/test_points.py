@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from appliance.services.points import (
+from appliance.services.choosing import (
     DiskNotNamed,
     DiskNotOnPoint,
     NameAmbiguous,

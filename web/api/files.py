@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from appliance.services.access import Act
 from appliance.services.files.service import PAGE_MAX, Chosen, Entry, Found, Seen, Volume
-from appliance.services.points import PointService, record_of
+from appliance.services.point_records import record_of
+from appliance.services.points import PointService
 from web import downloads
 from web.acts import act
 from web.api.callers import appliance, caller, performing, subjects

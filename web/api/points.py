@@ -13,7 +13,9 @@ from appliance.paging import Page
 from appliance.proofs import Checked
 from appliance.services.access import Act
 from appliance.services.browsing import PointFilter
-from appliance.services.points import NotProtected, PointDetails, PointService, record_of
+from appliance.services.choosing import NotProtected
+from appliance.services.point_records import record_of
+from appliance.services.points import PointDetails, PointService
 from web.acts import act
 from web.api.callers import appliance, browsing, caller, looking, performing, subjects, visible
 from web.api.paging import Paged, send_page

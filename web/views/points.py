@@ -7,7 +7,8 @@ from werkzeug.wrappers import Response
 
 from appliance.services.access import Act, Subject
 from appliance.services.access.subjects import Subjects
-from appliance.services.points import PointDetails, PointService, record_of
+from appliance.services.point_records import record_of
+from appliance.services.points import PointDetails, PointService
 from appliance.services.signing import SigningService, What
 from web.acts import act
 from web.current import appliance

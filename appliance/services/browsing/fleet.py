@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from appliance.catalog.browsing import HostRow, LastRun, SeenRow, SeriesRow, Whole
+from appliance.catalog.machines import HostRow, LastRun, SeenRow, SeriesRow, Whole
 from appliance.hypervisor.protocol import MachineState
 from appliance.models import RunKind, RunState, machine_key
 from appliance.paging import LIMIT, Key, Page, page_of

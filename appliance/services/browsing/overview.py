@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from appliance.catalog.browsing import HostRow, LastRun
+from appliance.catalog.machines import HostRow, LastRun
 from appliance.models import CleanupRecord, OwedThaw, RecoveryRecord, RunKind, RunRecord, RunState
 from appliance.services.backup.watching import HowFar
 from appliance.services.browsing.fleet import Fleet, MachineRow, Standing

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from appliance.catalog.browsing import HostRow
+from appliance.catalog.machines import HostRow
 from appliance.models import PointRecord, RunRecord
 from appliance.services.browsing.fleet import MachineFilter, MachineRow
 

@@ -86,7 +86,7 @@ class BrowsingService:
         """`machine`: of all machines this one alone (a key): a tenth of the time."""
         catalog = self.appliance.catalog
         policies = PolicyService(self.appliance).list().readable
-        whole = catalog.browsing.whole(machine)
+        whole = catalog.machines.whole(machine)
         if machine is None:
             proofs = catalog.proofs.last()
         else:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.doing import Subject, about
 from appliance.services.access.subjects import Subjects
+from appliance.services.choosing import choose_disk
 from appliance.services.files.errors import PlaceRefused, VolumeNotNamed
 from appliance.services.files.following import Following
 from appliance.services.files.sessions import Sessions
 from appliance.services.files.tarring import Tar, shown
-from appliance.services.points import PointService, choose_disk, point_subject, record_of
+from appliance.services.point_records import record_of
+from appliance.services.points import PointService, point_subject
 from imaging.errors import PointNotFound
 from imaging.filesystems.entries import Entry, Journal, Kind, Listing, Path, Volume, split
 from imaging.filesystems.errors import NotThatKind, Unreadable, VolumeNotFound

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from appliance.catalog.browsing import SeenRow, SeriesRow
+from appliance.catalog.machines import SeenRow, SeriesRow
 from appliance.models import MachineRecord
 from appliance.policy.selectors import Kind, Machine
 
@@ -28,7 +28,7 @@ def known_machine(appliance: Appliance, key: str) -> Machine | None:
 
 
 def _known(appliance: Appliance, key: str | None) -> tuple[Machine, ...]:
-    seen, series = appliance.catalog.browsing.selectable(key)
+    seen, series = appliance.catalog.machines.selectable(key)
     there = {machine_of_host(each): each.recovered for each in seen}
     recovered = {machine.key for machine, is_recovered in there.items() if is_recovered}
     found = [*(machine_of(each) for each in series), *there]

@@ -22,8 +22,9 @@ from appliance.patience import StillWaiting, within
 from appliance.services.access import SYSTEM, Access
 from appliance.services.access.places import check_place, folder_of
 from appliance.services.backup.watching import HowFar, how_far
+from appliance.services.choosing import choose_disk
 from appliance.services.cleaning import CleaningService
-from appliance.services.points import PointService, choose_disk
+from appliance.services.points import PointService
 from appliance.services.queue.messages import QueueUnusable, Wakes
 from appliance.services.restore.errors import NotAMachine
 from appliance.services.restore.planning import check_local, check_name

@@ -21,7 +21,8 @@ from appliance.hypervisor.errors import HypervisorError, StorageNotFound
 from appliance.hypervisor.protocol import Hypervisor, Transport
 from appliance.models import HostRecord
 from appliance.progress import SILENT
-from appliance.services.points import PointService, choose_disk
+from appliance.services.choosing import choose_disk
+from appliance.services.points import PointService
 from appliance.services.restore.disks import DiskRestorer
 from appliance.services.restore.errors import (
     Asked,

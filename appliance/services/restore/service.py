@@ -18,9 +18,10 @@ from appliance.doing import Subject, about, machine_of
 from appliance.hypervisor.protocol import Hypervisor
 from appliance.models import CleanupAction, CleanupRecord, new_id
 from appliance.progress import SILENT, Progress
+from appliance.services.choosing import choose_disk
 from appliance.services.cleaning import CleaningService
 from appliance.services.holds import held_meanwhile
-from appliance.services.points import PointService, choose_disk
+from appliance.services.points import PointService
 from appliance.services.restore.disks import DiskRestorer
 from appliance.services.restore.errors import HostIsRemote, NotAMachine
 from appliance.services.restore.foreseeing import plan_beside

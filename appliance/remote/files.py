@@ -82,14 +82,10 @@ class RemotePointFiles:
 
     def _followed(self, pieces: Iterator[bytes], tar: Following) -> Iterator[bytes]:
         """RemoteUnknown."""
-        for piece in pieces:
-            try:
-                tar.feed(piece)
-            except TarUnfit as err:
-                raise RemoteUnknown(self._client.url, f"a tar that cannot be read ({err})") from err
-            yield piece
-        if not tar.ended:
-            raise RemoteUnknown(self._client.url, "a tar without its end")
+        try:
+            yield from tar.stream(pieces)
+        except TarUnfit as err:
+            raise RemoteUnknown(self._client.url, f"a tar that cannot be read ({err})") from err
 
     def _entry(self, told: Any, volume: str) -> Entry:
         """RemoteUnknown."""

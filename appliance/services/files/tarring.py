@@ -19,7 +19,8 @@ MEMBERS_MAX: Final = 2_000_000
 BLOCK_BYTES: Final = 512
 LEFT_OUT: Final = "-left-out.txt"
 """After the name of the folder, what the file at the end is called: beside the folder, where nothing else is."""
-_END: Final = bytes(10240)
+END_BYTES: Final = 10240
+"""How many zeros follow the last member."""
 _ZEROS: Final = bytes(1 << 20)
 _LEFT_OUT_MAX: Final = 10_000
 _MODES: Final = {Kind.FILE: 0o644, Kind.FOLDER: 0o755, Kind.LINK: 0o777}
@@ -47,7 +48,7 @@ class Tar:
             info = tarfile.TarInfo(f"{self._name}{LEFT_OUT}")
             info.size = len(text)
             yield _buffer(info) + text + bytes(padding_bytes(len(text)))
-        yield _END
+        yield bytes(END_BYTES)
 
     def _below(self, path: Path, name: str, above: tuple[int, ...]) -> Iterator[bytes]:
         offset = 0

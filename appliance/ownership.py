@@ -19,8 +19,9 @@ from appliance.errors import StrongroomError
 
 _LOOKS = 5
 _LOOK_S = 0.02
-_SHARED_S = 10.0
-"""How long an owner-to-be waits for those who only look: on a busy machine one may be stopped while it does."""
+_SHARED_LOOKS = 500
+"""How often an owner-to-be looks again while others only look: on a busy machine one may be stopped while it does.
+Counted, and not timed: who was stopped himself has waited for nobody meanwhile."""
 
 
 class InUse(StrongroomError):
@@ -55,7 +56,7 @@ def own(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def _locked(path: Path, what: str, wait: bool) -> int:
-    looks, deadline_s = 0, time.monotonic() + _SHARED_S
+    looks = shared = 0
     while True:
         descriptor = _open(path)
         try:
@@ -70,8 +71,8 @@ def _locked(path: Path, what: str, wait: bool) -> int:
             raise
         os.close(descriptor)
         # A child of an owner that has died has the lock until it runs its program: that is looked at a few times.
-        looks += owned
-        if looks > _LOOKS or time.monotonic() >= deadline_s:
+        looks, shared = looks + owned, shared + (not owned)
+        if looks > _LOOKS or shared > _SHARED_LOOKS:
             raise InUse(what)
         time.sleep(_LOOK_S)
 

@@ -36,6 +36,7 @@ _THREADS: Final = 8
 _POLL_S: Final = 0.005
 _STOP_S: Final = 5.0
 _LOOKS: Final = 4
+_SHARED_LOOKS: Final = 1000  # counted, and not timed: who was stopped himself has waited for nobody meanwhile
 _LOG_BYTES_MAX: Final = 1 << 20
 _GREETING: Final = b"NBDMAGICIHAVEOPT"
 _ABORT: Final = struct.pack(">I8sII", 1, b"IHAVEOPT", 2, 0)
@@ -243,12 +244,13 @@ def _environment() -> dict[str, str]:
 
 def _locked(lock: int) -> bool:
     """Take the lock; False: a server has it. Who only looks whether one lives shares it, and is waited for."""
-    looks, deadline = 0, time.monotonic() + _STOP_S
-    while looks < _LOOKS and time.monotonic() < deadline:
+    looks = shared = 0
+    while looks < _LOOKS and shared < _SHARED_LOOKS:
         if _flock(lock, fcntl.LOCK_EX):
             return True
         if _flock(lock, fcntl.LOCK_SH):
             fcntl.flock(lock, fcntl.LOCK_UN)
+            shared += 1
         else:
             looks += 1
         time.sleep(_POLL_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -54,16 +55,21 @@ def test_looking_takes_nothing_away(tmp_path: Path) -> None:
 
 
 class Looker:
-    """Looks at a lock file until the 40th time that whoever waits for it sleeps."""
+    """Looks at a lock file until the 40th time that whoever waits for it sleeps, who himself is stopped for a minute
+    each time."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
         path.touch()
         self._looking = os.open(path, os.O_RDWR)
         fcntl.flock(self._looking, fcntl.LOCK_SH)
         self.waits = 0
-        monkeypatch.setattr(f"{module}.time.sleep", self._slept)
+        self._monotonic = time.monotonic
+        monkeypatch.setattr(f"{module}.time", self)
 
-    def _slept(self, _: float) -> None:
+    def monotonic(self) -> float:
+        return self._monotonic() + 60 * self.waits
+
+    def sleep(self, _: float) -> None:
         self.waits += 1
         if self.waits == 40:
             os.close(self._looking)

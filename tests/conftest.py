@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ hypothesis.settings.load_profile("strongroom")
 # `strongroom serve` of tests that are not about it shows no console: its port is one for the whole machine.
 os.environ.setdefault("STRONGROOM_WEB_PORT", "0")
 
+_ENDING_S = 20.0
 _PASSED = pytest.StashKey[bool]()
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -46,6 +48,18 @@ def _umask_stays() -> Iterator[None]:
     yield
     left = os.umask(_UMASK)
     assert left == _UMASK, f"the test left umask {left:04o}"
+
+
+@pytest.fixture(autouse=True)
+def _no_run_goes_on() -> Iterator[None]:
+    """The lease of a run that a test did not end is renewed for as long as this process lives: in a folder that is
+    gone, into the logs of later tests, and while they fork."""
+    before = set(threading.enumerate())
+    yield
+    left = [each for each in threading.enumerate() if each.name.startswith("lease-") and each not in before]
+    for heart in left:
+        heart.join(_ENDING_S)  # one that was told to end may just be at it
+    assert not any(heart.is_alive() for heart in left), f"the test left runs that nobody ends: {left}"
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ def test_a_run_that_was_fenced_stays_fenced_after_a_collection(tmp_path: Path) -
         theirs.begin_run(series).abandon()
         for _ in range(3):
             collect(theirs)
-        with pytest.raises(Exception, match="was ended by"):
+        with pytest.raises(Exception, match="was ended by"), run:
             run.commit(draft("db", entries, NOW))
         healthy(theirs)
         assert len(theirs.points()) == 1

@@ -133,8 +133,8 @@ def test_what_fails_after_the_commit_costs_nothing_and_is_logged_whole(
         assert repository.points() == [point]
         assert "the mistake" in caplog.text
         assert "Traceback" in caplog.text
-    with reopen(tmp_path) as repository:
-        assert repository.begin_run(point.series).parent == point
+    with reopen(tmp_path) as repository, repository.begin_run(point.series) as run:
+        assert run.parent == point
 
 
 def test_a_failing_abandonment_does_not_hide_why_the_run_failed(

@@ -1,7 +1,8 @@
 """Every failure as a page: what happened, the way out, and an id that the log has too.
 
 The rule: what we raised on purpose tells its own sentence and hint; of anything else only the id is shown. Who has not
-signed in is told what kind of thing is away or broken, and neither its name nor where it is: the log has that.
+signed in is told what kind of thing is away or broken, and neither its name nor where it is: the log has that. Who was
+granted some machines is told nothing of others (`web.hiding`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Final
 from flask import Flask, Response, current_app, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from appliance.failures import Failure, Kind, failure_of
+from appliance.failures import Failure, Kind
 from appliance.services.access import ActorKind
+from web.hiding import failure_told
 
 _log = logging.getLogger("strongroom.web")
 
@@ -81,20 +83,26 @@ def _http(error: HTTPException) -> Response:
 
 
 def _any(error: Exception) -> Response:
-    failure = failure_of(error)
+    failure = told(error)
+    if failure is None:
+        return answer(InternalServerError.code)
+    return answer(_OF_PAGES[failure.kind], failure.sentence, failure.hint, "That did not work")
+
+
+def told(error: Exception) -> Failure | None:
+    """What is told of it to who asks, by pages and by the API; what is ours to mend is logged. None: its id alone."""
+    failure = failure_told(error)
     if failure is None:
         _log.error("request %s: %s %s", g.get("request_id", "?"), request.method, request.path, exc_info=error)
-        return answer(InternalServerError.code)
-    status = _OF_PAGES[failure.kind]
-    if status >= 500:
+    elif STATUSES[failure.kind] >= 500:
         _log.warning("request %s: %s %s: %s", g.get("request_id", "?"), request.method, request.path, error)
         who = g.get("actor")
         if who is None or who.kind is ActorKind.NOBODY:
-            failure = for_strangers(failure)
-    return answer(status, failure.sentence, failure.hint, "That did not work")
+            failure = _for_strangers(failure)
+    return failure
 
 
-def for_strangers(failure: Failure) -> Failure:
+def _for_strangers(failure: Failure) -> Failure:
     """Of something within that fails: enough for an admin to know where to look, and no host, path or reason."""
     sentence = f"Strongroom cannot work: {words(failure.name).lower()}."
     return replace(failure, sentence=sentence, hint=_TOLD[500][1], facts={})

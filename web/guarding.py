@@ -1,7 +1,8 @@
 """Who asks, and whether they may: before any view runs.
 
 The rule: a route is public, or an act. Of an act it is asked here whether this person's role, grants and session allow
-it at all, and a refusal is audited; about which machine or what else it is, the view says, through `performing`.
+it at all, and a refusal is audited; about which machine or what else it is, the view says, through `performing`,
+`check` or `looking`. Until it has, nothing is told of what it names to who was granted some machines (`web.hiding`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from appliance.policy.selectors import Machine
 from appliance.services.access import FILTERED, NOTHING, Access, Act, Actor, ActorKind, Doing, Subject, Via, nobody
 from web.acts import PUBLIC, stated
 from web.current import appliance
+from web.hiding import begin, let_in
 
 API: Final = "api_"
 """What the names of the API's blueprints begin with, and of no others."""
@@ -45,6 +47,7 @@ def guard(app: Flask, authenticate: Authenticate) -> None:
         if g.actor.kind is ActorKind.NOBODY:
             return _to_sign_in()
         wanted = Act(which)
+        begin(g.actor, wanted)
         if not access().may(g.actor, wanted):
             access().check(g.actor, wanted, FILTERED)  # raises, and writes it down
         return None
@@ -85,13 +88,29 @@ def may(act: Act, machine: Machine | None = None) -> bool:
 
 
 def sees() -> Callable[[Machine], bool] | None:
-    """What lists leave out; None: nothing."""
+    """What lists leave out; None: nothing. What is looked for is to be looked for in such a list."""
+    let_in()
     who = actor()
     return who.granted if who.limited else None
+
+
+def check(act: Act, subject: Subject) -> None:
+    """As `performing` does first. NotAllowed, ReauthenticationNeeded; both are audited."""
+    access().check(actor(), act, subject)
+    let_in()
+
+
+def looking(act: Act, subject: Subject) -> None:
+    """As `check`, for a page that shows this, or asks what shall be done with it: to prove again who they are is for
+    later."""
+    if not access().may(actor(), act, subject):
+        access().check(actor(), act, subject)
+    let_in()
 
 
 @contextmanager
 def performing(act: Act, subject: Subject = NOTHING, details: Mapping[str, object] | None = None) -> Iterator[Doing]:
     """As `Access.performing`, for who asks."""
     with access().performing(actor(), act, subject, details) as doing:
+        let_in()
         yield doing

@@ -1,15 +1,16 @@
 """An appliance with machines of two owners, and one of them who tries every route on what is the other's.
 
 The rule: the other's name is a word that is nowhere else; a page that has it has shown something. What has an address
-of its own is refused by a status that is written down here, or anything at all could pass for a refusal.
+of its own is answered as what is not there, to the letter, or anything at all could pass for a refusal.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from flask import Flask
 from werkzeug.test import TestResponse
@@ -35,6 +36,10 @@ _PART: Final = "heirs-e3b"
 _UUID: Final = "12345678-1234-4234-8234-123456789abc"
 _API: Final = "/api/v1"
 _MEANT: Final = f"GET {_API}/points/meant"
+
+Asked = tuple[str, dict[str, Any]]
+"""A path, and what is given with it."""
+_NOTHING: Final[Asked] = ("", {})
 
 
 @dataclass(frozen=True)
@@ -88,15 +93,15 @@ class Tenants:
             if thread.name.startswith("job-"):  # what was begun without a check ends first: its act is not this one's
                 thread.join(60)
         _put(self.appliance)
-        path, status = self._path(route)
+        path, names = self._path(route)
         before = self._done()
-        answer = self._ask(route, path)
+        answer = self.ask(route, path, self.given.get(route.name, {}))
         if self._done() - before:  # the newest ones alone are listed: old ones leave the list
             return f"{route.name} does something to it: {answer.status_code}"
         if THEIRS in answer.text:
             return f"{route.name} shows it: {answer.status_code}"
-        if status is not None and answer.status_code != status:
-            return f"{route.name} answers {answer.status_code} and not {status}: {answer.text[-300:]}"
+        if names and answer.status_code != _REFUSED:
+            return f"{route.name} answers {answer.status_code} and not {_REFUSED}: {answer.text[-300:]}"
         return ""
 
     def _done(self) -> set[int]:
@@ -104,50 +109,63 @@ class Tenants:
         newest = self.appliance.catalog.audit.newest(Filter(machine=f"vm:{_UUID}"))
         return {entry.number for entry in newest if entry.result != Result.REFUSED}
 
-    def _path(self, route: Route) -> tuple[str, int | None]:
-        """With what is the other's in its place; None: a list, which answers as it likes."""
+    def _path(self, route: Route) -> tuple[str, bool]:
+        """With what is the other's in its place, and whether it is no list: that answers as it likes."""
         if "<" not in route.rule:
             if route.method == "GET":
-                return route.rule, None
+                return route.rule, False
             assert route.name in self.given, f"say in tests/unit/tenants.py what of another's is sent to {route.name}"
-            return route.rule, _REFUSED.get(route.name, 404 if route.of_api else 403)
-        for begin, (place, status) in _PLACES.items():
-            if route.rule.startswith(begin):
+            return route.rule, True
+        for begin, place in _PLACES.items():
+            if route.rule.removeprefix(_API).startswith(begin):
                 filled = route.rule
                 while "<" in filled:
                     filled = filled[: filled.index("<")] + self.places[place] + filled[filled.index(">") + 1 :]
-                return filled, _REFUSED.get(route.name, status)
+                return filled, True
         raise AssertionError(f"say in tests/unit/tenants.py what of another's stands in {route.name}")
 
-    def _ask(self, route: Route, path: str, given: dict[str, Any] | None = None) -> TestResponse:
-        given = self.given.get(route.name, {}) if given is None else given
+    def ask(self, route: Route, path: str, given: dict[str, Any], *, part: bool = False) -> TestResponse:
+        """`part`: as a script of a page does, which puts the answer into it."""
         looks = route.method == "GET"
         if route.of_api:
             return self.app.test_client().open(
                 path, method=route.method, headers={"Authorization": f"Bearer {self.token}"}, buffered=True,
                 query_string=given if looks else None, json=None if looks else given,
             )  # fmt: skip
-        if looks:
-            headers = {"Origin": BASE, "Referer": f"{BASE}/", **upgrade(path)}
-            return self.owner.client.get(path, base_url=BASE, headers=headers, query_string=given, buffered=True)
-        return self.owner.send(route.method, path, **given)
+        headers = {"Origin": BASE, "Referer": f"{BASE}/", **upgrade(path), **({"HX-Request": "true"} if part else {})}
+        return self.owner.client.open(
+            path, method=route.method, base_url=BASE, headers=headers, buffered=True,
+            query_string=given if looks else None, data=None if looks else {"csrf_token": self.owner.token(), **given},
+        )  # fmt: skip
 
     def told_apart(self, route: Route) -> str:
-        """How a route of the API answers otherwise of the other's than of what is not there, or does not write down
-        that it has refused; "": in no way."""
-        _put(self.appliance)
-        path, _ = self._path(route)
-        before = self._refusals()
-        theirs = self._ask(route, path)
-        if route.name != f"GET {_API}/machines/<path:key>" and self._refusals() == before:  # that looks it up in a list
-            return f"{route.name} is not in the audit: {theirs.status_code}"
-        nobodys = self._ask(route, _nowhere(path), {k: _nowhere(v) for k, v in self.given.get(route.name, {}).items()})
-        one, other = said(theirs, path), said(nobodys, _nowhere(path))
-        return "" if one == other and one["status"] == 404 else f"{route.name}: {one} and {other}"
+        """How a route answers otherwise of the other's than of what is not there, or does not write down that it has
+        refused; "": in no way."""
+        path, given = self._path(route)[0], self.given.get(route.name, {})
+        nobodys = _nowhere(path), {name: _nowhere(value) for name, value in given.items()}
+        return self.differs(route, (path, given), nobodys)
+
+    def differs(self, route: Route, theirs: Asked, nobodys: Asked) -> str:
+        """As `told_apart`, by what is asked. Of pages, whole ones and parts."""
+        for part in (False,) if route.of_api else (False, True):
+            _put(self.appliance)
+            before = self._refusals()
+            of_theirs = self.ask(route, *theirs, part=part)
+            if route.name not in _LOOKED_UP_IN_A_LIST and self._refusals() == before:
+                return f"{route.name} is not in the audit: {of_theirs.status_code}"
+            one, other = said(of_theirs, theirs, nobodys), said(self.ask(route, *nobodys, part=part))
+            if one != other or one["status"] != _REFUSED:
+                return f"{route.name}: {one} and {other}"
+        return ""
 
     def names_something(self, route: Route) -> bool:
-        """A route of the API that is asked for a machine, point, run or recovery, and is no list."""
-        return route.of_api and route.of_machines and (self._path(route)[1] is not None or route.name == _MEANT)
+        """A route that is asked for a machine, point, run or recovery, and is no list."""
+        if not route.of_machines or route.name in OF_NO_MACHINE:
+            return False
+        return self._path(route)[1] or route.name == _MEANT
+
+    def signed_in(self, name: str, role: Role, grants: tuple[Selector, ...]) -> Signed:
+        return _set_up(self.app, self.appliance, UserService(self.appliance).add(SYSTEM, name, role, grants).link, name)
 
     def _refusals(self) -> int:
         newest = self.appliance.catalog.audit.newest(Filter(result=Result.REFUSED), limit=1)
@@ -159,41 +177,34 @@ def _nowhere(text: str) -> str:
     return re.sub("shop", "none", re.sub("[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32}", lambda id: "0" * len(id[0]), text))
 
 
-def said(answer: TestResponse, path: str = "") -> dict[str, Any]:
-    """A problem, but for which request it was, and the name that was given in its address."""
-    assert answer.json is not None, answer.text
-    given = path.rpartition("/")[2] or "\0"
-    return {name: value.replace(given, "…") if isinstance(value, str) else value
-            for name, value in answer.json.items() if name not in ("instance", "facts")} | {
-                "facts": {name: str(value).replace(given, "…") for name, value in answer.json["facts"].items()}
-            }  # fmt: skip
+def said(answer: TestResponse, asked: Asked = _NOTHING, instead: Asked = _NOTHING) -> dict[str, Any]:
+    """A problem, or a page as it was sent, but for which request it was, the token of its forms, and how long ago a
+    moment is; with what was asked for as it is `instead`."""
+    text = answer.text.replace(answer.headers["X-Request-Id"], "…")
+    for varying in ('(name="csrf_token" value=")[^"]+', '("X-CSRFToken": ")[^"]+', "(<time [^>]+>)[^<]+"):
+        text = re.sub(varying, r"\1", text)
+    pairs = [*zip(asked[0].split("/"), instead[0].split("/"), strict=True),
+             *((value, instead[1][name]) for name, value in asked[1].items())]  # fmt: skip
+    for one, other in pairs:
+        text = text.replace(one, other) if one != other else text
+    if answer.is_json:
+        return cast(dict[str, Any], json.loads(text))
+    headers = {name: value for name, value in answer.headers if name not in _OF_ONE_ANSWER}
+    return {"status": answer.status_code, "page": text, "headers": headers}
 
 
-# What begins so has this in its place, and refuses so: to the API all of it is not there; on pages, what is
-# listed is not there, and what has an id is not allowed.
+_OF_ONE_ANSWER: Final = ("X-Request-Id", "Set-Cookie", "Content-Length")
+_REFUSED: Final = 404  # what is another's is not there
+# What begins so, as a page or in the API, has this in its place.
 _PLACES: Final = {
-    "/vms/": ("key", 404),
-    "/points/": ("point", 404),
-    "/runs/": ("run", 403),
-    "/recoveries/": ("recovery", 403),
-    f"{_API}/machines/": ("key", 404),
-    f"{_API}/points/": ("point", 404),
-    f"{_API}/runs/": ("run", 404),
-    f"{_API}/recoveries/": ("recovery", 404),
-    f"{_API}/pauses/": ("key", 404),
-}
-_REFUSED: Final = {
-    "POST /recoveries": 404,
-    "POST /restores": 404,
-    "POST /restores/in-place": 404,
-    "POST /restores/disk": 404,
-    "GET /points/<id>/delete": 403,
-    "GET /points/<id>/file": 403,
-    "GET /points/<id>/files": 403,
-    "POST /points/<id>/delete": 403,
-    "POST /points/<id>/protect": 403,
-    "POST /points/<id>/unprotect": 403,
-}
+    "/vms/": "key", "/machines/": "key", "/pauses/": "key", "/points/": "point", "/runs/": "run",
+    "/recoveries/": "recovery",
+}  # fmt: skip
+# From which what is another's is left out: it is not found, as what is not there, and nothing is refused.
+_LOOKED_UP_IN_A_LIST: Final = frozenset({
+    f"GET {_API}/machines/<path:key>", "GET /vms/<path:key>", "POST /vms/<path:key>/back-up", "GET /points/<id>",
+    "GET /points/<id>/restore", "POST /recoveries", "POST /restores", "POST /restores/disk", "POST /restores/in-place",
+})  # fmt: skip
 # What this browser itself has begun, by an id that nobody else is given; and appliances, with nothing of machines.
 OF_NO_MACHINE: Final = frozenset({"GET /recoveries/starting/<id>", f"GET {_API}/appliances"})
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 
 from appliance.acts import TRAITS, Act, Role
 from appliance.hypervisor.protocol import Transport
-from appliance.models import HostConfig, HostRecord, RunArguments, RunKind
+from appliance.models import HostConfig, HostRecord, RecoveryRecord, RecoveryState, RunArguments, RunKind
 from appliance.policy.selectors import Clause, Selector
 from tests.unit.api_site import Site, site
 from tests.unit.records import NOW
-from tests.unit.tenants import OF_NO_MACHINE, THEIRS, Tenants, routes_of, said, tenants
+from tests.unit.tenants import OF_NO_MACHINE, THEIRS, Asked, Tenants, routes_of, said, tenants
 from web.acts import PUBLIC, stated
+from web.current import parts_of
 from web.guarding import API
+from web.server import STREAMS_MAX
 
 ACTS: dict[str, str] = {
     "GET /appliances": Act.OVERVIEW_SEE,
@@ -199,7 +202,8 @@ def test_no_route_of_pages_or_of_the_api_leads_to_another_s_machine(api: Site, o
 
 def test_another_s_machine_is_answered_as_none_and_the_refusal_is_audited(api: Site, owner: Tenants) -> None:
     tried = [route for route in routes_of(api.app) if owner.names_something(route)]
-    assert len(tried) > 20
+    assert len(tried) > 45
+    assert sum(not route.of_api for route in tried) > 20
     assert [wrong for route in tried if (wrong := owner.told_apart(route))] == []
 
 
@@ -233,6 +237,81 @@ def test_no_other_way_to_name_another_s_machine_tells_that_it_is_there(api: Site
     moment = {"machine": "office", "point": "1999-01-01T00:00:00Z"}
     told = api.ask("GET", "/points/meant", token=owner.token, query_string=moment)  # of one's own, what is the matter
     assert "its oldest is of" in said(told)["detail"]
+
+
+def test_nor_do_pages_tell_by_another_way_to_name_it(api: Site, owner: Tenants) -> None:
+    """Beginnings of ids; what is wrong with the rest of the question; a machine as an answer of a form; and as many
+    downloads as may be."""
+    shop = owner.places["point"]
+    routes = {route.name: route for route in routes_of(api.app)}
+
+    def differs(name: str, theirs: Asked, nobodys: Asked) -> str:
+        return owner.differs(routes[name], theirs, nobodys)
+
+    nobody = "0" * 32
+    for name, one, other in (
+        ("GET /runs/<id>", "/runs/222222", "/runs/000000"),
+        ("POST /runs/<id>/cancel", "/runs/222222/cancel", "/runs/000000/cancel"),
+        ("GET /recoveries/<id>", "/recoveries/333333", "/recoveries/000000"),
+        ("GET /points/<id>/delete", f"/points/{shop[:6]}/delete", "/points/000000/delete"),
+    ):
+        assert differs(name, (one, {}), (other, {})) == ""
+    for given in ({"offset": "many"}, {"place": "nowhere"}):
+        page = routes["GET /points/<id>/files"]
+        answers = [owner.ask(page, f"/points/{id}/files", given) for id in (shop, nobody)]
+        assert said(answers[0]) == said(answers[1]), given
+    every = {"what": "whole", "step": "review", "place": "new", "host": "nowhere", "name": "copy"}
+    for name in ("GET /recover", "GET /restore"):
+        ways = [("image:shop", shop), ("image:none", nobody)]
+        pages = [
+            said(owner.ask(routes[name], routes[name].rule, {"machine": machine, "point": point, **every}))
+            for machine, point in ways
+        ]
+        assert pages[0] == pages[1], name
+        assert pages[0]["status"] == 200
+    search = routes["GET /search"]
+    nothing = said(owner.ask(search, "/search", {"q": nobody[:6]}))
+    for text in (shop[:6], "222222", owner.places["key"], THEIRS[:-1]):
+        found = owner.ask(search, "/search", {"q": text})
+        assert said(found, ("", {"q": text}), ("", {"q": nobody[:6]})) == nothing, text
+    with ExitStack() as carried:
+        streams = parts_of(api.app).streams
+        for _ in range(STREAMS_MAX):
+            carried.enter_context(streams.one())
+        for name in ("GET /points/<id>/file", "GET /api/v1/points/<id>/file"):
+            assert owner.told_apart(routes[name]) == ""
+
+
+def test_whose_role_is_not_for_it_is_told_so_whatever_it_is_about(api: Site, owner: Tenants) -> None:
+    """Before it is looked for; and who may see all is told what is the matter with it."""
+    office = (Selector((Clause(image="office"),)),)
+    viewer = owner.signed_in("viewer", Role.VIEWER, office)
+    for id in (owner.places["run"], "0" * 32):
+        answer = viewer.send("POST", f"/runs/{id}/cancel")
+        assert answer.status_code == 403
+        assert "the role viewer does not include it" in answer.text
+    admin = owner.signed_in("admin", Role.ADMIN, ())
+    answer = admin.send("GET", f"/runs/{'0' * 32}")
+    assert answer.status_code == 404
+    assert f"run {'0' * 32}" in answer.text
+    assert "granted" not in answer.text
+    assert admin.send("GET", f"/runs/{owner.places['run']}").status_code == 200
+
+
+def test_of_one_s_own_it_is_told_what_is_the_matter(api: Site, owner: Tenants) -> None:
+    """Also what could be said of a look for another's: here, that a host is not there any more."""
+    point = next(each for each in api.appliance.catalog.points.list() if each.name == "office")
+    running = RecoveryRecord(
+        "8" * 32, RecoveryState.RUNNING, point.id, point.manifest_name, "office", "gone", "office-again", "9" * 32,
+        "none", NOW, NOW, appliance=api.appliance.catalog.me,
+    )  # fmt: skip
+    api.appliance.catalog.recoveries.add(running)
+    path = f"/recoveries/{running.id}/discard"
+    for answer in (owner.owner.send("POST", path), api.ask("POST", path, token=owner.token)):
+        assert answer.status_code == 404
+        assert "there is no host gone" in answer.text.lower()
+    listed = owner.owner.send("GET", "/vms/image:none")  # in a list of theirs alone: this tells nothing of others
+    assert "There is no machine image:none" in listed.text
 
 
 def test_nor_does_a_host_that_does_not_answer(api: Site, owner: Tenants) -> None:

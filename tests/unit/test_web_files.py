@@ -122,7 +122,7 @@ def test_files_are_found_by_links_and_downloaded_by_who_may(
                 assert restorer.send("GET", f"/points/{point}/file?place={place}").status_code == status, place
                 assert 400 <= restorer.send("GET", f"/points/{point}/files?place={place}").status_code < 500, place
             for what in ("files", "file"):
-                assert restorer.send("GET", f"/points/{other}/{what}?place=/").status_code == 403
+                assert restorer.send("GET", f"/points/{other}/{what}?place=/").status_code == 404
                 assert viewer.send("GET", f"/points/{point}/{what}?place=/").status_code == 403
                 assert admin.send("GET", f"/points/{point[:12]}/{what}?place=/").status_code == 404
             assert "Browse files" not in viewer.send("GET", "/vms/image:web").text

@@ -161,7 +161,7 @@ def test_a_recovery_is_of_the_machine_of_its_point_and_of_none_that_is_called_th
     assert (subject.machine.id, subject.machine.host) == ("b-uuid", "there")
     assert "web-1-recovered" not in tenant.send("GET", "/recoveries").text
     for method, path in (("GET", ""), ("GET", "/console"), ("POST", "/discard"), ("POST", "/migrate")):
-        assert tenant.send(method, f"/recoveries/{theirs.id}{path}").status_code == 403, path
+        assert tenant.send(method, f"/recoveries/{theirs.id}{path}").status_code == 404, path
     assert "web-1-recovered" in admin.send("GET", "/recoveries").text
 
 

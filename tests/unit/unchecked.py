@@ -109,9 +109,7 @@ def _unchecked(view: Callable[..., Any], check: Check) -> Callable[..., Any]:
     @wraps(view)  # with what it states
     def unchecked(*arguments: Any, **named: Any) -> Any:
         if check is Check.MACHINE:
-            for name in ("actor", "api_caller"):
-                if name in g:
-                    setattr(g, name, replace(getattr(g, name), grants=()))
+            g.actor = replace(g.actor, grants=())
         return view(*arguments, **named)
 
     if check is Check.SIGNED:

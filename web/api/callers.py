@@ -26,6 +26,7 @@ from appliance.services.accounts.tokens import TokenService
 from web.acts import PUBLIC, stated
 from web.api.problems import problem
 from web.current import appliance, browsing
+from web.hiding import begin, let_in, was_let_in
 
 __all__ = [
     "answering", "appliance", "browsing", "caller", "check_answer", "check_caller", "looking", "only_admins",
@@ -38,8 +39,8 @@ _REFUSED: Final = WWWAuthenticate("bearer", {"realm": "strongroom", "error": "in
 
 
 def caller() -> Actor:
-    """Who asks; of a public view, perhaps nobody."""
-    return cast(Actor, g.api_caller)
+    """Who asks, of a view that is not public."""
+    return cast(Actor, g.actor)
 
 
 def identify() -> Actor:
@@ -58,19 +59,17 @@ def check_caller() -> None:
     """To be called before every view. Unauthorized, NotAllowed."""
     which = stated(current_app.view_functions[request.endpoint or ""])
     assert which is not None, "the application has refused to start with such a view"
-    g.api_act = which
-    g.api_checked = False
     if which == PUBLIC:
-        g.api_checked = True
         return
-    g.api_caller = actor = identify()
-    if not Access(appliance()).may(actor, Act(which)):
-        Access(appliance()).check(actor, Act(which), FILTERED)
+    wanted, actor = Act(which), identify()
+    begin(actor, wanted)
+    if not Access(appliance()).may(actor, wanted):
+        Access(appliance()).check(actor, wanted, FILTERED)
 
 
 def check_answer(response: Response) -> Response:
     """To be called after every view: nothing leaves that nobody was asked about."""
-    if response.status_code < 400 and not g.get("api_checked", True):
+    if response.status_code < 400 and not was_let_in():
         _log.error("request %s: %s asked for no permission", g.get("request_id", "?"), request.endpoint)
         return problem(500, "Something went wrong here.")
     return response
@@ -82,16 +81,16 @@ def performing(subject: Subject = NOTHING, which: Act | None = None, /, **detail
     does not learn which that is. NotAllowed, ReauthenticationNeeded. `details`: as the other ways to do the same have
     them."""
     if which is not None:
-        Access(appliance()).check(caller(), Act(g.api_act), subject)
-    with Access(appliance()).performing(caller(), which or Act(g.api_act), subject, details) as doing:
-        g.api_checked = True
+        Access(appliance()).check(caller(), Act(g.act), subject)
+    with Access(appliance()).performing(caller(), which or Act(g.act), subject, details) as doing:
+        let_in()
         yield doing
 
 
 def looking(subject: Subject = NOTHING) -> None:
     """This view shows this. NotAllowed."""
-    Access(appliance()).check(caller(), Act(g.api_act), subject)
-    g.api_checked = True
+    Access(appliance()).check(caller(), Act(g.act), subject)
+    let_in()
 
 
 def only_admins(what: str) -> None:
@@ -116,5 +115,5 @@ def subjects() -> Subjects:
 
 def answering() -> Actor:
     """Who asks, for a service that asks itself whether they may, and writes down what it does."""
-    g.api_checked = True
+    let_in()
     return caller()

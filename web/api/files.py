@@ -15,7 +15,7 @@ from appliance.services.point_records import record_of
 from appliance.services.points import PointService
 from web import downloads
 from web.acts import act
-from web.api.callers import appliance, caller, performing, subjects
+from web.api.callers import appliance, caller, looking, performing, subjects
 from web.api.resources import Id, resource
 from web.api.schemas import Out, list_of, schema_of, send, values_of
 from web.current import files
@@ -109,6 +109,7 @@ def take_file(path: Id, query: PlaceQuery) -> Response:
     """It comes piece by piece. What cannot be whole, as a chunk is damaged, or the token does not count any more, is
     cut off: a file is shorter than `Content-Length`, and a tar ends without its last chunk."""
     chosen = _chosen(path.id)
+    looking(chosen.subject)  # before it is told that as many as may are carried
     return downloads.download(chosen, caller(), performing(chosen.subject), query.disk)
 
 

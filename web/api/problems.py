@@ -1,13 +1,12 @@
 """Every failure of the API in one form: problem+json (RFC 9457).
 
 The rule: what we raised on purpose tells its sentence, its way out and its facts, and `type` names its kind for
-programs; of anything else only an id is shown, which the log has too. Who was granted some machines is answered about
-those of others as about none at all.
+programs; of anything else only an id is shown, which the log has too. What is told to whom is as on pages
+(`web.errors.told`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
@@ -16,11 +15,9 @@ from flask import Response, g, make_response, request
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from appliance.failures import Failure, Kind, failure_of, names_nothing
-from appliance.services.access import Actor, NotGranted
-from web.errors import STATUSES, for_strangers, words
+from appliance.failures import Kind
+from web.errors import STATUSES, told, words
 
-_log = logging.getLogger("strongroom.api")
 MIME_TYPE: Final = "application/problem+json"
 _RETRY_S: Final = 5
 _KIND: Final = "urn:strongroom:error:"
@@ -33,13 +30,6 @@ _HINTS: Final = {
     429: "Wait as long as the header Retry-After says.",
     500: "The log of 'strongroom serve' has the details under this id.",
 }
-
-
-_NOTHING_GRANTED: Final = Failure(
-    Kind.MISSING, "NothingGranted", "nothing that was granted goes by this name or id, or not by that alone",
-    "Give the whole id, or the host too. An admin can grant the machine ('strongroom user edit').",
-)  # fmt: skip
-"""For who was granted some machines: what is not there, and what is another's."""
 
 
 class FieldError(BaseModel):
@@ -81,7 +71,7 @@ def problem(
     errors: Sequence[FieldError] = (),
 ) -> Response:
     """`kind`: the name of an error of ours; "": the status says all."""
-    told = Problem(
+    body = Problem(
         type=_KIND + kind if kind else "about:blank",
         title=words(kind) if kind else HTTPStatus(status).phrase,
         status=status,
@@ -91,7 +81,7 @@ def problem(
         facts={name: _plain(value) for name, value in (facts or {}).items()},
         errors=list(errors),
     )
-    return Response(told.model_dump_json(), status, mimetype=MIME_TYPE)
+    return Response(body.model_dump_json(), status, mimetype=MIME_TYPE)
 
 
 def invalid(error: ValidationError) -> Response:
@@ -108,36 +98,23 @@ def of_http(error: HTTPException) -> Response:
         return make_response(error.get_response())
     status = error.code
     errors = error.errors if isinstance(error, Unprocessable) else ()
-    told = problem(status, _sentence(error), hint=_HINTS.get(status, ""), errors=errors)
+    response = problem(status, _sentence(error), hint=_HINTS.get(status, ""), errors=errors)
     for name, value in error.get_headers(request.environ):
         if name not in ("Content-Type", "Content-Length"):  # Allow, Retry-After, WWW-Authenticate
-            told.headers[name] = value
-    return told
+            response.headers[name] = value
+    return response
 
 
 def of_any(error: Exception) -> Response:
     """What is no HTTPException."""
-    failure = _NOTHING_GRANTED if _hides(error) else failure_of(error)
+    failure = told(error)
     if failure is None:
-        _log.error("request %s: %s %s", g.get("request_id", "?"), request.method, request.path, exc_info=error)
         return problem(500, "Something went wrong here.", hint=_HINTS[500])
     status = STATUSES[failure.kind]
-    if status >= 500:
-        _log.warning("request %s: %s %s: %s", g.get("request_id", "?"), request.method, request.path, error)
-        if "api_caller" not in g:
-            failure = for_strangers(failure)
-    told = problem(status, failure.sentence, kind=failure.name, hint=failure.hint, facts=failure.facts)
+    response = problem(status, failure.sentence, kind=failure.name, hint=failure.hint, facts=failure.facts)
     if failure.kind in (Kind.AWAY, Kind.THROTTLED):
-        told.headers["Retry-After"] = str(failure.facts.get("retry_after_s", _RETRY_S))
-    return told
-
-
-def _hides(error: Exception) -> bool:
-    """Whether it would tell who has some machines only that there is another. Until they were let in to what they have
-    named, it may be another's, whatever is wrong with it."""
-    who = g.get("api_caller")
-    not_let_in = isinstance(who, Actor) and who.limited and not g.api_checked
-    return isinstance(error, NotGranted) or (not_let_in and names_nothing(error))
+        response.headers["Retry-After"] = str(failure.facts.get("retry_after_s", _RETRY_S))
+    return response
 
 
 def of_page(status: int, _title: str, sentence: str, hint: str) -> Response:

@@ -14,7 +14,7 @@ from web.acts import act
 from web.current import files
 from web.downloads import OFFSET_MAX, place_asked, place_inside, shown_name
 from web.forms import whole
-from web.guarding import actor, performing
+from web.guarding import actor, looking, performing
 
 blueprint = Blueprint("files", __name__)
 _LIMIT: Final = 200
@@ -24,8 +24,8 @@ _LIMIT: Final = 200
 @act(Act.FILE_BROWSE)
 def page(id: str) -> str:
     """The volumes of all disks; with a place, a part of its folder."""
-    chosen = files().chosen(id)
     place, offset = place_asked(), whole(request.args, "offset", 0, OFFSET_MAX) or 0
+    chosen = files().chosen(id)
     with performing(Act.FILE_BROWSE, chosen.subject):
         if not place:
             return _volumes_page(chosen)
@@ -59,6 +59,7 @@ def _common(chosen: Chosen) -> dict[str, object]:
 def download(id: str) -> Response:
     """A file as it is, or a folder as a tar."""
     chosen = files().chosen(id)
+    looking(Act.FILE_READ, chosen.subject)  # before it is told that as many as may are carried
     return downloads.download(chosen, actor(), performing(Act.FILE_READ, chosen.subject))
 
 

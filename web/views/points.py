@@ -12,7 +12,7 @@ from appliance.services.points import PointDetails, PointService
 from appliance.services.signing import SigningService, What
 from web.acts import act
 from web.current import appliance
-from web.guarding import access, actor, performing
+from web.guarding import check, looking, performing
 
 blueprint = Blueprint("points", __name__)
 
@@ -21,8 +21,7 @@ blueprint = Blueprint("points", __name__)
 @act(Act.POINT_DELETE)
 def deleting(id: str) -> Response | str:
     details, subject = _found(id)
-    if not access().may(actor(), Act.POINT_DELETE, subject):
-        access().check(actor(), Act.POINT_DELETE, subject)
+    looking(Act.POINT_DELETE, subject)
     question = SigningService(appliance()).question(What.POINT, details.point.id)
     if question.why:
         return redirect(url_for("requests.new", what=What.POINT, id=details.point.id))
@@ -56,7 +55,7 @@ def protect(id: str) -> Response:
 @act(Act.POINT_UNPROTECT)
 def unprotect(id: str) -> Response:
     details, subject = _found(id)
-    access().check(actor(), Act.POINT_UNPROTECT, subject)
+    check(Act.POINT_UNPROTECT, subject)
     if SigningService(appliance()).question(What.PROTECTION, details.point.id).why:
         return redirect(url_for("requests.new", what=What.PROTECTION, id=details.point.id))
     with performing(Act.POINT_UNPROTECT, subject):

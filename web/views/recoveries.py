@@ -23,7 +23,7 @@ from appliance.services.restore.foreseeing import ForeseeingService
 from web.acts import act
 from web.current import appliance, browsing, parts
 from web.forms import required, text, whole
-from web.guarding import access, actor, performing, sees
+from web.guarding import actor, check, looking, performing, sees
 from web.jobs import Job
 from web.stretches import stretch_of
 
@@ -55,7 +55,7 @@ def form() -> Response | str:
     row = next((each for each in rows if each.key == request.args.get("machine")), None)
     if row is None:
         return which_machine(rows, "recoveries.form", "recoveries/what.html", "Recover")
-    access().check(actor(), Act.RECOVERY_START, Subject.of_machine(row.machine))
+    looking(Act.RECOVERY_START, Subject.of_machine(row.machine))
     point = browsing().point(row, request.args.get("point", ""))
     if point is None:
         return render_template("recoveries/when.html", row=row, stretch=stretch_of(row), step=2, title="Recover")
@@ -113,7 +113,7 @@ def start() -> Response:
     network = text(request.form, "network") or None
     memory, cpus = whole(request.form, "memory", 16, 1 << 24), whole(request.form, "cpus", 1, 1024)
     subject, who = Subject.of_machine(row.machine), actor()
-    access().check(who, Act.RECOVERY_START, subject)
+    check(Act.RECOVERY_START, subject)
     details = {"point": point, "host": host, "name": name, "network": network}
 
     def work(own: Appliance, job: Job) -> RecoveryRecord:
@@ -198,8 +198,7 @@ def discard(id: str) -> Response:
 def found(id: str, wanted: Act) -> RecoveryRecord:
     """Of a machine with which whoever asks may do this. RecordMissing, NotAllowed."""
     record = RecoveryService(appliance()).show(id)
-    if not access().may(actor(), wanted, subject_of(record)):
-        access().check(actor(), wanted, subject_of(record))
+    looking(wanted, subject_of(record))
     return record
 
 

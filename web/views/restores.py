@@ -27,7 +27,7 @@ from appliance.services.restore.foreseeing import FORMATS, ForeseeingService, Fo
 from web.acts import act
 from web.current import appliance, browsing
 from web.forms import FormWrong, choice, required, text
-from web.guarding import access, actor, performing, sees
+from web.guarding import access, actor, check, looking, performing, sees
 from web.stretches import stretch_of
 from web.views.recoveries import which_machine
 
@@ -51,7 +51,7 @@ def form() -> Response | str:
     row = next((each for each in rows if each.key == request.args.get("machine")), None)
     if row is None:
         return which_machine(rows, "restores.form", "restores/machines.html", "Restore")
-    access().check(actor(), Act.RESTORE_START, Subject.of_machine(row.machine))
+    looking(Act.RESTORE_START, Subject.of_machine(row.machine))
     point = browsing().point(row, request.args.get("point", ""))
     chosen = None if point is None else browsing().checked(point)
     newest = point or browsing().point(row, row.last_point or "")
@@ -102,7 +102,7 @@ def _asked(place: Place, which: Act) -> Response:
         raise NotFound
     chosen = browsing().checked(found)
     subject = _subject(row, chosen)
-    access().check(actor(), which, subject)
+    check(which, subject)
     try:
         foreseen = _foresee(row, chosen, given)
     except (NotPossible, FormWrong, PlaceNotAllowed) as err:

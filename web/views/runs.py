@@ -34,7 +34,7 @@ from appliance.throughput import bytes_s
 from web.acts import act
 from web.current import appliance, browsing, parts
 from web.forms import choice
-from web.guarding import access, actor, performing, sees
+from web.guarding import access, actor, looking, performing, sees
 from web.server import TooManyStreams
 
 blueprint = Blueprint("runs", __name__)
@@ -156,7 +156,7 @@ def dismiss(id: str) -> AnyResponse:
 def found(id: str) -> Seen:
     """Of a machine that whoever asks may see. RecordMissing, NotAllowed."""
     seen = QueueService(appliance()).run(id)
-    access().check(actor(), Act.RUN_SEE, subject_of(seen.run))
+    looking(Act.RUN_SEE, subject_of(seen.run))
     return seen
 
 

@@ -137,6 +137,16 @@ def restore_settings(current_xml: str, original_xml: str) -> str:
     return ET.tostring(current, encoding="unicode")
 
 
+def put_below(xml: str, target: str, overlay: OverlayDisk) -> str:
+    """A definition in which the disk stands on its export, whatever it stood on."""
+    root = parse_xml(xml)
+    for disk in disks_of(root):
+        if target_of(disk) == target:
+            remove_all(disk, "backingStore")
+            disk.append(_backing_of(overlay))
+    return ET.tostring(root, encoding="unicode")
+
+
 def _rename(root: ET.Element, changes: Changes) -> None:
     root.attrib.pop("id", None)
     for tag, text in (("name", changes.name), ("uuid", changes.uuid)):

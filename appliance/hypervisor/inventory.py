@@ -56,8 +56,9 @@ VolumePath = Callable[[str, str], str]
 def read_state(domain: Domain) -> StateInfo:
     state, reason = domain.state()
     if state in _OFF_STATES:
-        shut_down = state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN
-        return StateInfo(MachineState.OFF, "", io_error=False, shut_down=shut_down)
+        off = reason if state == libvirt.VIR_DOMAIN_SHUTOFF else None
+        shut_down, crashed = off == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, off == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+        return StateInfo(MachineState.OFF, "", io_error=False, shut_down=shut_down, crashed=crashed)
     if state == libvirt.VIR_DOMAIN_CRASHED:
         # A crashed machine that still has a process (on_crash=preserve) holds its disks.
         kind = MachineState.PAUSED if domain.active() else MachineState.OFF

@@ -23,10 +23,23 @@ class Qcow2Overlays:
     def create(self, path: str, socket: str, size_bytes: int) -> None:
         """Replaces what is at `path`. ImageToolFailed, HostFileError."""
         self._files.remove(path)
-        backing = f"nbd+unix:///?socket={quote(socket)}"
         self._tools.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-u", "-b", backing, path, str(size_bytes)], path
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-u", "-b", _url(socket), path, str(size_bytes)],
+            path,
         )
         self._files.give_to_qemu(path)
         # What is defined on it afterwards outlives a power cut, and so must this.
         self._tools.run(["sync", path, posixpath.dirname(path)], path)
+
+    def put_below(self, path: str, socket: str) -> None:
+        """ImageToolFailed, also while a machine has it open."""
+        self._tools.run(["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", _url(socket), path], path)
+        self.sync(path)
+
+    def sync(self, path: str) -> None:
+        """ImageToolFailed, also when it takes too long: then much of it is done."""
+        self._tools.run(["sync", "--data", path], path)
+
+
+def _url(socket: str) -> str:
+    return f"nbd+unix:///?socket={quote(socket)}"

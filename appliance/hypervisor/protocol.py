@@ -256,6 +256,12 @@ class Overlays(Protocol):
     def create(self, path: str, socket: str, size_bytes: int) -> None:
         """A qcow2 of this size whose backing is the NBD server at `socket`, which need not answer yet."""
 
+    def put_below(self, path: str, socket: str) -> None:
+        """Make the NBD server its backing again; what it holds itself still counts. No QEMU may have it open."""
+
+    def sync(self, path: str) -> None:
+        """What QEMU has written to it reaches the medium; what QEMU still has in its own memory does not."""
+
 
 class Storage(Protocol):
     def pools(self) -> tuple[PoolInfo, ...]: ...

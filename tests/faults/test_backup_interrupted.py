@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import libvirt
 import pytest
@@ -64,23 +62,11 @@ def filled(lab: Lab, name: str, size_bytes: int = SIZE) -> tuple[Disk, LabGuest]
     return disk, guest
 
 
-def qemu_pid(guest: LabGuest, run_folder: Path = Path("/run/libvirt")) -> int:
-    return int((run_folder / "qemu" / f"{guest.name}.pid").read_text())
-
-
-def kill_qemu(guest: LabGuest) -> None:
-    os.kill(qemu_pid(guest), signal.SIGKILL)
-    deadline = time.monotonic() + 120
-    while guest.exists and guest.domain.isActive():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_qemu_killed_between_runs_breaks_the_bitmap_once(lab: Lab, strongroom: Rig) -> None:
     disk, guest = filled(lab, "killed-between", 64 * MIB)
     strongroom.backup(guest)
     disk.write_noise(guest, 20 * MIB, MIB)
-    kill_qemu(guest)
+    guest.kill_qemu()
     disk.truth[:] = disk.content_now()  # what was not flushed is lost to the guest as well
     guest.start(wait=False)
     disk.write_noise(guest, 30 * MIB, MIB)
@@ -97,7 +83,7 @@ def test_qemu_killed_between_runs_breaks_the_bitmap_once(lab: Lab, strongroom: R
     # and so for a machine that stays off
     guest.kill()
     guest.start(wait=False)
-    kill_qemu(guest)
+    guest.kill_qemu()
     disk.truth[:] = disk.content_now()
     off = strongroom.backup(guest)
     read, reason = reads(off)["vda"]
@@ -119,7 +105,7 @@ def abort_job(guest: LabGuest) -> None:
 
 @pytest.mark.parametrize(
     ("end", "still_on"),
-    [(kill_qemu, False), (destroy, False), (abort_job, True)],
+    [(LabGuest.kill_qemu, False), (destroy, False), (abort_job, True)],
     ids=["qemu-killed", "destroyed", "job-aborted"],
 )
 def test_the_source_dies_mid_run(lab: Lab, strongroom: Rig, end: Callable[[LabGuest], None], still_on: bool) -> None:
@@ -134,7 +120,7 @@ def test_the_source_dies_mid_run(lab: Lab, strongroom: Rig, end: Callable[[LabGu
     assert progress.acted, "the fault did not fire"
     assert len(strongroom.points()) == before
     assert strongroom.appliance.catalog.runs.list(limit=1)[0].state is RunState.FAILED
-    strongroom.assert_nothing_left(guest, bitmap_lost=end is kill_qemu)
+    strongroom.assert_nothing_left(guest, bitmap_lost=end is LabGuest.kill_qemu)
     assert strongroom.content(first.point) == content
     if not still_on:
         assert not guest.domain.isActive()
@@ -142,7 +128,7 @@ def test_the_source_dies_mid_run(lab: Lab, strongroom: Rig, end: Callable[[LabGu
         guest.start(wait=False)
     result = strongroom.backup(guest)
     # a QEMU that was killed leaves no bitmap to trust, one that was ended properly does
-    assert reads(result)["vda"][0] == ("full" if end is kill_qemu else "incremental")
+    assert reads(result)["vda"][0] == ("full" if end is LabGuest.kill_qemu else "incremental")
     assert strongroom.content(result.point) == disk.truth
     strongroom.assert_nothing_left(guest)
 

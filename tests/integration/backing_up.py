@@ -232,6 +232,10 @@ class Disk:
             self._io(guest, f"write -P {byte} {start} {min(64 * MIB, offset + length - start)}")
         self.truth[offset : offset + length] = bytes([byte]) * length
 
+    def flush(self, guest: LabGuest) -> None:
+        """What was written outlives QEMU."""
+        self._io(guest, "flush")
+
     def discard(self, guest: LabGuest, offset: int, length: int) -> None:
         self._io(guest, f"discard {offset} {length}")
         self.truth[offset : offset + length] = bytes(length)

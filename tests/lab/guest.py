@@ -6,7 +6,9 @@ The rule: what a guest is said to hold, the guest itself said, on its console or
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,6 +171,14 @@ class LabGuest:
         except libvirt.libvirtError as err:
             if err.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
                 raise
+
+    def kill_qemu(self) -> None:
+        """As a crash of QEMU itself; until libvirt knows."""
+        os.kill(int(Path(f"/run/libvirt/qemu/{self.name}.pid").read_text()), signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while self.exists and self.domain.isActive():
+            assert time.monotonic() < deadline, f"libvirt does not notice that {self.name} is gone"
+            time.sleep(POLL_S)
 
     def remove(self) -> None:
         """Pull the plug and undefine, with all that libvirt remembers; harmless when it is gone."""

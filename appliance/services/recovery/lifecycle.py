@@ -13,7 +13,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from appliance.hypervisor.domain_rewriting import restore_settings
-from appliance.hypervisor.errors import MachineNotFound
+from appliance.hypervisor.errors import HostUnreachable, HypervisorError, MachineNotFound
 from appliance.hypervisor.protocol import Hypervisor, MachineState
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.services.recovery import locking
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.repository import Point
 
+_CRASHED = "QEMU died while the disks were moved"
 _RESUMES = 20
 _RESUME_PAUSE_S = 0.1
 
@@ -93,6 +94,21 @@ class Recovery:
                 return
             self.appliance.clock.sleep(_RESUME_PAUSE_S)
 
+    def start_crashed(self) -> bool:
+        """Start the machine again whose QEMU died while its disks were moved; that it did is noted.
+
+        QEMU 7.2 may do so when the server goes away that a job reads from. HypervisorError.
+        """
+        if not self.hypervisor.machines.state(self.record.machine_uuid).crashed:
+            return False
+        self.hypervisor.machines.start(self.record.machine_uuid)
+        self._note(f"{_CRASHED}, and the machine was started again: its guest saw a power cut")
+        return True
+
+    def _note(self, note: str) -> None:
+        if note not in self.record.notes:
+            self.update(notes=(*self.record.notes, note))
+
     # --- the ends -----------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
@@ -110,6 +126,12 @@ class Recovery:
         if f"{self.record.folder}/" not in used:  # nor NVRAM nor a console are there
             self.hypervisor.files.remove_folder(self.record.folder)
         self._release()
+        try:
+            self.start_crashed()
+        except HostUnreachable:
+            raise
+        except HypervisorError as err:  # it needs nothing of ours any more
+            self._note(f"{_CRASHED}, and the machine could not be started again: {err}")
         self.update(state=RecoveryState.MIGRATED, error=None)
         locking.forget(self.appliance, self.record.id)
 

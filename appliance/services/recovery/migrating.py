@@ -1,16 +1,19 @@
 """Move a running machine's disks off the repository, one after the other, in small steps.
 
 The rule: a job that vanished proves nothing; a disk is moved when neither the live machine nor its next start knows
-an export any more. While it lasts, exports are kept up and the machine is resumed if it lost one. A host or a
-repository that is away is waited for; nothing that was there before is overwritten.
+an export any more, and nothing of it is in QEMU's memory alone. While it lasts, exports are kept up and the machine is
+resumed if it lost one. A host or a repository that is away is waited for; nothing that was there before is overwritten.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from appliance.errors import StrongroomError
+from appliance.hypervisor.domain_rewriting import OverlayDisk, put_below
 from appliance.hypervisor.errors import HostUnreachable, HypervisorError, MachineBusy, MachineInState
 from appliance.hypervisor.protocol import BlockJob, BlockJobKind, CopyTarget, Hypervisor, MachineState
 from appliance.models import MigrationMethod, RecoveryDisk, RecoveryRecord, RecoveryState
@@ -118,6 +121,10 @@ class Migration:
             self._follow(disk, job)
         elif jobs.depends_on(uuid, disk.target, disk.host_socket):
             self._begin(disk)
+        elif disk.destination is not None:  # QEMU flushes a copy before it lets the machine go over to it
+            self._moved(disk)
+        elif not self._flushed(disk):
+            return
         else:
             self._moved(disk)
         self._last_note = ""
@@ -147,9 +154,9 @@ class Migration:
             self._told_bytes = max(self._told_bytes, done)
 
     def _begin(self, disk: RecoveryDisk) -> None:
-        """Start the job; a machine that is off can have none."""
+        """Start the job; a machine that is off can have none. One whose QEMU died is started first."""
         record, hypervisor = self.recovery.record, self.recovery.hypervisor
-        if not hypervisor.machines.get(record.machine_uuid).running:
+        if not hypervisor.machines.get(record.machine_uuid).running and not self.recovery.start_crashed():
             raise MachineIsOff(record.machine_name)
         self._attempts += 1
         if self._attempts > _ATTEMPTS:
@@ -167,10 +174,44 @@ class Migration:
             target = CopyTarget(disk.destination, disk.destination_format or "qcow2")
             hypervisor.block_jobs.copy(record.machine_uuid, disk.target, target, bandwidth)
 
+    def _flushed(self, disk: RecoveryDisk) -> bool:
+        """Whether all that was pulled is on the medium; False: to be looked at again.
+
+        At the end of a pull QEMU has taken the export from below the overlay, and has in its memory alone where in the
+        overlay a part of that lies which it has pulled. It writes that out when the guest flushes, and when the machine
+        is paused: should it die before, the disk would have lost it.
+        """
+        record, hypervisor = self.recovery.record, self.recovery.hypervisor
+        state = hypervisor.machines.state(record.machine_uuid)
+        if state.shut_down:  # QEMU has closed it
+            return True
+        if state.state is MachineState.OFF:
+            self._put_below(disk)
+            return False
+        if state.state is not MachineState.PAUSED:
+            hypervisor.overlays.sync(disk.overlay)  # the most of it, so that the pause is short
+            self._update(disk, flushing=True)
+            hypervisor.machines.suspend(record.machine_uuid)
+        elif not disk.flushing:
+            raise MachineInState(record.machine_name, f"the end of moving {disk.target}", "it is paused: resume it")
+        hypervisor.machines.resume(record.machine_uuid)
+        return True
+
+    def _put_below(self, disk: RecoveryDisk) -> None:
+        """The export below the overlay again, as what was not written out can only be had from there."""
+        record, hypervisor = self.recovery.record, self.recovery.hypervisor
+        hypervisor.overlays.put_below(disk.overlay, disk.host_socket)
+        inactive = hypervisor.machines.get(record.machine_uuid).inactive_xml
+        hypervisor.machines.define(put_below(inactive, disk.target, OverlayDisk(disk.overlay, disk.host_socket)))
+
+    def _update(self, disk: RecoveryDisk, **changes: Any) -> None:
+        disks = self.recovery.record.disks
+        self.recovery.update(
+            disks=tuple(replace(each, **changes) if each.target == disk.target else each for each in disks)
+        )
+
     def _moved(self, disk: RecoveryDisk) -> None:
-        record = self.recovery.record
-        disks = tuple(replace(each, migrated=True) if each.target == disk.target else each for each in record.disks)
-        self.recovery.update(disks=disks)
+        self._update(disk, migrated=True, flushing=False)
         self._progress.advance(disk.size_bytes - self._told_bytes)
         self._progress.finish()
 
@@ -179,6 +220,10 @@ class Migration:
         record, hypervisor = self.recovery.record, self.recovery.hypervisor
         disks = []
         for disk in record.disks:
+            if disk.flushing:
+                with contextlib.suppress(MachineInState):  # it is not paused
+                    hypervisor.machines.resume(record.machine_uuid)
+                disk = replace(disk, flushing=False)
             if not disk.migrated and disk.destination is not None:
                 try:
                     hypervisor.block_jobs.abort(record.machine_uuid, disk.target)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from appliance.hypervisor.errors import HypervisorError
+from appliance.hypervisor.errors import HypervisorError, ImageToolFailed
 from appliance.hypervisor.machines import LibvirtMachines
+from appliance.hypervisor.overlays import Qcow2Overlays
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.services.recovery import RecoveryService
 from appliance.services.recovery.errors import MachineIsOff, MigrationGoesElsewhere
@@ -307,6 +308,30 @@ def test_the_end_of_a_move_waits_for_a_machine_that_is_paused(site: tuple[Rig, L
     assert any("it is paused: resume it" in note for note in progress.notes)
     assert (migrated.state, migrated.notes) == (RecoveryState.MIGRATED, record.notes)
     assert guest.running
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    guest.remove()
+
+
+def test_a_medium_that_takes_too_long_is_asked_again_and_not_for_ever(
+    site: tuple[Rig, Lab, Protected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, lab, protected = site
+    record, guest = begin(rig, lab, protected, "slow")
+    asked = []
+
+    def sync(_: Qcow2Overlays, path: str) -> None:
+        asked.append(path)
+        raise ImageToolFailed("sync", path, "it took longer than 120 s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Qcow2Overlays, "sync", sync)
+        with pytest.raises(ImageToolFailed):
+            RecoveryService(rig.appliance).migrate(record.id)
+    assert len(asked) > 10
+    assert record_of(rig, record.id).state is RecoveryState.RUNNING
+    assert len(exports_of(rig, record)) == len(protected.disks), "nothing was let go of"
+    assert guest.running
+    assert RecoveryService(rig.appliance).migrate(record.id).state is RecoveryState.MIGRATED
     assert all(reads_right(guest, disk) for disk in protected.disks)
     guest.remove()
 

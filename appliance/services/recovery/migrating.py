@@ -14,7 +14,7 @@ from typing import Any
 
 from appliance.errors import StrongroomError
 from appliance.hypervisor.domain_rewriting import OverlayDisk, put_below
-from appliance.hypervisor.errors import HostUnreachable, HypervisorError, MachineBusy, MachineInState
+from appliance.hypervisor.errors import HostUnreachable, HypervisorError, ImageToolFailed, MachineBusy, MachineInState
 from appliance.hypervisor.protocol import BlockJob, BlockJobKind, CopyTarget, Hypervisor, MachineState
 from appliance.models import MigrationMethod, RecoveryDisk, RecoveryRecord, RecoveryState
 from appliance.progress import Progress
@@ -106,6 +106,10 @@ class Migration:
         except (HostUnreachable, MachineBusy, MachineInState, ExportFailed, OverlayFull) as err:
             self._note(str(err))  # a restarting libvirtd, a repository that is away, a job that just ends: look again
         except StrongroomError as err:
+            if isinstance(err, ImageToolFailed) and self._attempts < _ATTEMPTS:
+                self._attempts += 1  # a slow medium, which is nearer to its end each time; a machine that just starts
+                self._note(str(err))
+                return False
             if self.recovery.record.state is RecoveryState.MIGRATING:
                 self._give_up(err)
             raise

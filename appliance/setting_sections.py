@@ -108,7 +108,7 @@ class RestoreSettings:
 class RecoverySettings:
     network: Annotated[str, v.text(r"[^\s/\x00-\x1f]{1,64}", "'none', 'keep' or the name of a network")] = "none"
     cache_bytes: Annotated[int, v.positive_size] = 64 * 1024**2  # of one disk's export
-    export_start_timeout_s: Annotated[float, v.seconds(1, 600)] = 15.0
+    export_start_timeout_s: Annotated[float, v.seconds(1, 600)] = 60.0
     supervise_interval_s: Annotated[float, v.seconds(0.05, 60)] = 0.5
     migrate_bandwidth_bytes_s: Annotated[int, v.parse_size] = 0  # 0: unlimited
 

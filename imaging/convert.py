@@ -34,7 +34,7 @@ FORMATS: Final = ("raw", *OPTIONS)
 _SECTOR_BYTES: Final = 512
 _VPC_BYTES_MAX: Final = 2040 << 30
 _PROGRESS: Final = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
-_READY_S: Final = 20.0
+_READY_S: Final = 60.0
 _UNMOUNT_S: Final = 10.0
 
 

@@ -35,6 +35,7 @@ SOCKET_PATH_BYTES_MAX: Final = 107
 _THREADS: Final = 8
 _POLL_S: Final = 0.005
 _STOP_S: Final = 5.0
+_KILLED_S: Final = 60.0  # a busy machine may let even who was killed wait for his end
 _LOOKS: Final = 4
 _SHARED_LOOKS: Final = 1000  # counted, and not timed: who was stopped himself has waited for nobody meanwhile
 _LOG_BYTES_MAX: Final = 1 << 20
@@ -100,8 +101,8 @@ class Export:
         """End the server and remove its files. Safe again, and when it is dead. Raises ExportFailed if it does not
         end.
         """
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + _STOP_S
+        for number, patience_s in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _KILLED_S)):
+            deadline = time.monotonic() + patience_s
             signalled = False
             while self.alive():
                 pid = _pid(self.listen.beside(".pid"))

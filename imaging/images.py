@@ -33,8 +33,8 @@ _INSPECT_CPU_S: Final = 30
 _CPU_S: Final = 300
 _CPU_S_PER_GIB: Final = 120
 _CPU_GRACE_S: Final = 5  # for whoever does not listen to SIGXCPU: SIGKILL
-_START_S: Final = 20
-_BURIAL_S: Final = 0.5
+_START_S: Final = 60  # on a machine that is busy with many backups
+_BURIAL_S: Final = 30  # of a server that lets nobody in any more: on a busy machine its end takes a while
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "STRONGROOM_HOME")
 _OTHER_KINDS: Final = {
     stat.S_IFDIR: "a folder",
@@ -207,7 +207,8 @@ def serve(
             _allow_for_size(process, listen, path, errors)
             yield listen
         except SourceError as err:
-            if _ran_out(process):
+            _bury(process, listen)
+            if process.returncode == -signal.SIGXCPU:
                 raise ImageUnreadable(str(path), "qemu-nbd used more processor time than such a disk needs") from err
             raise
         finally:
@@ -242,8 +243,7 @@ def _allow_for_size(process: subprocess.Popen[bytes], listen: Path, path: Path, 
             limit_s = cpu_limit_s(source.size_bytes)
     except SourceError as err:
         # It listens before it opens the image: one that it may not open, it leaves after the first client was let in.
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_BURIAL_S)
+        _bury(process, listen)
         if process.returncode is None or process.returncode == -signal.SIGXCPU:
             raise
         raise _ended(process, path, errors) from err
@@ -251,10 +251,13 @@ def _allow_for_size(process: subprocess.Popen[bytes], listen: Path, path: Path, 
         resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit_s, limit_s + _CPU_GRACE_S))
 
 
-def _ran_out(process: subprocess.Popen[bytes]) -> bool:
+def _bury(process: subprocess.Popen[bytes], listen: Path) -> None:
+    """Wait for the end of a server that is about to end: it does not listen any more. One that does is let be."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(listen)) == 0:
+            return
     with suppress(subprocess.TimeoutExpired):
         process.wait(_BURIAL_S)
-    return process.returncode == -signal.SIGXCPU
 
 
 def _plain_name(path: Path) -> str:

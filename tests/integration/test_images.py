@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from imaging.ingest import Ingested, ParentDisk, ingest_disk
 from imaging.reader import DiskReader
 from imaging.source import NbdSource
 from tests.integration.encrypted import make_encrypted
+from tests.lab.holding import held_open
 from tests.lab.listening import wait_listening
 from tests.unit.memory import KEYS, DictIndex, MemoryStore, reader, writer
 
@@ -263,12 +265,21 @@ def test_a_source_that_fails_mid_read_fails_the_run(tmp_path: Path, fault: str) 
     try:
         wait_listening(listen, server)
         store, index = MemoryStore(), DictIndex()
+        reads = 0
 
-        def advance(_: int) -> None:
-            server.kill() if fault == "dies" else trigger.touch()
+        class Source(NbdSource):
+            """By whoever reads: those who are told how far it is may be told once all was read."""
 
-        with NbdSource(listen) as source, writer(store, index) as packs, pytest.raises(SourceError):
-            ingest_disk(source, packs, KEYS, advance=advance, workers=1)
+            def read(self, requests: Sequence[tuple[int, memoryview]]) -> None:
+                nonlocal reads
+                reads += 1
+                if reads == 2:
+                    server.kill() if fault == "dies" else trigger.touch()
+                super().read(requests)
+
+        with Source(listen) as source, writer(store, index) as packs, pytest.raises(SourceError):
+            ingest_disk(source, packs, KEYS, workers=1)
+        assert reads >= 2
     finally:
         server.kill()
         server.wait()
@@ -286,18 +297,22 @@ def test_reading_keeps_no_hold_on_the_buffer(tmp_path: Path) -> None:
     assert buffer[5 * MIB :] == content()[5 * MIB : 8 * MIB]
 
 
+@pytest.mark.parametrize("lingers_s", [0, 2], ids=["ends at once", "ends later"])
 def test_a_server_that_lets_a_client_in_before_it_is_refused_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lingers_s: int
 ) -> None:
-    """It listens first, and opens the image then: what it says of that is told, and not that it hung up."""
+    """It listens first, and opens the image then: what it says of that is told, and not that it hung up. On a busy
+    machine its process has an end long after its last word."""
     path = image(tmp_path, "qcow2", random.Random(1).randbytes(70_000))
     monkeypatch.setattr(images, "_wait_ready", lambda *_: None)
-    holder = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(tmp_path / "s"), str(path)])
-    try:
-        wait_listening(tmp_path / "s", holder)
-        NbdSource(tmp_path / "s", connections=1).close()  # it greets once it has the image, and its lock
+    lingering = tmp_path / "bin" / "qemu-nbd"
+    lingering.parent.mkdir()
+    lingering.write_text(f'#!/bin/sh\n/usr/bin/qemu-nbd "$@"\ncode=$?\nsleep {lingers_s}\nexit $code\n')
+    lingering.chmod(0o755)
+    with (
+        held_open(path, "qcow2", tmp_path / "s"),
+        monkeypatch.context() as patched,
+    ):
+        patched.setenv("PATH", f"{lingering.parent}:{os.environ['PATH']}")
         with pytest.raises(ImageUnreadable, match="another process"), serve(path, "qcow2", tmp_path, writable=True):
             pass
-    finally:
-        holder.terminate()
-        holder.wait()

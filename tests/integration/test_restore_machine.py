@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import time
 import xml.etree.ElementTree as ET
@@ -44,6 +43,7 @@ from tests.integration.backing_up import (
     rig,
 )
 from tests.lab import Lab, LabGuest
+from tests.lab.holding import held_open
 
 pytestmark = pytest.mark.integration
 
@@ -64,14 +64,6 @@ def machine(lab: Lab) -> tuple[LabGuest, Disk, Disk]:
         disk.write_noise(guest, 0, 3 * MIB)
         disk.write_noise(guest, 9 * MIB + 4096, 70_000)
     return guest, first, second
-
-
-def wait_until_served(listen: Path) -> None:
-    deadline = time.monotonic() + 120
-    with socket.socket(socket.AF_UNIX) as probe:
-        while probe.connect_ex(str(listen)) != 0:
-            assert time.monotonic() < deadline, "qemu-nbd does not answer"
-            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -290,18 +282,12 @@ def test_in_place_a_disk_that_somebody_has_open_is_refused(home: Rig, machine: t
     guest, first, _ = machine
     home.backup(guest)
     guest.kill()
-    listen = first.lab.path("s")
-    other = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-k", str(listen), str(first.path)])
-    try:
-        wait_until_served(listen)
+    with held_open(first.path, "qcow2", first.lab.path("s")):
         with pytest.raises(TargetRefused) as refused:
             RestoreService(home.appliance).machine(guest.name, "latest", HOST, force=True)
         assert str(first.path) in str(refused.value)
         assert "another process has it open" in str(refused.value)
         assert guest.exists, "nothing was touched"
-    finally:
-        other.kill()
-        other.wait()
     assert first.content_now() == bytes(first.truth)
 
 

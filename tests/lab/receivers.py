@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class _OnSocket(Controller):
     """A port that is chosen free by whoever listens on it."""
 
     def __init__(self, box: Mailbox, listening: socket.socket) -> None:
-        super().__init__(box, hostname="127.0.0.1", port=box.port)
+        super().__init__(box, hostname="127.0.0.1", port=box.port, ready_timeout=120)
         self._listening = listening
 
     def _create_server(self) -> Coroutine[Any, Any, asyncio.AbstractServer]:
@@ -67,19 +68,21 @@ class _OnSocket(Controller):
 
 @dataclass
 class Webhook:
-    """A web server that is posted JSON; `url` is a target of it, with a secret. `status` is what it answers."""
+    """A web server that is posted JSON; `url` is a target of it, with a secret. `status` is what it answers, after
+    `needs_s`."""
 
     port: int = 0
     posts: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     status: int = 200
+    needs_s: float = 0
     arrived: threading.Condition = field(default_factory=threading.Condition)
 
     @property
     def url(self) -> str:
         return f"json://robot:hushhush@127.0.0.1:{self.port}/hooks/T0kenOfThisHook"
 
-    def wait(self, count: int, timeout_s: float = 60) -> list[dict[str, Any]]:
+    def wait(self, count: int, timeout_s: float = 120) -> list[dict[str, Any]]:
         """Until so many posts have come."""
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.posts) >= count, timeout_s), self.posts
@@ -99,6 +102,7 @@ def web_server() -> Iterator[Webhook]:
                 if status == 200:
                     hook.posts.append(json.loads(body))
                 hook.arrived.notify_all()
+            time.sleep(hook.needs_s)
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import apprise
 
 _TIMEOUT_S: Final = 60.0
+_SOCKET_TIMEOUT_S: Final = 30.0
 _ERROR_CHARACTERS_MAX: Final = 300
 _PART: Final = re.compile(r"[^/?&=@:;,#]+")
 _SECRET_CHARACTERS_MIN: Final = 3
@@ -52,6 +53,7 @@ def _send(target: NoticeTarget, notice: Notice) -> str | None:
     if not sender.add(target.url):
         return f"apprise does not understand the URL of {target.name}: it is of no kind that it knows, or incomplete"
     _split_long_messages(sender, target)
+    _be_patient(sender, target)
     result: Any = sender.notify(
         body=notice.body, title=notice.title, notify_type=notice.urgency.value,
         body_format=apprise.NotifyFormat.TEXT, log_level=logging.WARNING,
@@ -90,3 +92,13 @@ def _split_long_messages(sender: apprise.Apprise, target: NoticeTarget) -> None:
     if "overflow=" not in target.url.lower():
         for service in sender:
             service.overflow_mode = apprise.OverflowMode.SPLIT
+
+
+def _be_patient(sender: apprise.Apprise, target: NoticeTarget) -> None:
+    """apprise gives a server 4 s for its answer, unless the URL says otherwise: one that needs longer has taken the
+    notice by then, and would get it again and again."""
+    for service in sender:
+        if "cto=" not in target.url.lower():
+            service.socket_connect_timeout = _SOCKET_TIMEOUT_S
+        if "rto=" not in target.url.lower():
+            service.socket_read_timeout = _SOCKET_TIMEOUT_S

@@ -106,7 +106,7 @@ def _killing(seed: int, report: Report) -> Iterator[Killing]:
     with (
         PrivateLibvirtd() as daemon,  # so that neither hours of this nor what others do to theirs hurts the other
         Lab(uri=daemon.uri) as lab,
-        rig(socket=str(daemon.socket)) as strongroom,
+        rig(socket=str(daemon.socket), timeout_s=10) as strongroom,
     ):
         yield Killing(lab, strongroom, seed, report)
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 GREETING_PAUSE_S = 0.5
+GREETING_TIMEOUT_S = 120.0
 
 
 class GuestSilent(RuntimeError):
@@ -35,7 +36,7 @@ class _Line:
 
     def __init__(self, path: Path, deadline: float) -> None:
         self._path = path
-        self._deadline = deadline
+        self.deadline = deadline
         self._received = b""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -54,7 +55,7 @@ class _Line:
 
     def line_that_starts_with(self, start: str, timeout_s: float) -> str | None:
         """The first such line, or None after `timeout_s` without one. GuestSilent when the guest went away."""
-        until = min(time.monotonic() + timeout_s, self._deadline)
+        until = min(time.monotonic() + timeout_s, self.deadline)
         while True:
             while b"\n" in self._received:
                 line, self._received = self._received.split(b"\n", 1)
@@ -76,25 +77,28 @@ class _Line:
             self._received += received
 
     def _left_s(self) -> float:
-        left_s = self._deadline - time.monotonic()
+        left_s = self.deadline - time.monotonic()
         if left_s <= 0:
             raise GuestSilent(f"{self._path}: the guest took no command in time")
         return left_s
 
 
 def run_in_guest(path: Path, command: str, *, timeout_s: float) -> bytes:
-    """Run one shell command in the guest and return its standard output. CommandFailed, GuestSilent."""
+    """Run one shell command in the guest and return its standard output. CommandFailed, GuestSilent.
+
+    `timeout_s` is the command's own, from when the guest has answered the greeting.
+    """
     token = secrets.token_hex(8)
-    deadline = time.monotonic() + timeout_s
-    line = _Line(path, deadline)
+    line = _Line(path, time.monotonic() + GREETING_TIMEOUT_S)
     try:
         while True:
             # The empty line ends what an earlier, abandoned call may have left half sent.
             line.send(f"\nhello {token}")
             if line.line_that_starts_with(f"hello {token}", GREETING_PAUSE_S) is not None:
                 break
+        line.deadline = time.monotonic() + timeout_s
         line.send(f"run {token} {base64.b64encode(command.encode()).decode()}")
-        answer = line.line_that_starts_with(f"done {token} ", deadline - time.monotonic())
+        answer = line.line_that_starts_with(f"done {token} ", timeout_s)
     finally:
         line.close()
     if answer is None:

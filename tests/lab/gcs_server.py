@@ -38,7 +38,7 @@ from imaging.storage.gcs import Bucket, GcsClient
 from imaging.storage.gcs_key import ServiceAccount, read_key
 
 BUCKET: Final = "strongroom-lab"
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 90.0
 _EMAIL: Final = "appliance@lab.iam.gserviceaccount.com"
 _AUDIENCE: Final = "https://oauth2.googleapis.com/token"
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"

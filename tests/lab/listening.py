@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 
 
 def accepts(path: Path) -> bool:

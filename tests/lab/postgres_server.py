@@ -32,7 +32,7 @@ from appliance.catalog.schema import upgrade
 from tests.lab.owned import PARENT, OwnedFolder, swept
 from tests.lab.ports import free_port
 
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 90.0
 _PREFIX: Final = "strongroom-pg-"
 _USER: Final = "strongroom"
 _ACCOUNT: Final = "postgres"  # the server refuses to run as root

@@ -22,7 +22,7 @@ import libvirt
 from tests.lab.listening import accepts
 from tests.lab.owned import PARENT, OwnedFolder
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 PREFIX = "strongroom-private-"
 _PLACES = {
     "run": "/run/libvirt",
@@ -31,6 +31,20 @@ _PLACES = {
     "cache": "/var/cache/libvirt",
     "log": "/var/log/libvirt",
 }
+
+
+def _copy_of_what_changes(source: Path, target: Path, but: str = "") -> None:
+    """The other daemon works in there meanwhile: what goes between being listed and being copied is not copied."""
+
+    def copy(name: str, to: str) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(name, to)
+        return to
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return {but} & set(names) if Path(folder) == source else set()
+
+    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=copy, ignore=ignored)
 
 
 class PrivateLibvirtd:
@@ -43,11 +57,10 @@ class PrivateLibvirtd:
         for name in _PLACES:
             (self.folder / name).mkdir(mode=0o755)
         (self.folder / "lib" / "qemu").mkdir()
-        shutil.copytree("/etc/libvirt", self.folder / "etc", dirs_exist_ok=True)
+        # Without `qemu`: no machine starts by itself, and no network of the other daemon comes up twice.
+        _copy_of_what_changes(Path("/etc/libvirt"), self.folder / "etc", but="qemu")
         # What QEMU can do was found out once already; asking again takes seconds.
-        shutil.copytree("/var/cache/libvirt", self.folder / "cache", dirs_exist_ok=True)
-        # No machine starts by itself, and no network of the other daemon comes up twice.
-        shutil.rmtree(self.folder / "etc" / "qemu", ignore_errors=True)
+        _copy_of_what_changes(Path("/var/cache/libvirt"), self.folder / "cache")
         self._virtlogd: subprocess.Popen[bytes] | None = None
         self._libvirtd: subprocess.Popen[bytes] | None = None
 

@@ -13,14 +13,12 @@ import contextlib
 import functools
 import json
 import os
-import random
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -35,15 +33,17 @@ from imaging.storage.endpoints import parse_endpoint
 from imaging.storage.object_lock import GOVERNANCE, Lock, Locking
 from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store
 from tests.lab.owned import PARENT, OwnedFolder, swept
+from tests.lab.ports import free_port
 
 BUCKET: Final = "strongroom-lab"
 LOCKED_BUCKET: Final = "strongroom-locked"
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 90.0
 _STARTS: Final = 3
 _PREFIX: Final = "strongroom-s3-"
 _PORTS: Final = "ports.json"
 _GRPC: Final = 10_000
 """Each service also listens on the port that is higher by this."""
+_PORT_RANGE: Final = range(10_000, 22_000)
 
 _ALL: Final = Credentials("lab-all", "lab-all-secret")
 _NONE: Final = Credentials("lab-none", "lab-none-secret")
@@ -103,7 +103,7 @@ class S3Server:
         """Starts it, and waits until it has taken an object. Its ports are free ones, which somebody else may take in
         the meantime: then others are tried."""
         for attempt in range(_STARTS):
-            self.ports = _free_ports(self.services)
+            self.ports = {service: free_port(_PORT_RANGE, also=_GRPC) for service in self.services}
             (self.folder / _PORTS).write_text(json.dumps(self.ports))
             self._process = self._spawn()
             try:
@@ -237,19 +237,6 @@ def fresh_locked_store() -> S3Store:
 def _identity(credentials: Credentials, *actions: str) -> dict[str, object]:
     keys = {"accessKey": credentials.access_key, "secretKey": credentials.secret_key}
     return {"name": credentials.access_key, "credentials": [keys], "actions": list(actions)}
-
-
-def _free_ports(services: Sequence[str]) -> dict[str, int]:
-    """Below those that the kernel gives to clients."""
-    found: dict[str, int] = {}
-    with contextlib.ExitStack() as held:
-        while len(found) < len(services):
-            port = random.randrange(10_000, 22_000)
-            with contextlib.suppress(OSError):
-                for number in (port, port + _GRPC):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", number))
-                found[services[len(found)]] = port
-    return found
 
 
 def _remove_sockets_of(folder: Path) -> None:

@@ -45,7 +45,7 @@ from tests.unit.cli_runner import PROJECT
 PASSWORD: Final = "three blind mice and a cat"
 WIDE: Final = (1280, 900)
 NARROW: Final = (360, 740)
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 120.0
 _AGAIN: Final = (NoSuchElementException, StaleElementReferenceException, ElementNotInteractableException)
 """What is said of a part of a page that is being replaced while it is looked at: then it is looked at again."""
 
@@ -215,6 +215,9 @@ class Browser:
 
         self._until(there, f"{text!r} is in no {selector}", patience_s)
 
+    def wait(self, what: str, done: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        self._until(lambda _: bool(done()), f"in vain waited for {what}", patience_s)
+
     def _until(self, done: Callable[[webdriver.Chrome], bool], what: str, patience_s: float) -> None:
         try:
             WebDriverWait(self.driver, patience_s, ignored_exceptions=_AGAIN).until(done)
@@ -359,10 +362,20 @@ _POLICIES: Final[tuple[dict[str, Any], ...]] = (
 )  # fmt: skip
 
 
+def still(browser: Browser) -> None:
+    """Settled, and so it stays: no part of it is asked for again by itself while it is looked at."""
+    settled(browser)
+    browser.driver.execute_script(
+        "document.addEventListener('htmx:beforeRequest', (event) => event.preventDefault(), true)"
+    )
+    settled(browser)
+
+
 def settled(browser: Browser) -> None:
-    """Until fonts, scripts and parts are there."""
+    """Until fonts, scripts and parts are there, those too that are made while one waits."""
     WebDriverWait(browser.driver, PATIENCE_S).until(
         lambda driver: driver.execute_script(
-            "return document.readyState === 'complete' && !document.querySelector('.htmx-request')"
+            "return document.readyState === 'complete'"
+            " && !document.querySelector('.htmx-request, [hx-trigger=\"every 500ms\"]')"
         )
     )

@@ -16,7 +16,6 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from appliance.bootstrap import Appliance
 from appliance.services.access.audits import AuditService
@@ -25,8 +24,8 @@ from tests.browser.console import PASSWORD, WIDE, Browser, Person, chromium, ser
 from tests.lab import Lab
 from tests.unit.cli_runner import PROJECT
 
-pytestmark = pytest.mark.integration
-_LONG_S = 120.0
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+_LONG_S = 240.0
 _STROKE_S = 0.05
 
 
@@ -35,10 +34,6 @@ def screen(domain: ET.Element) -> None:
     assert devices is not None
     ET.SubElement(ET.SubElement(devices, "video"), "model", type="vga")
     ET.SubElement(ET.SubElement(devices, "graphics", type="vnc"), "listen", type="none")
-
-
-def wait(browser: Browser, what: str, done: Callable[[], object], patience_s: float = _LONG_S) -> None:
-    WebDriverWait(browser.driver, patience_s, 0.2).until(lambda _: done(), what)
 
 
 def test_from_a_fresh_home_to_a_machine_that_was_saved(lab: Lab, strongroom_home: Path) -> None:
@@ -70,8 +65,8 @@ def test_from_a_fresh_home_to_a_machine_that_was_saved(lab: Lab, strongroom_home
 
 def _set_up(browser: Browser, log: Path) -> None:
     """By the link that serve prints; then in with a recovery code."""
-    wait(browser, "the link", lambda: "/set-up/" in log.read_text())
-    wait(browser, "the console", lambda: "the console answers" in log.read_text())
+    browser.wait("the link", lambda: "/set-up/" in log.read_text())
+    browser.wait("the console", lambda: "the console answers" in log.read_text())
     browser.go(re.findall(r"/set-up/[\w-]+", log.read_text())[0])
     browser.type("name", "alice")
     browser.type("password", PASSWORD)
@@ -97,7 +92,7 @@ def _protect(browser: Browser, name: str) -> None:
     browser.go("/vms")
     # What is typed narrows the list, and the address keeps it: read anew, it is the list of that alone.
     browser.type("text", name)
-    wait(browser, "the address", lambda: f"text={name}" in browser.driver.current_url)
+    browser.wait("the address", lambda: f"text={name}" in browser.driver.current_url)
     browser.go(f"/vms?text={name}")
     browser.press(name)
     browser.wait_for(".lead", "unprotected")
@@ -134,9 +129,9 @@ def _recover(browser: Browser, name: str, recovered: str) -> None:
 
 def _type(browser: Browser, line: str, arrived: Callable[[], bool]) -> None:
     browser.press("Console")
-    wait(browser, "the screen", lambda: browser.find("#screen-state").text == "connected")
+    browser.wait("the screen", lambda: browser.find("#screen-state").text == "connected")
     canvas = browser.find("#screen canvas")
-    wait(browser, "a picture", lambda: canvas.size["width"] > 100)
+    browser.wait("a picture", lambda: canvas.size["width"] > 100)
     canvas.click()
 
     def typed() -> bool:
@@ -151,7 +146,7 @@ def _type(browser: Browser, line: str, arrived: Callable[[], bool]) -> None:
                 return True
         return False
 
-    wait(browser, "what was typed", typed)
+    browser.wait("what was typed", typed)
     browser.press("Back")
 
 

@@ -71,7 +71,7 @@ class Rig:
     """An appliance with an empty repository and one host. Owns the appliance; its home is the caller's to remove."""
 
     def __init__(
-        self, home: Path, environment: Mapping[str, str] | None = None, *, socket: str = "", timeout_s: float = 10
+        self, home: Path, environment: Mapping[str, str] | None = None, *, socket: str = "", timeout_s: float = 60
     ) -> None:
         self.home = home
         self.environment = {"STRONGROOM_HOME": str(home), **(environment or {})}
@@ -129,7 +129,7 @@ class Rig:
     def signalled_at(self, place: tuple[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "tests.faults.crash", *place, "1", *arguments],
-            env=self.process_environment(), capture_output=True, text=True, timeout=60, check=False,
+            env=self.process_environment(), capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
 
     def assert_nothing_left(self, *guests: LabGuest, bitmap_lost: bool = False) -> None:
@@ -152,7 +152,7 @@ class Rig:
 
 
 @contextmanager
-def rig(environment: Mapping[str, str] | None = None, *, socket: str = "", timeout_s: float = 10) -> Iterator[Rig]:
+def rig(environment: Mapping[str, str] | None = None, *, socket: str = "", timeout_s: float = 60) -> Iterator[Rig]:
     """Where QEMU's user can reach scratch and sockets. `environment`: settings as STRONGROOM_SECTION_KEY."""
     with home_folder() as parent:
         made = Rig(parent / "home", environment, socket=socket, timeout_s=timeout_s)
@@ -303,7 +303,7 @@ def plain(path: Path, image_format: str = "qcow2") -> bytes:
 
 
 def tool(*command: str | Path) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, f"{command[0]}: {done.stderr.strip()}"
     return done.stdout
 

@@ -2,7 +2,7 @@
 
 A run of the queue stands still by a `qemu-img`, and one that is begun at once by a `qemu-nbd`, of ours that is first in
 PATH: it waits as long as a file of the image's name is there, and then becomes the real one. The product waits two
-minutes for the one, and 20 seconds for the other.
+minutes for the one, and one minute for the other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ for image; do :; done
 while [ -e "$image.{name}" ]; do sleep 0.05; done
 exec {real} "$@"
 """
-TIMEOUT_S = 90.0
+TIMEOUT_S = 120.0
 
 
 @dataclass(eq=False)
@@ -104,8 +104,9 @@ class Queueing:
         return self.appliance.settings.log_directory / "serve.log"
 
     def executor(self, id: str) -> int:
-        """The process that executes a run."""
-        (pid,) = self.processes("execute", id)
+        """The process that executes a run. A child of it has its command line, until it runs its own program."""
+        found = self.processes("execute", id)
+        (pid,) = (pid for pid in found if _parent_of(pid) not in found)
         return pid
 
     def processes(self, *words: str) -> list[int]:
@@ -192,6 +193,14 @@ class Queueing:
 
     def _words(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "appliance.cli", *arguments]
+
+
+def _parent_of(pid: int) -> int:
+    """0: it has just ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import select
 import signal
 import subprocess
@@ -41,7 +42,7 @@ class Finished:
         return json.loads(self.out)
 
 
-def strongroom(rig: Rig, *arguments: str | Path, expect: int | None = 0, timeout_s: float = 120) -> Finished:
+def strongroom(rig: Rig, *arguments: str | Path, expect: int | None = 0, timeout_s: float = 180) -> Finished:
     """The command line, as a process of its own."""
     done = subprocess.run(
         rig.command(*arguments), env=rig.process_environment(), capture_output=True, text=True, timeout=timeout_s,
@@ -84,7 +85,7 @@ def kill_all(pids: list[int]) -> None:
             stack.callback(os.close, process)
             signal.pidfd_send_signal(process, signal.SIGKILL)
         for process in processes:
-            assert select.select([process], [], [], 30)[0], "a process does not die"
+            assert select.select([process], [], [], 120)[0], "a process does not die"
 
 
 def kill_exports(rig: Rig, record: RecoveryRecord) -> None:
@@ -94,17 +95,16 @@ def kill_exports(rig: Rig, record: RecoveryRecord) -> None:
 
 
 def supervisors_of(rig: Rig) -> list[int]:
-    found = []
+    """A child of one has its command line, until it runs its own program: it is none."""
+    found: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if (
-                b"supervise" in words
-                and os.fsencode(rig.home) in words
-                and (process / "stat").read_text().split()[2] != "Z"
-            ):
-                found.append(int(process.name))
-    return found
+            if b"supervise" in words and os.fsencode(rig.home) in words:
+                state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    found[int(process.name)] = int(parent)
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 def assert_export_gone(rig: Rig, record: RecoveryRecord) -> None:
@@ -148,11 +148,12 @@ def supervised(rig: Rig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def serving(made: Rig) -> Iterator[subprocess.Popen[str]]:
-    """Ends by SIGTERM, in time and with exit code 0."""
+    """It looks after recoveries when this begins. Ends by SIGTERM, in time and with exit code 0."""
     process = subprocess.Popen(made.command("serve"), env=made.process_environment(), stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         assert "serving" in process.stderr.readline()
+        wait_until(lambda: spawning.looked_after(made.appliance) or process.poll() is not None, "a supervisor lives")
         yield process
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
@@ -209,19 +210,21 @@ def protect(rig: Rig, lab: Lab, name: str, sizes_bytes: list[int], noise_bytes: 
 def reads_right(guest: LabGuest, disk: Disk, logs: Path = Path("/var/log/libvirt/qemu")) -> bool:
     """Whether the running machine reads what the backup held, and zeros where nothing was written.
 
-    QEMU does not answer what its qemu-io found: it writes it into the log of the machine.
+    QEMU does not answer what its qemu-io found: it writes it into the log of the machine, by a process between them. So
+    what is told of these reads is what stands between two commands that it does not know, and says so of.
     """
     node, log = device(guest, disk.disk.target), logs / f"{guest.name}.log"
-    before = log.stat().st_size
+    begin, end = (f"{each}-{secrets.token_hex(4)}" for each in ("begin", "end"))
     wanted = ((0x5A, MIB, 4 * MIB), (0, 0, MIB))
-    for byte, start, length in wanted:
-        hmp(guest, f'qemu-io -d {node} "read -P {byte} {start} {length}"')
+    for command in (begin, *(f"read -P {byte} {start} {length}" for byte, start, length in wanted), end):
+        hmp(guest, f'qemu-io -d {node} "{command}"')
+    between = re.compile(rf'"{begin}" not found\s(.*)command "{end}" not found', re.DOTALL)
 
-    def told() -> str:
-        with log.open("rb") as file:
-            file.seek(before)
-            return file.read().decode(errors="replace")
+    def said() -> list[str]:
+        return between.findall(log.read_text(errors="replace"))
 
-    wait_until(lambda: len(re.findall(r"ops/sec|failed: ", told())) >= len(wanted), f"{log} tells of both reads")
-    assert "Pattern verification failed" not in told(), "an error may pass, wrong bytes never"
-    return "failed" not in told()
+    wait_until(said, f"{log} tells of both reads")
+    (told,) = said()
+    assert len(re.findall(r"ops/sec|failed: ", told)) == len(wanted), told
+    assert "Pattern verification failed" not in told, "an error may pass, wrong bytes never"
+    return "failed" not in told

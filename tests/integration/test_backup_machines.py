@@ -28,6 +28,7 @@ from tests.integration.backing_up import (
     rig,
     tool,
 )
+from tests.integration.recovering import wait_until
 from tests.lab import Lab, LabDisk, LabGuest
 from tests.lab.listening import wait_listening
 
@@ -129,7 +130,7 @@ def test_disks_of_every_kind_in_one_machine(lab: Lab, strongroom: Rig) -> None:
     assert result.partial, "the folder that the guest sees as a disk is missing from the point"
     by_command = subprocess.run(
         strongroom.command("backup", guest.name), env=strongroom.process_environment(), capture_output=True, text=True,
-        check=False, timeout=60,
+        check=False, timeout=180,
     )  # fmt: skip
     assert by_command.returncode == 3
     assert "not on the point: vde: its source" in by_command.stderr
@@ -251,7 +252,7 @@ def test_a_transient_machine_is_incremental_even_when_it_is_started_anew(lab: La
     assert reads(second) == {"vda": ("incremental", None)}
     assert strongroom.content(second.point) == disk.truth
     guest.kill()
-    assert not guest.exists
+    wait_until(lambda: not guest.exists, "libvirt has forgotten it")
     lab.connection().createXML(definition)
     assert checkpoints(guest) == set()
     disk.write_noise(guest, 30 * MIB, MIB)

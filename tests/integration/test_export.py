@@ -114,7 +114,7 @@ def test_a_server_that_cannot_open_the_repository_says_why(protected: Protected,
     wrong.write_bytes(bytes(32))
     server = export.start(replace(served, machine_key=wrong), Listen(tmp_path / "s"), outlives_caller=False)
     with pytest.raises(ExportFailed) as failed:
-        server.wait_ready(15)
+        server.wait_ready(120)
     assert "Traceback" not in str(failed.value)
     assert "secret" in str(failed.value) or "key" in str(failed.value)
     server.stop()
@@ -128,14 +128,14 @@ def test_one_that_outlives_its_caller_is_found_again_and_stopped(protected: Prot
         "import sys,os,signal; from pathlib import Path; from imaging import export;"
         "from imaging.serving import ServedDisk;"
         "served=ServedDisk.parse(dict(word.split('=',1) for word in sys.argv[2:]));"
-        "export.start(served, export.Listen(Path(sys.argv[1])), outlives_caller=True).wait_ready(15);"
+        "export.start(served, export.Listen(Path(sys.argv[1])), outlives_caller=True).wait_ready(120);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     died = subprocess.run([sys.executable, "-c", script, str(listen.path), *served.arguments()], check=False)
     assert died.returncode == -signal.SIGKILL
     again = export.start(served, listen, outlives_caller=True)
     assert again.alive()
-    again.wait_ready(15)
+    again.wait_ready(120)
     assert nbd_copy(listen.uri, tmp_path / "copy.raw") == protected.content
     again.stop()
     assert not again.alive()
@@ -146,14 +146,14 @@ def test_killed_server_comes_back_on_the_same_socket(protected: Protected, tmp_p
     served = ExportService(protected.appliance).served(protected.point, "disk")
     listen = Listen(tmp_path / "s")
     first = export.start(served, listen, outlives_caller=True)
-    first.wait_ready(15)
+    first.wait_ready(120)
     os.kill(int((tmp_path / "s.pid").read_text()), signal.SIGKILL)
     deadline = time.monotonic() + 120
     while first.alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not first.alive()
     second = export.start(served, listen, outlives_caller=True)
-    second.wait_ready(15)
+    second.wait_ready(120)
     assert nbd_copy(listen.uri, tmp_path / "copy.raw") == protected.content
     second.stop()
 
@@ -200,7 +200,7 @@ def test_export_serve_in_the_background_of_a_script_ends_when_interrupted(
     assert shell.stdout.readline().startswith("nbd+unix")
     os.kill(pid, number)
     try:
-        assert shell.communicate(timeout=60)[0] == "code 0\n"
+        assert shell.communicate(timeout=120)[0] == "code 0\n"
     except subprocess.TimeoutExpired:
         os.kill(pid, signal.SIGKILL)
         raise

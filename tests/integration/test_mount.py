@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from imaging.convert import is_mounted
 from imaging.errors import MountFailed, PointHeld
 from tests.integration.protected import NAME, Protected, protected_image
 from tests.integration.recovering import wait_until
+from tests.unit.cli_runner import PROJECT
 
 
 @pytest.fixture
@@ -125,24 +125,23 @@ def test_a_mount_outlives_its_command_and_is_left_alone_by_upkeep(protected: Pro
     service.umount(tmp_path)
 
 
-def test_killed_while_mounting_is_swept(protected: Protected, tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from appliance.bootstrap import Appliance\n"
-        "from appliance.services.exports import ExportService\n"
-        "ExportService(Appliance.from_environment()).mount('img', 'latest', Path(sys.argv[1]))\n"
-    )
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("appliance.services.exports:ExportService._held", "after"),
+        ("imaging.export:start", "after"),
+        ("imaging.convert:mount_file", "before"),
+    ],
+    ids=["held", "server started", "server ready"],
+)
+def test_killed_while_mounting_is_swept(protected: Protected, tmp_path: Path, place: tuple[str, str]) -> None:
     service = ExportService(protected.appliance)
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    deadline = time.monotonic() + 120
-    while not protected.appliance.repository.holds() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    child.kill()
-    child.wait()
-    assert len(service.list()) == 1
+    words = [sys.executable, "-m", "tests.faults.crash", *place, "1", "mount", NAME, "--point", "latest", str(tmp_path)]
+    died = subprocess.run(words, check=False, capture_output=True, text=True, cwd=PROJECT)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert len(service.list()) == len(protected.appliance.repository.holds()) == 1
     # What it had started may hold its lock for a moment more: until then it is not swept, and that is no problem.
-    deadline = time.monotonic() + 120
-    while (service.sweep() or service.list()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert service.list() == ()
+    wait_until(lambda: not service.sweep() and not service.list(), "it is swept")
     assert protected.appliance.repository.holds() == []
     assert list(tmp_path.iterdir()) == []

@@ -179,5 +179,5 @@ def run_init(environment: dict[str, str], *arguments: str) -> subprocess.Complet
     return subprocess.run(
         [*command, "--recovery-key-file", str(key)],
         env={**os.environ, "STRONGROOM_PASSPHRASE": secrets.token_urlsafe(16), **environment},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip

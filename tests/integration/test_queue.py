@@ -72,14 +72,14 @@ def test_runs_are_cancelled_and_killed_ones_are_tried_again(site: Queueing) -> N
         site.until(lambda: any(run.name == "at-terminal" for run in site.appliance.catalog.runs.own_running()),
                    lambda: "the command runs")  # fmt: skip
         (direct,) = (run.id for run in site.appliance.catalog.runs.own_running() if run.name == "at-terminal")
-        assert service.cancel(direct).state is RunState.RUNNING  # first, as it is held for 20 seconds only
+        assert service.cancel(direct).state is RunState.RUNNING  # first, as it is held for a minute only
         assert "is asked to end" in site.command("run", "cancel", unwanted[:12]).stdout
         for id in (unwanted, direct):
             ended = site.wait(id, RunState.CANCELLED)
             assert (ended.point, ended.error) == (None, None)
             with pytest.raises(RunEnded, match="cancelled"):
                 service.cancel(id)
-        _, said = at_terminal.communicate(timeout=60)
+        _, said = at_terminal.communicate(timeout=TIMEOUT_S)
         assert at_terminal.returncode == 143, said
 
         os.kill(site.executor(killed), signal.SIGKILL)
@@ -192,7 +192,7 @@ def test_a_killed_daemon_costs_no_run_and_one_that_ends_gives_them_back(site: Qu
         second.send_signal(signal.SIGTERM)
         site.until(lambda: "are given 600 s" in site.log(), lambda: "it waits for the run")
         second.send_signal(signal.SIGTERM)
-        assert second.wait(60) == 0
+        assert second.wait(TIMEOUT_S) == 0
     for id, error in ((made_way, "it was ended by SIGTERM"), (behind, None)):
         assert (site.run(id).state, site.run(id).attempts, site.run(id).error) == (RunState.QUEUED, 0, error)
     site.assert_nothing_left()
@@ -222,7 +222,7 @@ def test_a_look_at_the_hosts_that_hangs_keeps_no_daemon_from_ending(site: Queuei
     with site.serving(hanging) as daemon:
         site.until(lambda: f"{hanging} hangs" in site.said_by_serve(), lambda: "it hangs")
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(60) == 0
+        assert daemon.wait(TIMEOUT_S) == 0
 
 
 def test_a_sweep_that_hangs_keeps_no_daemon_from_ending(site: Queueing) -> None:
@@ -236,7 +236,7 @@ def test_a_sweep_that_hangs_keeps_no_daemon_from_ending(site: Queueing) -> None:
         daemon.send_signal(signal.SIGTERM)
         site.until(lambda: "are given 600 s" in site.said_by_serve()[said:], lambda: "it sees that it is to end")
         site.release("under-way-then")
-        assert daemon.wait(60) == 0
+        assert daemon.wait(TIMEOUT_S) == 0
     site.assert_made(under_way)
     assert (site.run(behind).state, site.run(behind).error) == (RunState.QUEUED, None), "no run is begun any more"
     site.command("run", "cancel", behind)
@@ -263,7 +263,7 @@ def test_a_run_under_way_is_given_its_time(site: Queueing, tmp_path: Path) -> No
         site.until(lambda: "told to end: runs under way" in site.said_by_serve()[said:], lambda: "it is to end")
         late = site.put("too-late")
         site.release("under-way")
-        assert daemon.wait(60) == 0
+        assert daemon.wait(TIMEOUT_S) == 0
     assert site.assert_made(under_way).attempts == 1
     assert site.run(late).state is RunState.QUEUED
     site.command("run", "cancel", late)

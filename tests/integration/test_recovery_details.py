@@ -239,7 +239,7 @@ def test_of_two_that_want_one_name_one_gets_it(site: Site) -> None:
         subprocess.Popen([*command, host], env=site.rig.process_environment(), stderr=subprocess.PIPE, text=True)
         for host in ("here", "emulating")
     ]
-    told = [process.communicate(timeout=60)[1] for process in both]
+    told = [process.communicate(timeout=180)[1] for process in both]
     codes = [process.returncode for process in both]
     assert sorted(codes) == [0, 1], told
     assert f"has a machine '{name}' already" in told[codes.index(1)]

@@ -122,11 +122,11 @@ def serving(home: Mapping[str, str]) -> Iterator[str]:
     )  # fmt: skip
     os.close(writing)
     try:
-        assert select.select([reading], [], [], 60)[0], "the server does not come up"
+        assert select.select([reading], [], [], 120)[0], "the server does not come up"
         if os.read(reading, 1) != b"1":
             raise AssertionError(process.communicate()[1])
         yield f"https://127.0.0.1:{port}"
     finally:
         os.close(reading)
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)

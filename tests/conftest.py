@@ -105,6 +105,7 @@ def strongroom_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with home_folder() as parent:
         monkeypatch.setenv("STRONGROOM_HOME", str(parent / "home"))
         monkeypatch.setenv("STRONGROOM_PASSPHRASE", secrets.token_urlsafe(16))
+        monkeypatch.setenv("STRONGROOM_LIMITS_HOST_TIMEOUT_S", "60")  # a busy machine's libvirtd may answer late
         yield parent / "home"
 
 

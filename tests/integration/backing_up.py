@@ -6,6 +6,7 @@ through QEMU itself, or the disk's file as qemu-img reads it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,11 +15,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import libvirt_qemu
 
@@ -35,6 +37,9 @@ from imaging.points import Point
 from imaging.reader import DiskReader
 from tests.lab import Lab, LabDisk, LabGuest
 from tests.lab.owned import home_folder
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 MIB = 1 << 20
 HOST = "here"
@@ -181,6 +186,28 @@ def firmware_machine(
             edit(domain)
 
     return lab.machine(name, disks=disks, memory_mib=64, edit=no_kernel)
+
+
+def standing(act: Callable[[], T], state: Callable[[], S]) -> tuple[T, S]:
+    """What `act` gave, once `state` was the same before and after it. A machine that was suspended does nothing more,
+    but who works for it may still be at what it was told before."""
+    deadline = time.monotonic() + 120
+    while True:
+        before, given = state(), act()
+        if before == state():
+            return given, before
+        assert time.monotonic() < deadline, "it does not come to a rest"
+
+
+def tpm_states(uuid: str) -> dict[str, bytes]:
+    """The files of a machine's emulated TPM; a new one of them is written beside the old one, and then gets its
+    name."""
+    root, found = Path("/var/lib/libvirt/swtpm", uuid), {}
+    for path in root.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                found[str(path.relative_to(root))] = path.read_bytes()
+    return found
 
 
 def hmp(guest: LabGuest, command: str) -> str:

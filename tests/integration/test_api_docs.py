@@ -33,7 +33,7 @@ def test_the_examples_of_the_documentation_work(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-m", "appliance.cli", *words], cwd=PROJECT, env=made.environment, check=True)
         done = subprocess.run(
             ["bash", "-c", script], cwd=tmp_path, env=made.environment | {"STRONGROOM": url}, capture_output=True,
-            text=True, timeout=120, check=False,
+            text=True, timeout=240, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "header").stat().st_mode & 0o777 == 0o600

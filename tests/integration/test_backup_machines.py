@@ -26,7 +26,9 @@ from tests.integration.backing_up import (
     read_of,
     reads,
     rig,
+    standing,
     tool,
+    tpm_states,
 )
 from tests.integration.recovering import wait_until
 from tests.lab import Lab, LabDisk, LabGuest
@@ -228,15 +230,17 @@ def test_firmware_and_tpm_state_are_kept(lab: Lab, strongroom: Rig) -> None:
     guest.start(wait=False)
     disk.write_noise(guest, 0, MIB)
     guest.domain.suspend()  # its firmware would go on writing both, and be compared with itself at another moment
-    result = strongroom.backup(guest)
+    uuid = guest.domain.UUIDString()
+    result, (variables, states) = standing(
+        lambda: strongroom.backup(guest), lambda: (nvram.read_bytes(), tpm_states(uuid))
+    )
     kept = {entry.name: entry for entry in result.point.manifest.files}
-    assert strongroom.file_content(kept["nvram"]) == nvram.read_bytes()
+    assert strongroom.file_content(kept["nvram"]) == variables
     assert kept["nvram"].path == str(nvram)
-    state = Path("/var/lib/libvirt/swtpm", guest.domain.UUIDString())
     tpm = {name for name in kept if name.startswith("tpm/")}
     assert "tpm/tpm2/tpm2-00.permall" in tpm
     for name in tpm:
-        assert strongroom.file_content(kept[name]) == (state / name.removeprefix("tpm/")).read_bytes()
+        assert strongroom.file_content(kept[name]) == states[name.removeprefix("tpm/")]
     assert strongroom.content(result.point) == disk.truth
     strongroom.assert_nothing_left(guest)
 

@@ -35,7 +35,7 @@ FIGURES = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.timeout(600)  # all parts are measured by the first test
+pytestmark = pytest.mark.timeout(1200)  # all parts are measured by the first test
 
 OF_SCALE = ("verify", "index", "collection", "browsing", "pages", "due")
 
@@ -73,7 +73,7 @@ def _measured(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=540,
+        timeout=1140,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

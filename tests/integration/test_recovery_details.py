@@ -19,7 +19,17 @@ from appliance.services.backup import BackupService
 from appliance.services.inventory import InventoryService
 from appliance.services.recovery import RecoveryService
 from appliance.services.recovery.errors import RecoveryEnded
-from tests.integration.backing_up import MIB, Disk, Rig, blank, firmware_machine, plain, rig
+from tests.integration.backing_up import (
+    MIB,
+    Disk,
+    Rig,
+    blank,
+    firmware_machine,
+    plain,
+    rig,
+    standing,
+    tpm_states,
+)
 from tests.integration.recovering import (
     Protected,
     assert_export_gone,
@@ -118,9 +128,12 @@ def test_firmware_and_tpm_wake_up_with_what_they_knew(site: Site) -> None:
     origin = firmware_machine(site.lab, [disk.disk], "uefi", edit=uefi)
     origin.start(wait=False)
     origin.domain.suspend()  # its firmware would go on writing both, after the backup too
-    BackupService(site.rig.appliance).run_machine(origin.name, host="here")
+    standing(
+        lambda: BackupService(site.rig.appliance).run_machine(origin.name, host="here"),
+        lambda: (nvram.read_bytes(), tpm_states(origin.domain.UUIDString())),
+    )
     origin.kill()
-    old_state = swtpm_files(origin.domain.UUIDString())
+    old_state = tpm_states(origin.domain.UUIDString())
     assert "tpm2/tpm2-00.permall" in old_state
     name = site.name("firmware")
     # The firmware writes into its memory at once: what it was given is seen before.
@@ -131,7 +144,7 @@ def test_firmware_and_tpm_wake_up_with_what_they_knew(site: Site) -> None:
     guest = site.lab.adopt(name)
     assert guest.running
     assert guest.domain.UUIDString() != origin.domain.UUIDString()
-    assert swtpm_files(origin.domain.UUIDString()) == old_state, "the old machine's is not touched"
+    assert tpm_states(origin.domain.UUIDString()) == old_state, "the old machine's is not touched"
     site.service.discard(record)
     assert_nothing_left(site.rig, site.lab, record_of(site.rig, record))
     assert not Path("/var/lib/libvirt/swtpm", record_of(site.rig, record).machine_uuid).exists()
@@ -144,18 +157,13 @@ def start_watched(site: Site, origin: str, name: str, seen: dict[str, dict[str, 
 
     def start(self: LibvirtMachines, machine: str, *, paused: bool = False) -> None:
         record = site.rig.appliance.catalog.recoveries.list(ended=False)[-1]
-        seen["tpm"] = swtpm_files(machine)
+        seen["tpm"] = tpm_states(machine)
         seen["nvram"] = {"nvram": Path(record.folder, "nvram").read_bytes()}
         real(self, machine, paused=paused)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LibvirtMachines, "start", start)
         return site.service.start(origin, "latest", host="here", new_name=name).id
-
-
-def swtpm_files(uuid: str) -> dict[str, bytes]:
-    root = Path("/var/lib/libvirt/swtpm", uuid)
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @contextmanager

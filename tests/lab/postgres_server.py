@@ -130,10 +130,19 @@ class PostgresServer:
             url = self.fresh()
             with closing(Database.shared(url)) as database:
                 upgrade(database, self.folder / "lock")
+            self._wait_unused(url)
             self._catalog = sql.Identifier(_database_of(url))
         name = f"t{secrets.token_hex(6)}"
         self.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), self._catalog))
         return self._url(name)
+
+    def _wait_unused(self, url: str) -> None:
+        """Nobody's: a session ends some time after its client, and until then the server copies no database of it."""
+        sessions = sql.SQL("SELECT pid FROM pg_stat_activity WHERE datname = {}").format(_database_of(url))
+        until = time.monotonic() + START_TIMEOUT_S
+        while self.execute(sessions):
+            assert time.monotonic() < until, "a session does not end"
+            time.sleep(0.02)
 
     def over_tcp(self, url: str, password: str | None = None) -> str:
         """The same database, with a password."""

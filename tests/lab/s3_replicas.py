@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -71,7 +72,7 @@ class ReplicatedServer(S3Server):
         """The volume servers that the master believes to be there."""
         try:
             topology = self._told("master", "/dir/status")["Topology"]
-        except OSError:
+        except (OSError, HTTPException):
             return set()
         racks = [rack for center in topology.get("DataCenters") or () for rack in center.get("Racks") or ()]
         urls = {str(node["Url"]) for rack in racks for node in rack.get("DataNodes") or ()}

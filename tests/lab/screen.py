@@ -19,7 +19,7 @@ class Screen:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
-        stream.settimeout(60)
+        stream.settimeout(120)
         version = self._receive(12)
         assert version.startswith(b"RFB 003."), version
         stream.sendall(b"RFB 003.008\n")

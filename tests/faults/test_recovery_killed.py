@@ -257,14 +257,25 @@ def test_a_supervisor_carries_on_what_a_killed_command_began(
     guest.remove()
 
 
-@pytest.mark.parametrize("when", ["while a disk moves", "before what was pulled is flushed", "when all have moved"])
+@pytest.mark.parametrize(
+    ("method", "when"),
+    [
+        ("pull", "while a disk moves"),
+        ("pull", "before what was pulled is flushed"),
+        ("pull", "when all have moved"),
+        ("copy", "while a disk moves"),
+        ("copy", "when all have moved"),
+    ],
+)
 def test_a_machine_whose_qemu_dies_while_it_moves_is_started_again(
-    site: tuple[Rig, Lab, Protected], when: str, monkeypatch: pytest.MonkeyPatch
+    site: tuple[Rig, Lab, Protected], method: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As QEMU 7.2 does by itself, seldom: see tests/faults/test_recovery_exports.py. What it had in its memory alone of
     what it had pulled is pulled again."""
     rig, lab, protected = site
-    record, guest = begin(rig, lab, protected, f"crash{len(when)}")
+    record, guest = begin(rig, lab, protected, f"crash{len(when)}-{method}")
+    target = lab.path("copies")
+    target.mkdir()
     for disk in protected.disks:
         disk.flush(guest)
     died: list[str] = []
@@ -279,7 +290,9 @@ def test_a_machine_whose_qemu_dies_while_it_moves_is_started_again(
         monkeypatch.setattr(Recovery, "finish", before(Recovery.finish, die))
     elif when.startswith("before"):
         monkeypatch.setattr(LibvirtMachines, "suspend", before(LibvirtMachines.suspend, die))
-    migrated = RecoveryService(rig.appliance).migrate(record.id, bandwidth_bytes_s=32 * MIB, progress=progress)
+    migrated = RecoveryService(rig.appliance).migrate(
+        record.id, to=str(target) if method == "copy" else None, bandwidth_bytes_s=32 * MIB, progress=progress
+    )
     assert died
     assert migrated.state is RecoveryState.MIGRATED
     assert "started again" in migrated.notes[-1]

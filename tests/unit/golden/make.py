@@ -148,7 +148,8 @@ def fill(repository: Repository, rival: Repository, clock: SteppingClock, scratc
     with rival.begin_run(run.series):
         pass  # fences the other, and is abandoned itself
     try:
-        run.commit(draft)
+        with run:
+            run.commit(draft)
         raise AssertionError("a fenced run was committed")
     except Fenced:
         pass

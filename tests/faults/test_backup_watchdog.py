@@ -151,7 +151,7 @@ def test_a_thaw_is_owed_beyond_patience(strongroom: Rig, agent_guest: LabGuest) 
     left = UpkeepService(strongroom.appliance).until_paid(threading.Event(), told.append, patience_s=0)
     assert told == list(left)
     assert f"thaw of {guest.name} is not confirmed" in told[0]
-    assert len(supervisors_of(strongroom)) == 1
+    wait_until(lambda: len(supervisors_of(strongroom)) == 1, "a supervisor lives")
     assert len(catalog.thaws.list()) == 1
     guest.run("killall -CONT qemu-ga")
     wait_until(lambda: not catalog.thaws.list(), "the thaw is paid")

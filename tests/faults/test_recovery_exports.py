@@ -132,7 +132,7 @@ def test_without_a_supervisor_the_machine_pauses_until_it_is_resumed(site: Site,
     assert exports_of(site.rig, site.record) == []
     strongroom(site.rig, "recovery", "resume")
     wait_for_work(at_work)
-    assert len(supervisors_of(site.rig)) == 1
+    wait_until(lambda: len(supervisors_of(site.rig)) == 1, "a supervisor lives")
 
 
 @pytest.mark.parametrize("export", ["dead", "alive"])

@@ -87,7 +87,7 @@ def test_serve_takes_over_from_a_spawned_supervisor(site: tuple[Rig, Lab, Protec
         wait_until(lambda: exports_of(made, record), "the daemon looks after it")
     assert exports_of(made, record), "exports outlive the daemon"
     strongroom(made, "recovery", "resume")
-    assert len(supervisors_of(made)) == 1
+    wait_until(lambda: len(supervisors_of(made)) == 1, "a supervisor lives")
     RecoveryService(made.appliance).discard(record.id)
     wait_until(lambda: not supervisors_of(made), "it ends by itself")
 

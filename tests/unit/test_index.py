@@ -316,10 +316,13 @@ def test_it_is_closed_when_everybody_has_left_and_lets_nobody_in_after(tmp_path:
     reader.start()
     inside.wait()
     closer.start()
-    deadline = time.monotonic() + 60
-    with pytest.raises(IndexUnavailable, match="closed"):
+
+    def ask_until(deadline: float) -> None:
         while time.monotonic() < deadline:
             index.known([identity(1)])
+
+    with pytest.raises(IndexUnavailable, match="closed"):
+        ask_until(time.monotonic() + 60)
     closer.join(0.1)
     assert closer.is_alive()
     leave.set()

@@ -246,9 +246,9 @@ def test_of_several_processes_that_have_a_code_one_gets_in(settings: Settings, a
     ]
     for process in processes:
         process.start()
-    results = sorted(done.get(timeout=60) for _ in processes)
+    results = sorted(done.get(timeout=120) for _ in processes)
     for process in processes:
-        process.join(60)
+        process.join(120)
     assert results == ["in", "refused", "refused"]
 
 

@@ -84,9 +84,9 @@ def test_several_processes_and_appliances_write_one_chain(place: Place, catalog:
     writers = [spawn.Process(target=_append, args=(place, me, done)) for me in (ME, OTHER)]
     for process in writers:
         process.start()
-    numbers = sorted(number for _ in writers for number in done.get(timeout=60))
+    numbers = sorted(number for _ in writers for number in done.get(timeout=120))
     for process in writers:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
     assert numbers == list(range(1, 81))
     assert check(catalog.audit.entries()) == check(list(catalog.audit.entries()))

@@ -126,9 +126,9 @@ def test_appliances_that_start_together_make_one_catalog(empty_place: Place, tmp
     started = [spawn.Process(target=_join, args=(empty_place, id, tmp_path / id, done)) for id in ids]
     for process in started:
         process.start()
-    seen = [done.get(timeout=60) for _ in started]
+    seen = [done.get(timeout=120) for _ in started]
     for process in started:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
     assert max(seen, key=len) == ids, "none has made the others' work undone"
 
@@ -508,7 +508,7 @@ def test_all_write_at_once_and_nothing_is_lost_or_refused(place: Place, catalog:
     whos = [character * 32 for character in "abab"]
     with ThreadPoolExecutor(len(whos)) as pool:
         for done in [pool.submit(work, me) for me in whos]:
-            done.result(60)
+            done.result(120)
     assert len(catalog.points.list()) == 1
     assert len(catalog.thaws.list()) == 8
     assert len(catalog.thaws.list(everyones=True)) == 16

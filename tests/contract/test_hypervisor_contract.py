@@ -29,12 +29,11 @@ from appliance.hypervisor.protocol import (
     CopyTarget,
     DiskBackup,
     FreezeOutcome,
-    HostConfig,
     Hypervisor,
     MachineState,
     ThawOutcome,
 )
-from tests.contract.hypervisor_waiting import wait_until
+from tests.contract.hypervisor_waiting import HERE, wait_until
 from tests.lab import Lab, LabGuest
 from tests.lab.screen import Screen
 
@@ -44,7 +43,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def hypervisor() -> Iterator[Hypervisor]:
-    with connect(HostConfig("here")) as connected:
+    with connect(HERE) as connected:
         yield connected
 
 

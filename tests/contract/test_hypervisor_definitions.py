@@ -13,9 +13,10 @@ from appliance.hypervisor.domain_rewriting import Changes, OverlayDisk, Restored
 from appliance.hypervisor.domain_xml import parse_machine
 from appliance.hypervisor.errors import HypervisorError
 from appliance.hypervisor.libvirt_driver import connect
-from appliance.hypervisor.protocol import HostConfig, Hypervisor, MachineState
-from tests.contract.hypervisor_waiting import wait_until
+from appliance.hypervisor.protocol import Hypervisor, MachineState
+from tests.contract.hypervisor_waiting import HERE, wait_until
 from tests.lab import Lab
+from tests.lab.listening import wait_listening
 from tests.lab.screen import Screen
 
 pytestmark = pytest.mark.integration
@@ -24,7 +25,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def hypervisor() -> Iterator[Hypervisor]:
-    with connect(HostConfig("here")) as connected:
+    with connect(HERE) as connected:
         yield connected
 
 
@@ -196,7 +197,7 @@ def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: H
         ["qemu-nbd", "--read-only", "--persistent", "--shared=4", "-f", "qcow2", "-k", socket, disk.path]
     )
     try:
-        wait_until(socket.exists)
+        wait_listening(socket, server)
         with hypervisor.files.offer(socket, str(socket)) as reachable:
             hypervisor.overlays.create(str(overlay), reachable, 256 * MIB)
             changes = Changes(

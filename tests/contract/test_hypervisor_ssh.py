@@ -33,6 +33,7 @@ from appliance.hypervisor.ssh import SshHost
 from appliance.hypervisor.tools import LocalTools
 from appliance.settings import load
 from tests.contract.hypervisor_waiting import wait_until
+from tests.integration.recovering import kill_all
 from tests.lab import Lab
 from tests.lab.ports import free_port
 
@@ -69,14 +70,13 @@ class Sshd:
         ).stdout.split()
         self.process.kill()
         self.process.wait(60)
-        for session in sessions:
-            subprocess.run(["kill", "-9", session], check=False, stderr=subprocess.DEVNULL)
+        kill_all([int(session) for session in sessions])
         self.process = None
 
     @property
     def config(self) -> HostConfig:
         return HostConfig(
-            "far", Transport.SSH, hostname="127.0.0.1", user="root", port=self.port, timeout_s=30.0,
+            "far", Transport.SSH, hostname="127.0.0.1", user="root", port=self.port, timeout_s=60.0,
             keyfile=str(self.folder / "key"), known_hosts=str(self.folder / "known_hosts"),
         )  # fmt: skip
 
@@ -280,7 +280,7 @@ def test_host_that_accepts_and_says_nothing_times_out(sshd: Sshd) -> None:
 
 
 def test_connection_comes_back_after_sshd_was_killed(sshd: Sshd, folder: Path) -> None:
-    with connect(replace(sshd.config, timeout_s=8.0)) as hypervisor:
+    with connect(sshd.config) as hypervisor:
         assert isinstance(hypervisor.machines.list(), tuple)
         sshd.stop()
         with pytest.raises(HostUnreachable):
@@ -374,7 +374,7 @@ from appliance.hypervisor.libvirt_driver import connect
 from appliance.hypervisor.protocol import HostConfig, Transport
 runtime, port, keys = sys.argv[1:]
 config = HostConfig("far", Transport.SSH, hostname="127.0.0.1", user="root", port=int(port),
-                    keyfile=f"{keys}/key", known_hosts=f"{keys}/known_hosts")
+                    keyfile=f"{keys}/key", known_hosts=f"{keys}/known_hosts", timeout_s=60)
 with connect(config, runtime=Path(runtime)):
     print("connected", flush=True)
     time.sleep(300)

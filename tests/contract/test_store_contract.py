@@ -133,21 +133,22 @@ def test_readers_see_the_old_object_or_the_new_one_while_it_is_replaced(store: S
     old, new = b"o" * 70_000, b"n" * 50_000
     store.put("config", [old])
     seen: set[bytes] = set()
-    stop = threading.Event()
+    begun, stop = threading.Event(), threading.Event()
 
     def read() -> None:
         while not stop.is_set():
             seen.add(store.get("config"))
+            begun.set()
 
     reader = threading.Thread(target=read)
     reader.start()
+    assert begun.wait(120)
     for _ in range(50):
         store.put("config", [new])
         store.put("config", [old])
     stop.set()
     reader.join()
     assert seen <= {old, new}
-    assert seen
 
 
 def test_missing_objects_are_named(store: Store) -> None:

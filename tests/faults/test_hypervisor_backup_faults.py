@@ -13,9 +13,9 @@ import pytest
 
 from appliance.hypervisor.errors import BackupBusy, BackupJobLost, BitmapUntrusted, MachineBusy, ScratchFull
 from appliance.hypervisor.libvirt_driver import connect
-from appliance.hypervisor.protocol import CopyTarget, HostConfig, Hypervisor, MachineState
+from appliance.hypervisor.protocol import CopyTarget, Hypervisor, MachineState
 from appliance.hypervisor.scratch import ScratchWatch, over_limit
-from tests.contract.hypervisor_waiting import wait_until
+from tests.contract.hypervisor_waiting import HERE, wait_until
 from tests.faults.hypervisor_rig import MIB, request_for, small_file_system
 from tests.lab import Lab, LabGuest
 
@@ -26,7 +26,7 @@ OVERWRITE = f"dd if=/dev/urandom of=/mnt/vda/old bs=1M count={OLD_MIB} conv=notr
 
 @pytest.fixture
 def hypervisor() -> Iterator[Hypervisor]:
-    with connect(HostConfig("here")) as connected:
+    with connect(HERE) as connected:
         yield connected
 
 
@@ -164,7 +164,7 @@ def test_run_ends_before_its_scratch_is_full_and_the_guest_never_notices(
     guest.fill("/mnt/vda/old", OLD_MIB)
     job = hypervisor.backups.begin(request_for(lab.folder / "run", guest.name, str(uuid4()), vda=None))
     with ScratchWatch(hypervisor, job, limit_bytes=8 * MIB, look_s=0.05) as watch:
-        guest.run(OVERWRITE, timeout_s=60)
+        guest.run(OVERWRITE)
         with pytest.raises(ScratchFull, match="the guest was not disturbed") as full:
             watch.check(after_failure=True)
     assert full.value.facts["limit_bytes"] == 8 * MIB

@@ -11,7 +11,7 @@ SCRIPT = """
 import ctypes, sys, time
 from appliance.hypervisor.libvirt_driver import connect
 from appliance.hypervisor.protocol import HostConfig
-with connect(HostConfig("here")) as hypervisor:
+with connect(HostConfig("here", timeout_s=60)) as hypervisor:
     hypervisor.machines.list()
 time.sleep(0.3)  # the thread waits in the loop again
 process = ctypes.CDLL(None)
@@ -23,5 +23,5 @@ sys.exit(2)
 @pytest.mark.integration
 @pytest.mark.faults
 def test_no_event_is_handled_after_the_interpreter_has_gone() -> None:
-    ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=120)
     assert (ended.returncode, ended.stderr) == (2, "")

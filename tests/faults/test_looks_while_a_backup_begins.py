@@ -12,7 +12,8 @@ import libvirt
 import pytest
 
 from appliance.hypervisor.libvirt_driver import connect
-from appliance.hypervisor.protocol import HostConfig, Hypervisor
+from appliance.hypervisor.protocol import Hypervisor
+from tests.contract.hypervisor_waiting import HERE
 from tests.faults.hypervisor_rig import MIB, request_for
 from tests.lab import Lab, LabGuest
 
@@ -24,7 +25,7 @@ _MOST_BEGINS = 100
 
 @pytest.fixture
 def hypervisor() -> Iterator[Hypervisor]:
-    with connect(HostConfig("here")) as connected:
+    with connect(HERE) as connected:
         yield connected
 
 

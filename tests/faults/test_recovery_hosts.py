@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
 import pytest
 
+from appliance.hypervisor.libvirt_driver import LibvirtHypervisor, connect
+from appliance.hypervisor.protocol import HostConfig
 from appliance.models import RecoveryState
 from appliance.services.recovery import RecoveryService
 from appliance.services.recovery.errors import DestinationTaken, MigrationStuck
@@ -55,6 +58,21 @@ def test_libvirtd_killed_while_tending_and_while_a_disk_moves() -> None:
         Lab(uri=daemon.uri) as lab,
         rig({"STRONGROOM_LIMITS_WORKERS": "1"}, socket=str(daemon.socket), timeout_s=4) as strongroom,
     ):
+        connected: list[LibvirtHypervisor] = []
+        patience_s = 120.0
+
+        def connector(config: HostConfig) -> LibvirtHypervisor:
+            connected.append(connect(replace(config, timeout_s=patience_s)))
+            return connected[-1]
+
+        def be_patient(seconds: float) -> None:
+            """With a libvirtd that is not there: where it is waited for in vain, not for long."""
+            nonlocal patience_s
+            patience_s = seconds
+            for each in connected:
+                each._connection.timeout_s = seconds
+
+        strongroom.reopen(connector=connector)
         protected = protect(strongroom, lab, "origin", [256 * MIB])
         service = RecoveryService(strongroom.appliance)
         record = service.start(protected.name, "latest", new_name=f"{lab.token}daemon")
@@ -62,12 +80,14 @@ def test_libvirtd_killed_while_tending_and_while_a_disk_moves() -> None:
         supervisor = look(strongroom)
         supervisor.look()
         daemon.kill()
+        be_patient(4)
         for looking in (supervisor, look(strongroom)):  # one that was connected, and one that never was
             kill_exports(strongroom, record)
             looking.look()
             assert len(exports_of(strongroom, record)) == 1, "exports need no libvirtd"
         assert "does not answer" in (record_of(strongroom, record.id).error or "")
         assert record_of(strongroom, record.id).state is RecoveryState.RUNNING
+        be_patient(120)
         daemon.start()
 
         def healed() -> bool:
@@ -76,12 +96,23 @@ def test_libvirtd_killed_while_tending_and_while_a_disk_moves() -> None:
 
         wait_until(healed, "it is back")
 
+        class Told(Progress):
+            """libvirtd comes back once it was missed."""
+
+            def note(self, text: str) -> None:
+                super().note(text)
+                if "does not answer" in text and restarting.ident is None:
+                    be_patient(120)
+                    restarting.start()
+
         def crash() -> None:
             daemon.kill()
-            threading.Timer(6, daemon.start).start()
+            be_patient(4)
 
-        progress = Progress(crash)
+        restarting = threading.Thread(target=daemon.start)
+        progress = Told(crash)
         migrated = service.migrate(record.id, bandwidth_bytes_s=64 * MIB, progress=progress)
+        restarting.join()
         assert progress.acted, "the fault did not fire"
         assert migrated.state is RecoveryState.MIGRATED
         assert any("does not answer" in note for note in progress.notes)

@@ -34,6 +34,7 @@ from tests.integration.recovering import (
     strongroom,
     supervised,
     supervisors_of,
+    wait_until,
 )
 from tests.lab import Lab, LabGuest
 
@@ -247,10 +248,12 @@ def test_a_supervisor_carries_on_what_a_killed_command_began(
         RecoveryService(rig.appliance).migrate(record.id, to=str(lab.folder))
     rig.killed_at((f"{_JOBS}.pull", "after"), "recovery", "migrate", record.id)
     supervisor = look(rig)
-    for _ in range(200):
+
+    def ended() -> bool:
         supervisor.look()
-        if record_of(rig, record.id).state.ended:
-            break
+        return record_of(rig, record.id).state.ended
+
+    wait_until(ended, "it is carried on to its end")
     assert record_of(rig, record.id).state is RecoveryState.MIGRATED
     assert_export_gone(rig, record)
     assert all(reads_right(guest, disk) for disk in protected.disks)

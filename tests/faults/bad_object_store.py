@@ -29,7 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 
 OPERATIONS = ("put", "create", "get", "head", "list", "delete", "delete_many", "token")
 _PATIENCE_S = 30.0
-_SETTLING_S = 60.0
+_SETTLING_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +251,11 @@ class BadObjectStore:
             self.settle()
         finally:
             self.faults.clear()
+
+    def quiet(self) -> None:
+        """Until nobody is being answered: also those who were given up have been, then, or their clients are gone."""
+        with self._met:
+            assert self._met.wait_for(lambda: not self._meeting, _SETTLING_S), f"{self._meeting} are not answered"
 
     def settle(self) -> None:
         """Until every fault has fired and what was asked is carried out. On a busy machine a client may give a request

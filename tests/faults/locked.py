@@ -19,7 +19,7 @@ from tests.faults.repositories import ManualClock, back_up, content, make, read_
 from tests.lab.s3_server import S3Server
 
 MIB = 1 << 20
-SHORT = Limits(connections=4, connect_s=5.0, silence_s=10.0)
+FEW = Limits(connections=4)
 
 
 @dataclass
@@ -32,7 +32,7 @@ class LockedRig:
     lock: Lock
     disks: dict[str, bytes] = field(default_factory=dict)
     credentials: Credentials = S3Server.appliance
-    limits: Limits = SHORT
+    limits: Limits = FEW
     page: int = 7
 
     def with_days(self, days: int) -> LockedRig:

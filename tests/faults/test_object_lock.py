@@ -28,7 +28,7 @@ from imaging.storage.versions import LockUnsuitable
 from imaging.undoing import Undo, Undoing
 from tests.faults.bad_object_store import Answer, BadObjectStore, changed, failed_after_success, refused
 from tests.faults.guarded import PERSONS, words
-from tests.faults.locked import SHORT, LockedRig, days, rig
+from tests.faults.locked import FEW, LockedRig, days, rig
 from tests.faults.repositories import CHEAP, MACHINE, ManualClock, back_up, make
 from tests.faults.schedules import Silent
 from tests.lab.s3_server import S3Server, running
@@ -414,7 +414,7 @@ def test_what_cannot_be_told_stays_locked(server: S3Server, tmp_path: Path) -> N
 def test_objects_that_are_not_locked_are_locked_by_a_sweep(server: S3Server, tmp_path: Path) -> None:
     """As in a repository that is older than its settings."""
     locked = rig(tmp_path, server)
-    plain = S3Store(locked.place, server.appliance, SHORT)
+    plain = S3Store(locked.place, server.appliance, FEW)
     with make(tmp_path, store=plain) as repository:
         back_up(repository, "web", {"disk": b"x" * 4096})
         told = sweep(locked, repository, dry_run=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import libvirt
 import pytest
@@ -15,7 +15,8 @@ import pytest
 from appliance.bootstrap import Appliance
 from appliance.errors import StrongroomError
 from appliance.hypervisor.errors import BackupBusy
-from appliance.hypervisor.libvirt_driver import connect
+from appliance.hypervisor.libvirt_driver import LibvirtHypervisor, connect
+from appliance.hypervisor.protocol import HostConfig
 from appliance.models import RunState
 from appliance.services.backup import BackupService
 from imaging import ingest
@@ -137,8 +138,18 @@ def test_killed_while_a_scratch_file_is_written(lab: Lab, strongroom: Rig) -> No
     """Before QEMU is told of it: the half that lies in its folder has no name that was recorded."""
     disk, guest = filled(lab, "scratch-killed", 64 * MIB)
     strongroom.backup(guest)
-    strongroom.killed_at(("os:fchown", "before"), "backup", guest.name)
-    assert [path.name for path in strongroom.settings.scratch.directory.rglob(".strongroom-*")], "it left nothing"
+    # Looked at while it is suspended: once it is dead, its watchdog clears up after it at once.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.crash", "os:fchown", "before-SIGSTOP", "1", "backup", guest.name],
+        env=strongroom.process_environment(),
+    )
+    try:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "it was not suspended"
+        assert [path.name for path in strongroom.settings.scratch.directory.rglob(".strongroom-*")], "it left nothing"
+    finally:
+        process.kill()
+        process.wait()
     result = strongroom.backup(guest)
     assert strongroom.content(result.point) == disk.truth
     strongroom.assert_nothing_left(guest)
@@ -194,7 +205,7 @@ def test_what_others_do_meanwhile_is_left_alone(lab: Lab, strongroom: Rig) -> No
     with pytest.raises(BackupBusy, match=f"{folder}/s"):
         strongroom.backup(guest)
     assert f"{folder}/s" in guest.domain.backupGetXMLDesc()
-    guest.domain.abortJob()
+    abort_job(guest)
     assert reads(strongroom.backup(guest)) == {"vda": ("incremental", None)}
     strongroom.assert_nothing_left(guest)
 
@@ -223,26 +234,40 @@ def test_a_guest_that_shuts_itself_down_mid_run(lab: Lab, strongroom: Rig) -> No
 def test_libvirtd_killed_mid_run() -> None:
     """The job outlives it. Back in time, the run succeeds; else it is cleaned up after by the next one."""
     with PrivateLibvirtd() as daemon, Lab(uri=daemon.uri) as lab, rig(
-        {"STRONGROOM_LIMITS_WORKERS": "1"}, socket=str(daemon.socket), timeout_s=30
+        {"STRONGROOM_LIMITS_WORKERS": "1"}, socket=str(daemon.socket), timeout_s=120
     ) as strongroom:  # fmt: skip
         disk, guest = filled(lab, "daemon")
         first = strongroom.backup(guest)
         disk.write_noise(guest, 200 * MIB, MIB)
         content = bytes(disk.truth)
 
+        restarting = threading.Timer(1, daemon.start)
+
         def crash() -> None:
             daemon.kill()
-            threading.Timer(1, daemon.start).start()
+            restarting.start()
 
         progress = Progress(crash, after_bytes=16 * MIB)
         result = strongroom.backup(guest, full=True, progress=progress)
         assert progress.acted
+        restarting.join()
         assert strongroom.content(result.point) == content
         strongroom.assert_nothing_left(guest)
 
         disk.write_noise(guest, 220 * MIB, MIB)
-        strongroom.reopen(connector=lambda config: connect(replace(config, timeout_s=4)))  # it is waited for in vain
-        progress = Progress(daemon.kill, after_bytes=16 * MIB)
+        connected: list[LibvirtHypervisor] = []
+
+        def connector(config: HostConfig) -> LibvirtHypervisor:
+            connected.append(connect(config))
+            return connected[-1]
+
+        def crash_for_good() -> None:
+            daemon.kill()
+            for each in connected:
+                each._connection.timeout_s = 4  # it is waited for in vain
+
+        strongroom.reopen(connector=connector)
+        progress = Progress(crash_for_good, after_bytes=16 * MIB)
         result = strongroom.backup(guest, full=True, progress=progress)
         assert progress.acted
         assert any("not cleaned up" in note for note in progress.notes)

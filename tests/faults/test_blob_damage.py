@@ -290,7 +290,7 @@ class FewAtATime(MemoryStore):
 
     def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
         if self.waits:
-            self.gate.wait(30)
+            self.gate.wait(120)
         if self.failures.get(name):
             raise self.failures[name].pop()
         return super().get(name, offset_bytes, length_bytes)

@@ -33,7 +33,7 @@ class Watched(FaultyStore):
     def get(self, name: str, offset_bytes: int = 0, length_bytes: int | None = None) -> bytes:
         self.ranges.append((offset_bytes, length_bytes))
         if self.gate is not None:
-            assert self.gate.wait(30)
+            assert self.gate.wait(120)
         return super().get(name, offset_bytes, length_bytes)
 
 
@@ -115,7 +115,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
 def all_but_one_wait(waiting: threading.Semaphore, reads: list[Future[bytes]]) -> None:
     for _ in reads[1:]:
-        assert waiting.acquire(timeout=30)
+        assert waiting.acquire(timeout=120)
     assert not any(read.done() for read in reads)
 
 

@@ -69,7 +69,7 @@ def test_a_writer_waits_for_another_instead_of_failing(catalog: Catalog, tmp_pat
         with pytest.raises(TimeoutError):
             writing.result(timeout=0.3)
         other.execute("COMMIT")
-        writing.result(timeout=20)
+        writing.result(timeout=120)
     other.close()
     assert len(catalog.thaws.list()) == 1
 

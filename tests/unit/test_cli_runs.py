@@ -107,7 +107,7 @@ def test_how_far_a_run_is_can_be_seen_while_it_lives(strongroom: CommandLine) ->
         with appliance.own(f"run-{id}", "it"), watched(appliance, id, asked.set, SILENT) as progress:
             progress.start("disk (full)", 4096)
             progress.advance(1024)
-            for _ in range(600):
+            for _ in range(2400):
                 if how_far(appliance.settings, id) is not None:
                     break
                 asked.wait(0.05)

@@ -87,7 +87,7 @@ def test_a_backup_that_is_told_to_end_leaves_nothing(strongroom: CommandLine) ->
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.crash", *place,
          "backup", "--image", str(image), "--format", "raw", "--name", "web"],
-        cwd=PROJECT, env=strongroom.environment, capture_output=True, text=True, check=False, timeout=60,
+        cwd=PROJECT, env=strongroom.environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 143, done.stderr
     with Appliance(load(strongroom.environment)) as appliance:
@@ -107,7 +107,7 @@ def test_packs_that_wait_under_a_low_limit_hold_up_no_end(strongroom: CommandLin
     place = ("appliance.cli.signals:Ending.wait", f"before-{name}", "2")
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.crash", *place, *backup, "--limit", "1"],
-        cwd=PROJECT, env=strongroom.environment, capture_output=True, text=True, check=False, timeout=60,
+        cwd=PROJECT, env=strongroom.environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (done.returncode, "interrupted" in done.stderr) == (code, True), done.stderr
     assert strongroom("point", "list", "--json").json() == []

@@ -131,7 +131,7 @@ def test_a_killed_process_owns_nothing_any_more(strongroom: CommandLine) -> None
         assert process.stdout.readline() == b"owned\n"
         assert appliance.alive("run-killed")
         process.kill()
-        process.wait(30)
+        process.wait(120)
         assert not appliance.alive("run-killed")
 
 

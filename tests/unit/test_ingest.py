@@ -190,7 +190,7 @@ def test_a_server_is_waited_for_by_one_thread_more_than_copies() -> None:
             super().__init__(texture(3, (parties + 2) * REGION_BYTES))
             self.piece_bytes = piece_bytes
             self.readers = set[int]()
-            self.barrier = threading.Barrier(parties, timeout=30)
+            self.barrier = threading.Barrier(parties, timeout=120)
 
         def read(self, requests: Sequence[tuple[int, memoryview]]) -> None:
             if (me := threading.get_ident()) not in self.readers:

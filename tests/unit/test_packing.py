@@ -207,7 +207,7 @@ def test_threads_share_one_pack_until_it_is_full_and_fill_their_own_then() -> No
             for turn in range(turns):
                 mine = chunks(1000 * number + turn + 7, 1)
                 owner.update({identity: number for identity, _ in mine})
-                together.wait(30)
+                together.wait(120)
                 packs.store_chunks(mine)
 
         with PackWriter(store, KEYS, Shared(), pending, lambda packs: None, compression_level=1,

@@ -58,7 +58,7 @@ def said_and_over(settings: Settings) -> str:
     log = settings.log_directory / "debts.log"
     waiting = subprocess.run(
         ["/bin/sh", "-c", 'while ls -l /proc/[0-9]*/fd/1 2>/dev/null | grep -q "$1"; do sleep 0.1; done', "sh", log],
-        timeout=60, check=False,
+        timeout=120, check=False,
     )  # fmt: skip
     assert waiting.returncode == 0
     return log.read_text()

@@ -158,7 +158,7 @@ def test_two_that_settle_do_nothing_twice(appliance: Appliance, host: Host) -> N
     host.before_end = first_waits
     second = threading.Thread(target=lambda: UpkeepService(appliance).once())
     UpkeepService(appliance).once()
-    second.join(20)
+    second.join(120)
     assert not second.is_alive()
     assert host.done == ["end /job"]
     assert record not in appliance.catalog.cleanups.list()

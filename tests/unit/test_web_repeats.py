@@ -192,6 +192,6 @@ def test_a_screen_ends_although_the_machine_hangs(monkeypatch: pytest.MonkeyPatc
         with ours, machines:
             carried = threading.Thread(target=screens._carry, args=(browser, ours, ending, may_still), daemon=True)
             carried.start()
-            carried.join(30)
+            carried.join(120)
             assert not carried.is_alive()
         assert browser.closed.is_set()

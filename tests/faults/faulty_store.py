@@ -8,6 +8,7 @@ A fault that was queued and never fired fails the test when the block ends: a ch
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class FaultyStore:
         self.calls: list[tuple[str, str]] = []
         self.faults: list[Fault] = []
         self.before: Callable[[str, str], None] | None = None
+        self._counting = threading.Lock()
 
     def fail(
         self,
@@ -75,13 +77,14 @@ class FaultyStore:
         self.faults.append(Fault("get", nth, None, prefix, after=True, forever=forever, change=change))
 
     def _due(self, method: str, name: str, after: bool) -> Fault | None:
-        for fault in self.faults:
-            if fault.method != method or fault.after != after or not name.startswith(fault.prefix):
-                continue
-            fault.seen += 1
-            if fault.due():
-                fault.fired += 1
-                return fault
+        with self._counting:  # several threads may write at once
+            for fault in self.faults:
+                if fault.method != method or fault.after != after or not name.startswith(fault.prefix):
+                    continue
+                fault.seen += 1
+                if fault.due():
+                    fault.fired += 1
+                    return fault
         return None
 
     def _enter(self, method: str, name: str) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final
 
 PARENT: Final = Path("/var/tmp")
-_PATIENCE_S: Final = 10.0
+_PATIENCE_S: Final = 10.0  # with a process that does not end by itself
+_REMOVING_S: Final = 120.0
 
 
 class OwnedFolder:
@@ -52,7 +53,7 @@ def home_folder() -> Iterator[Path]:
     try:
         yield owned.path
     finally:
-        deadline = time.monotonic() + 3 * _PATIENCE_S
+        deadline = time.monotonic() + _REMOVING_S
         while True:
             end_processes(owned.path, patience_s=_PATIENCE_S)
             try:

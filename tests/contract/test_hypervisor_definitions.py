@@ -9,7 +9,14 @@ from uuid import uuid4
 
 import pytest
 
-from appliance.hypervisor.domain_rewriting import Changes, OverlayDisk, RestoredDisk, restore_settings, rewrite
+from appliance.hypervisor.domain_rewriting import (
+    Changes,
+    OverlayDisk,
+    RestoredDisk,
+    put_below,
+    restore_settings,
+    rewrite,
+)
 from appliance.hypervisor.domain_xml import parse_machine
 from appliance.hypervisor.errors import HypervisorError
 from appliance.hypervisor.libvirt_driver import connect
@@ -214,6 +221,20 @@ def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: H
             assert not hypervisor.block_jobs.depends_on(uuid, "vda", "/another.sock")
             hypervisor.block_jobs.pull(uuid, "vda")
             wait_until(lambda: not hypervisor.block_jobs.depends_on(uuid, "vda"))
+            # Its QEMU dies before it has written out what it pulled: the export is below the overlay again.
+            copy.kill_qemu()
+            assert hypervisor.machines.state(uuid).crashed
+            hypervisor.overlays.put_below(str(overlay), reachable)
+            alone = hypervisor.machines.get(uuid).inactive_xml
+            hypervisor.machines.define(put_below(alone, "vda", OverlayDisk(str(overlay), reachable)))
+            assert hypervisor.block_jobs.depends_on(uuid, "vda", reachable)
+            hypervisor.machines.start(uuid)
+            assert copy.wait_ready().disks["vda"].marker == "as-built"
+            hypervisor.block_jobs.pull(uuid, "vda")
+            wait_until(lambda: not hypervisor.block_jobs.depends_on(uuid, "vda"))
+            hypervisor.overlays.sync(str(overlay))
+            hypervisor.machines.suspend(uuid)
+            hypervisor.machines.resume(uuid)
     finally:
         server.terminate()
         server.wait(60)
@@ -223,6 +244,7 @@ def test_machine_on_an_export_is_pulled_and_stands_alone(lab: Lab, hypervisor: H
     assert driver is not None
     assert (driver.get("error_policy"), driver.get("rerror_policy"), driver.get("cache")) == ("report", None, "none")
     copy.kill()
+    assert not hypervisor.machines.state(uuid).crashed
     hypervisor.machines.start(uuid)
     copy.wait_ready()
     assert copy.read("/mnt/vda/alone") == "without the export"

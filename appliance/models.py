@@ -326,6 +326,7 @@ class RecoveryDisk:
     destination: str | None = None  # where a copying migration puts it
     destination_format: str | None = None
     migrated: bool = False
+    pulled_in: int | None = None  # in which run of its QEMU a pull was begun last (`StateInfo.run`)
     flushing: bool = False  # the machine is paused by us for a moment, or may be, and is to be resumed
 
 

@@ -116,6 +116,10 @@ class Domain:
     def active(self) -> bool:
         return bool(self._call("isActive"))
 
+    def id(self) -> int:
+        """As of when it was looked up; -1: off."""
+        return int(self._call("ID"))
+
     def persistent(self) -> bool:
         return bool(self._call("isPersistent"))
 

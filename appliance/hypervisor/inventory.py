@@ -62,11 +62,16 @@ def read_state(domain: Domain) -> StateInfo:
     if state == libvirt.VIR_DOMAIN_CRASHED:
         # A crashed machine that still has a process (on_crash=preserve) holds its disks.
         kind = MachineState.PAUSED if domain.active() else MachineState.OFF
-        return StateInfo(kind, "after a crash", io_error=False)
+        return StateInfo(kind, "after a crash", io_error=False, run=_run(domain))
     if state in _PAUSED_STATES:
         failed = state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
-        return StateInfo(MachineState.PAUSED, _PAUSE_REASONS.get(reason, ""), io_error=failed)
-    return StateInfo(MachineState.RUNNING, "", io_error=False)
+        return StateInfo(MachineState.PAUSED, _PAUSE_REASONS.get(reason, ""), io_error=failed, run=_run(domain))
+    return StateInfo(MachineState.RUNNING, "", io_error=False, run=_run(domain))
+
+
+def _run(domain: Domain) -> int | None:
+    id = domain.id()
+    return id if id >= 0 else None
 
 
 def read_machine(domain: Domain, files: HostFiles, volume_path: VolumePath) -> MachineInfo:

@@ -135,6 +135,7 @@ class StateInfo:
     reason: str
     io_error: bool  # paused because a disk (or a backup's scratch) failed or is full
     shut_down: bool = False  # off because its guest shut it down, not because it was killed or its host went away
+    run: int | None = None  # which run of a QEMU this is, as the host counts since its boot; None: off
     crashed: bool = False  # off because its QEMU died; so is one whose guest crashed, if it is to be off then
 
 

@@ -16,7 +16,7 @@ from appliance.hypervisor.machines import LibvirtMachines
 from appliance.hypervisor.overlays import Qcow2Overlays
 from appliance.models import RecoveryRecord, RecoveryState
 from appliance.services.recovery import RecoveryService
-from appliance.services.recovery.errors import MachineIsOff, MigrationGoesElsewhere
+from appliance.services.recovery.errors import MachineIsOff, MigrationGoesElsewhere, PullNotWritten
 from appliance.services.recovery.lifecycle import Recovery
 from appliance.services.recovery.migrating import Migration
 from tests.integration.backing_up import MIB, Progress, Rig, image_info, plain, rig
@@ -305,6 +305,52 @@ def test_a_machine_whose_qemu_dies_while_it_moves_is_started_again(
     assert all(reads_right(guest, disk) for disk in protected.disks)
     for disk in protected.disks:
         assert "full-backing-filename" not in image_info(guest.disk_paths[disk.disk.target])
+    guest.remove()
+
+
+def test_a_machine_that_was_started_by_somebody_else_before_it_was_flushed_is_not_called_moved(
+    site: tuple[Rig, Lab, Protected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, lab, protected = site
+    record, guest = begin(rig, lab, protected, "started-anew")
+    for disk in protected.disks:
+        disk.flush(guest)
+
+    def die_and_start() -> None:
+        guest.kill_qemu()
+        guest.domain.create()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LibvirtMachines, "suspend", before(LibvirtMachines.suspend, die_and_start))
+        with pytest.raises(PullNotWritten):
+            RecoveryService(rig.appliance).migrate(record.id)
+    assert record_of(rig, record.id).state is RecoveryState.RUNNING
+    assert "may be missing" in (record_of(rig, record.id).error or "")
+    with pytest.raises(PullNotWritten):
+        RecoveryService(rig.appliance).migrate(record.id)
+    assert guest.running
+    guest.kill()
+    (resumed,) = RecoveryService(rig.appliance).resume(supervise=False)
+    assert (resumed.record.state, resumed.problems) == (RecoveryState.RUNNING, ())
+    assert guest.running
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    assert RecoveryService(rig.appliance).migrate(record.id).state is RecoveryState.MIGRATED
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    guest.remove()
+
+
+def test_a_power_cut_before_what_was_pulled_is_flushed(site: tuple[Rig, Lab, Protected]) -> None:
+    rig, lab, protected = site
+    record, guest = begin(rig, lab, protected, "cut")
+    for disk in protected.disks:
+        disk.flush(guest)
+    rig.killed_at((f"{_MACHINES}.suspend", "before"), "recovery", "migrate", record.id)
+    kill_all(exports_of(rig, record))
+    guest.kill_qemu()
+    (resumed,) = RecoveryService(rig.appliance).resume(supervise=False)
+    assert (resumed.record.state, resumed.problems) == (RecoveryState.MIGRATED, ())
+    assert guest.running
+    assert all(reads_right(guest, disk) for disk in protected.disks)
     guest.remove()
 
 

@@ -18,7 +18,9 @@ from web.api.resources import PLACE, Id, PlainName, resource
 from web.api.schemas import In, page_of, schema_of, send
 
 resources = resource("recoveries", "Instant recovery: machines that run straight out of the repository.")
-_Disk: Final = schema_of(RecoveryDisk, "RecoveryDisk", leave_out=frozenset({"socket", "host_socket"}))
+_Disk: Final = schema_of(
+    RecoveryDisk, "RecoveryDisk", leave_out=frozenset({"socket", "host_socket", "pulled_in", "flushing"})
+)
 Recovery: Final = schema_of(
     RecoveryRecord,
     "Recovery",

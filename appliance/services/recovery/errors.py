@@ -57,6 +57,18 @@ class MachineIsOff(StrongroomError):
         )
 
 
+class PullNotWritten(StrongroomError):
+    def __init__(self, name: str, target: str) -> None:
+        super().__init__(
+            f"{name} was started anew before what was pulled into its disk {target} had been written out: parts of that"
+            " disk may be missing",
+            hint="Switch it off and run 'strongroom recovery resume', which puts the restore point below the disk again"
+            " and starts the machine; then migrate again.",
+            name=name,
+            disk=target,
+        )
+
+
 class RecoveryEnded(StrongroomError):
     def __init__(self, id: str, state: str) -> None:
         super().__init__(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from appliance.hypervisor.domain_rewriting import restore_settings
+from appliance.hypervisor.domain_rewriting import OverlayDisk, put_below, restore_settings
 from appliance.hypervisor.errors import HostUnreachable, HypervisorError, MachineNotFound
 from appliance.hypervisor.protocol import Hypervisor, MachineState
 from appliance.models import RecoveryRecord, RecoveryState
@@ -88,6 +88,7 @@ class Recovery:
         self.tend()
         state = check(self.hypervisor, self.record)
         if state.state is MachineState.OFF and not state.shut_down:
+            self.put_exports_below()
             self.hypervisor.machines.start(self.record.machine_uuid)
         for _ in range(_RESUMES):
             if not self.tend():
@@ -101,9 +102,22 @@ class Recovery:
         """
         if not self.hypervisor.machines.state(self.record.machine_uuid).crashed:
             return False
+        self.put_exports_below()
         self.hypervisor.machines.start(self.record.machine_uuid)
         self._note(f"{_CRASHED}, and the machine was started again: its guest saw a power cut")
         return True
+
+    def put_exports_below(self) -> None:
+        """Of a machine that is off and whose QEMU was killed: below each overlay into which all was pulled, but maybe
+        not written out, its export again. What the overlay holds counts before that."""
+        uuid = self.record.machine_uuid
+        for disk in self.record.disks:
+            pulled = not disk.migrated and disk.destination is None
+            if pulled and not self.hypervisor.block_jobs.depends_on(uuid, disk.target):
+                self.hypervisor.overlays.put_below(disk.overlay, disk.host_socket)
+                inactive = self.hypervisor.machines.get(uuid).inactive_xml
+                overlay = OverlayDisk(disk.overlay, disk.host_socket)
+                self.hypervisor.machines.define(put_below(inactive, disk.target, overlay))
 
     def _note(self, note: str) -> None:
         if note not in self.record.notes:

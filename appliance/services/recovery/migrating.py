@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from appliance.errors import StrongroomError
-from appliance.hypervisor.domain_rewriting import OverlayDisk, put_below
 from appliance.hypervisor.errors import HostUnreachable, HypervisorError, ImageToolFailed, MachineBusy, MachineInState
 from appliance.hypervisor.protocol import BlockJob, BlockJobKind, CopyTarget, Hypervisor, MachineState
 from appliance.models import MigrationMethod, RecoveryDisk, RecoveryRecord, RecoveryState
@@ -24,6 +23,7 @@ from appliance.services.recovery.errors import (
     MachineIsOff,
     MigrationStuck,
     OverlayFull,
+    PullNotWritten,
 )
 from appliance.services.recovery.lifecycle import Recovery
 from imaging.errors import ExportFailed
@@ -171,6 +171,7 @@ class Migration:
         if bandwidth is None:
             bandwidth = self.recovery.appliance.settings.recovery.migrate_bandwidth_bytes_s
         if disk.destination is None:
+            self._update(disk, pulled_in=hypervisor.machines.state(record.machine_uuid).run)
             hypervisor.block_jobs.pull(record.machine_uuid, disk.target, bandwidth)
         else:
             # What a copy that vanished had begun: there was nothing when the migration was decided.
@@ -190,8 +191,10 @@ class Migration:
         if state.shut_down:  # QEMU has closed it
             return True
         if state.state is MachineState.OFF:
-            self._put_below(disk)
+            self.recovery.put_exports_below()
             return False
+        if disk.pulled_in not in (None, state.run):
+            raise PullNotWritten(record.machine_name, disk.target)
         if state.state is not MachineState.PAUSED:
             hypervisor.overlays.sync(disk.overlay)  # the most of it, so that the pause is short
             self._update(disk, flushing=True)
@@ -199,14 +202,7 @@ class Migration:
         elif not disk.flushing:
             raise MachineInState(record.machine_name, f"the end of moving {disk.target}", "it is paused: resume it")
         hypervisor.machines.resume(record.machine_uuid)
-        return True
-
-    def _put_below(self, disk: RecoveryDisk) -> None:
-        """The export below the overlay again, as what was not written out can only be had from there."""
-        record, hypervisor = self.recovery.record, self.recovery.hypervisor
-        hypervisor.overlays.put_below(disk.overlay, disk.host_socket)
-        inactive = hypervisor.machines.get(record.machine_uuid).inactive_xml
-        hypervisor.machines.define(put_below(inactive, disk.target, OverlayDisk(disk.overlay, disk.host_socket)))
+        return hypervisor.machines.state(record.machine_uuid).run == state.run
 
     def _update(self, disk: RecoveryDisk, **changes: Any) -> None:
         disks = self.recovery.record.disks

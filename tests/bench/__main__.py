@@ -13,7 +13,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from tests.bench import company, images, report
+from tests.bench import company, images, report, tree
 from tests.bench.browsing import measure_browsing
 from tests.bench.collection import measure_collection
 from tests.bench.disk import measure_disk
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=Path, help="where the last results are kept (default: .cache/bench/results.json)"
     )
-    parser.add_argument("--tree", help=f"the files on the disks (default: {images.FULL.tree})")
+    parser.add_argument("--tree", help=f"the files on the disks (default: {images.FULL.tree}, or packages)")
     parser.add_argument("--tools", default="", help="disk: only these tools, separated by commas")
     parser.add_argument("--rounds", type=int, default=3, help="disk: how often (default: 3; the medians are shown)")
     parser.add_argument(
@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     for package in ("appliance", "imaging", "web"):  # as after a first command, whatever the environment forbids
         compileall.compile_dir(PROJECT / package, quiet=1)
     try:
+        if not options.quick and not options.tree:
+            workload = replace(workload, tree=str(tree.large_enough(Path(workload.tree), work.parent / "files")))
         with quick_homes() if options.quick else nullcontext():
             disks = images.make(work, workload)
             for name in PARTS:

@@ -35,7 +35,7 @@ def large_enough(tree: Path, folder: Path) -> Path:
     if shutil.disk_usage(folder).free < _ROOM_BYTES:
         print(
             f"bench: {tree} is small, and there is no room for the 4 GiB of files that the comparison is about"
-            f" ({_ROOM_BYTES >> 30} GiB free at {folder}, for disks and repositories): its ratios are of start-up times",
+            f" ({_ROOM_BYTES >> 30} GiB free at {folder}, for disks and repositories): ratios are of start-up times",
             flush=True,
         )
         return tree

@@ -339,6 +339,33 @@ def test_a_machine_that_was_started_by_somebody_else_before_it_was_flushed_is_no
     guest.remove()
 
 
+@pytest.mark.parametrize("run", ["that pulled", "after a crash"])
+def test_a_machine_that_goes_off_before_it_was_flushed_has_its_export_below_it_again(
+    site: tuple[Rig, Lab, Protected], run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it went off: an orderly end of a later run says nothing of what an earlier one had written out."""
+    rig, lab, protected = site
+    record, guest = begin(rig, lab, protected, f"off{len(run)}")
+    for disk in protected.disks:
+        disk.flush(guest)
+
+    def go_off() -> None:
+        if run == "after a crash":
+            guest.kill_qemu()
+            guest.domain.create()
+        guest.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LibvirtMachines, "suspend", before(LibvirtMachines.suspend, go_off))
+        with pytest.raises(MachineIsOff):
+            RecoveryService(rig.appliance).migrate(record.id)
+    guest.domain.create()
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    assert RecoveryService(rig.appliance).migrate(record.id).state is RecoveryState.MIGRATED
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    guest.remove()
+
+
 def test_a_power_cut_before_what_was_pulled_is_flushed(site: tuple[Rig, Lab, Protected]) -> None:
     rig, lab, protected = site
     record, guest = begin(rig, lab, protected, "cut")

@@ -125,11 +125,7 @@ class Migration:
             self._follow(disk, job)
         elif jobs.depends_on(uuid, disk.target, disk.host_socket):
             self._begin(disk)
-        elif disk.destination is not None:  # QEMU flushes a copy before it lets the machine go over to it
-            self._moved(disk)
-        elif not self._flushed(disk):
-            return
-        else:
+        elif disk.destination is not None or self._flushed(disk):  # a copy was flushed by QEMU
             self._moved(disk)
         self._last_note = ""
 
@@ -188,9 +184,7 @@ class Migration:
         """
         record, hypervisor = self.recovery.record, self.recovery.hypervisor
         state = hypervisor.machines.state(record.machine_uuid)
-        if state.shut_down:  # QEMU has closed it
-            return True
-        if state.state is MachineState.OFF:
+        if state.state is MachineState.OFF:  # also by its own guest: nothing tells in which run that was
             self.recovery.put_exports_below()
             return False
         if disk.pulled_in not in (None, state.run):

@@ -308,6 +308,21 @@ def test_a_machine_whose_qemu_dies_while_it_moves_is_started_again(
     guest.remove()
 
 
+def test_that_qemu_died_is_told_also_when_who_started_it_again_is_killed(site: tuple[Rig, Lab, Protected]) -> None:
+    rig, lab, protected = site
+    record, guest = begin(rig, lab, protected, "told")
+    for disk in protected.disks:
+        disk.flush(guest)
+    rig.killed_at((f"{_JOBS}.pull", "after"), "recovery", "migrate", record.id)
+    guest.kill_qemu()
+    rig.killed_at((f"{_MACHINES}.start", "after"), "recovery", "migrate", record.id)
+    migrated = RecoveryService(rig.appliance).migrate(record.id)
+    assert migrated.state is RecoveryState.MIGRATED
+    assert [note for note in migrated.notes if "QEMU died" in note] == [migrated.notes[-1]]
+    assert all(reads_right(guest, disk) for disk in protected.disks)
+    guest.remove()
+
+
 def test_a_machine_that_was_started_by_somebody_else_before_it_was_flushed_is_not_called_moved(
     site: tuple[Rig, Lab, Protected], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,10 +80,13 @@ def exports_of(rig: Rig, record: RecoveryRecord) -> list[int]:
 def kill_all(pids: list[int]) -> None:
     """SIGKILL, and wait until they are dead: the command line goes first, files and their locks some time later."""
     with contextlib.ExitStack() as stack:
-        processes = [os.pidfd_open(pid) for pid in pids]
-        for process in processes:
-            stack.callback(os.close, process)
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+        processes = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
+                process = os.pidfd_open(pid)
+                stack.callback(os.close, process)
+                processes.append(process)
+                signal.pidfd_send_signal(process, signal.SIGKILL)
         for process in processes:
             assert select.select([process], [], [], 120)[0], "a process does not die"
 

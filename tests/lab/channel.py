@@ -51,7 +51,10 @@ class _Line:
 
     def send(self, text: str) -> None:
         self._socket.settimeout(self._left_s())
-        self._socket.sendall(text.encode() + b"\n")
+        try:
+            self._socket.sendall(text.encode() + b"\n")
+        except OSError as err:
+            raise GuestSilent(f"{self._path}: the guest's command port broke: {err}") from err
 
     def line_that_starts_with(self, start: str, timeout_s: float) -> str | None:
         """The first such line, or None after `timeout_s` without one. GuestSilent when the guest went away."""

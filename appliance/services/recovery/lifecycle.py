@@ -96,15 +96,15 @@ class Recovery:
             self.appliance.clock.sleep(_RESUME_PAUSE_S)
 
     def start_crashed(self) -> bool:
-        """Start the machine again whose QEMU died while its disks were moved; that it did is noted.
+        """Start the machine again whose QEMU died while its disks were moved; that it did is noted before.
 
         QEMU 7.2 may do so when the server goes away that a job reads from. HypervisorError.
         """
         if not self.hypervisor.machines.state(self.record.machine_uuid).crashed:
             return False
+        self._note(f"{_CRASHED}, and the machine is started again: its guest saw a power cut")
         self.put_exports_below()
         self.hypervisor.machines.start(self.record.machine_uuid)
-        self._note(f"{_CRASHED}, and the machine was started again: its guest saw a power cut")
         return True
 
     def put_exports_below(self) -> None:

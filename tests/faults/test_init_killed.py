@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +17,9 @@ pytestmark = pytest.mark.faults
 MOMENTS = 8
 
 
-def init(line: CommandLine) -> subprocess.Popen[bytes]:
+def init(line: CommandLine, *program: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "appliance.cli", "init", "--repository", str(line.repository)],
+        [sys.executable, *(program or ("-m", "appliance.cli")), "init", "--repository", str(line.repository)],
         cwd=PROJECT,
         env=line.environment,
         stdout=subprocess.DEVNULL,
@@ -29,6 +30,17 @@ def init(line: CommandLine) -> subprocess.Popen[bytes]:
 def line_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     folder.mkdir()
     return CommandLine(folder, capsys)
+
+
+def assert_works(line: CommandLine) -> None:
+    """After an `init` that was killed, whenever that was."""
+    if not (line.home / "keys" / "machine.key").exists():
+        again = line("init", "--repository", str(line.repository))
+        if again.code != 0:  # the repository was made, and nobody has its recovery key: the passphrase opens it
+            assert "a repository is there" in again.error()
+            assert line("repository", "adopt", str(line.repository)).code == 0
+    assert line("repository", "verify", "--read-data").code == 0
+    assert line.backup(b"x" * 5000)["kind"] == "full"
 
 
 def test_a_killed_init_leaves_nothing_half_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,10 +54,21 @@ def test_a_killed_init_leaves_nothing_half_done(tmp_path: Path, capsys: pytest.C
         time.sleep(takes_s * (0.4 + 0.6 * number / MOMENTS))  # before that, Python is still importing
         process.kill()
         process.wait(60)
-        if not (line.home / "keys" / "machine.key").exists():
-            again = line("init", "--repository", str(line.repository))
-            if again.code != 0:  # the repository was made, and nobody has its recovery key: the passphrase opens it
-                assert "a repository is there" in again.error()
-                assert line("repository", "adopt", str(line.repository)).code == 0
-        assert line("repository", "verify", "--read-data").code == 0
-        assert line.backup(b"x" * 5000)["kind"] == "full"
+        assert_works(line)
+
+
+@pytest.mark.parametrize(
+    ("place", "when"),
+    [
+        ("imaging.repository:Repository.create", "before"),
+        ("appliance.services.repositories:_take_on", "before"),
+        ("appliance.home:write_machine_key", "before"),
+        ("appliance.home:write_machine_key", "after"),
+    ],
+)
+def test_so_does_one_that_is_killed_between_repository_and_key(
+    place: str, when: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = line_in(tmp_path / "line", capsys)
+    assert init(line, "-m", "tests.faults.crash", place, when, "1").wait(120) == -signal.SIGKILL
+    assert_works(line)

@@ -112,10 +112,6 @@ class LabGuest:
         """Run a shell command in the guest; its output. CommandFailed when it fails, GuestSilent when none answers."""
         return run_in_guest(self.ports.command_socket, command, timeout_s=timeout_s).decode(errors="surrogateescape")
 
-    def report(self) -> GuestReport:
-        """What the disks hold now, asked anew."""
-        return parse_report(self.run("report"))
-
     def write(self, path: str, text: str) -> None:
         """Write a small file in the guest, safe on its disk when this returns."""
         quoted = shlex.quote(path)

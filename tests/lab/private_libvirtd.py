@@ -101,10 +101,6 @@ class PrivateLibvirtd:
             self._libvirtd.kill()
             self._libvirtd.wait(timeout=60)
 
-    def restart(self) -> None:
-        self.kill()
-        self.start()
-
     def close(self) -> None:
         """End both daemons and every machine of theirs that still runs, and remove the folder."""
         for pid_file in (self.folder / "run" / "qemu").glob("*.pid"):

@@ -12,7 +12,7 @@ from appliance.hypervisor.protocol import MachineState
 from appliance.policy.selectors import Kind, Machine
 from appliance.policy.stored import MachinePause
 from appliance.proofs import Proof
-from appliance.services.access import Act
+from appliance.services.access import Act, Subject
 from appliance.services.browsing import MachineFilter, MachinePage, MachineRow, Sort, Standing
 from appliance.services.inventory import InventoryService, KnownMachines
 from appliance.services.policies import PolicyService
@@ -106,7 +106,9 @@ def list_machines(query: MachineQuery) -> Response:
 @act(Act.MACHINE_SEE)
 def show_machine(path: Key) -> Response:
     """One that who asks may not see is not there."""
-    return send(MachineSeen, browsing().machine(path.key, may_see=visible()))
+    found = browsing().machine(path.key)
+    looking(Subject.of_machine(found.row.machine))
+    return send(MachineSeen, found)
 
 
 @resources.get("/inventory", summary="Machines as hosts were last seen, with their disks", responses={200: Inventory})

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from appliance.models import MachineRecord, PointRecord
 from appliance.paging import Page
 from appliance.proofs import Checked
-from appliance.services.access import Act
+from appliance.services.access import Act, Subject
 from appliance.services.browsing import PointFilter
 from appliance.services.choosing import NotProtected
 from appliance.services.point_records import record_of
@@ -66,14 +66,15 @@ class Allowed(BaseModel):
 @resources.get("/points", summary="Restore points, newest first", responses={200: PointPage})
 @act(Act.POINT_SEE)
 def list_points(query: PointQuery) -> Response:
-    may_see = visible()
     series = None
     if query.machine is not None:
-        series = browsing().machine(query.machine, may_see=may_see).row.series
+        row = browsing().machine(query.machine).row
+        looking(Subject.of_machine(row.machine))
+        series = row.series
         if series is None:
             return send_page(PointPage, Page((), None, 0))
     wanted = PointFilter(series, query.host, since_utc=query.since_utc, until_utc=query.until_utc)
-    page = browsing().points(wanted, after=query.after, limit=query.limit, may_see=may_see)
+    page = browsing().points(wanted, after=query.after, limit=query.limit, may_see=visible())
     items = tuple(values_of(_Point, each.point) | {"checked": each.checked} for each in page.items)
     return send_page(PointPage, Page(items, page.next, page.total))
 

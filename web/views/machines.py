@@ -10,12 +10,12 @@ from werkzeug.wrappers import Response
 
 from appliance.models import RunRecord
 from appliance.services.access import Act, Subject
-from appliance.services.browsing import MachineFilter, MachineRow, RunFilter, Sort, Standing
+from appliance.services.browsing import MachineFilter, MachinePage, MachineRow, RunFilter, Sort, Standing
 from appliance.services.queue.service import QueueService
 from web.acts import act
 from web.current import appliance, browsing
 from web.forms import choice, flag
-from web.guarding import performing, sees
+from web.guarding import looking, performing, sees
 from web.months import months
 from web.stretches import stretch_of
 
@@ -54,7 +54,7 @@ def listing() -> str:
 @blueprint.get("/vms/<path:key>")
 @act(Act.MACHINE_SEE)
 def page(key: str) -> str:
-    found = browsing().machine(key, may_see=sees())
+    found = named(key, Act.MACHINE_SEE)
     now = appliance().clock.now_utc()
     days = browsing().time_line(found.row, now - _TIME_LINE, now + timedelta(days=1))
     runs = browsing().runs(RunFilter(machine=key), limit=_RUNS, may_see=sees())
@@ -67,7 +67,7 @@ def page(key: str) -> str:
 @blueprint.post("/vms/<path:key>/back-up")
 @act(Act.RUN_START)
 def back_up(key: str) -> Response:
-    row = browsing().machine(key, may_see=sees()).row
+    row = named(key, Act.RUN_START).row
     full = flag(request.form, "full")
     with performing(Act.RUN_START, subject_of(row), {"full": full}) as doing:
         run = asked(row, full=full)
@@ -88,12 +88,19 @@ def subject_of(row: MachineRow) -> Subject:
     return Subject.of_machine(row.machine)
 
 
+def named(key: str, which: Act) -> MachinePage:
+    """The machine that a request names, which is about to have this done to it. RecordMissing, NotAllowed."""
+    found = browsing().machine(key)
+    looking(which, subject_of(found.row))
+    return found
+
+
 @blueprint.get("/points/<id>")
 @act(Act.POINT_SEE)
 def by_point(id: str) -> Response:
     """The page of its machine, where the point is."""
     where: dict[str, Any] = {
-        "key": browsing().row_of_point(id, may_see=sees()).key,
+        "key": with_point(id, Act.POINT_SEE).key,
         "from": id,
         "_anchor": f"point-{id[:12]}",
     }
@@ -104,4 +111,11 @@ def by_point(id: str) -> Response:
 @act(Act.RESTORE_START)
 def restore_point(id: str) -> Response:
     """The form of it."""
-    return redirect(url_for("restores.form", machine=browsing().row_of_point(id, may_see=sees()).key, point=id))
+    return redirect(url_for("restores.form", machine=with_point(id, Act.RESTORE_START).key, point=id))
+
+
+def with_point(id: str, which: Act) -> MachineRow:
+    """The machine of the point that a request names. RecordMissing, NotAllowed."""
+    row = browsing().row_of_point(id)
+    looking(which, subject_of(row))
+    return row

@@ -26,6 +26,7 @@ from web.forms import required, text, whole
 from web.guarding import actor, check, looking, performing, sees
 from web.jobs import Job
 from web.stretches import stretch_of
+from web.views.machines import named
 
 blueprint = Blueprint("recoveries", __name__)
 _SHOWN: Final = 60
@@ -50,12 +51,11 @@ def listing() -> str:
 @act(Act.RECOVERY_START)
 def form() -> Response | str:
     """What, when, where, review: each step has the answers of those before it in its address."""
+    row = chosen_machine(Act.RECOVERY_START)
     fleet = browsing().fleet(sees())
-    rows = [row for row in fleet.rows if row.last_point and row.machine.kind is Kind.VM]
-    row = next((each for each in rows if each.key == request.args.get("machine")), None)
-    if row is None:
+    if row is None or not row.last_point or row.machine.kind is not Kind.VM:
+        rows = [each for each in fleet.rows if each.last_point and each.machine.kind is Kind.VM]
         return which_machine(rows, "recoveries.form", "recoveries/what.html", "Recover")
-    looking(Act.RECOVERY_START, Subject.of_machine(row.machine))
     point = browsing().point(row, request.args.get("point", ""))
     if point is None:
         return render_template("recoveries/when.html", row=row, stretch=stretch_of(row), step=2, title="Recover")
@@ -94,6 +94,12 @@ def _free_name(row: MachineRow, fleet: Fleet) -> str:
     return next(name for name in names if name not in taken)
 
 
+def chosen_machine(which: Act) -> MachineRow | None:
+    """The one that the address of a wizard names. None: none yet. RecordMissing, NotAllowed."""
+    key = request.args.get("machine")
+    return named(key, which).row if key else None
+
+
 def which_machine(rows: list[MachineRow], endpoint: str, page: str, title: str) -> str:
     """The first step of a wizard, or what of it changes while a name is typed."""
     wanted = request.args.get("text", "").casefold()
@@ -107,7 +113,7 @@ def which_machine(rows: list[MachineRow], endpoint: str, page: str, title: str) 
 @blueprint.post("/recoveries")
 @act(Act.RECOVERY_START)
 def start() -> Response:
-    row = browsing().machine(required(request.form, "machine"), may_see=sees()).row
+    row = named(required(request.form, "machine"), Act.RECOVERY_START).row
     point = required(request.form, "point")
     host, name = required(request.form, "host"), required(request.form, "name", most=200)
     network = text(request.form, "network") or None

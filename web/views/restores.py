@@ -27,9 +27,10 @@ from appliance.services.restore.foreseeing import FORMATS, ForeseeingService, Fo
 from web.acts import act
 from web.current import appliance, browsing
 from web.forms import FormWrong, choice, required, text
-from web.guarding import access, actor, check, looking, performing, sees
+from web.guarding import access, actor, check, performing, sees
 from web.stretches import stretch_of
-from web.views.recoveries import which_machine
+from web.views.machines import named
+from web.views.recoveries import chosen_machine, which_machine
 
 blueprint = Blueprint("restores", __name__)
 _WHOLE, _DISK = "whole", "disk:"
@@ -47,11 +48,10 @@ class Place(StrEnum):
 @act(Act.RESTORE_START)
 def form() -> Response | str:
     """What, when, where, review: each step has the answers of those before it in its address."""
-    rows = [row for row in browsing().fleet(sees()).rows if row.last_point]
-    row = next((each for each in rows if each.key == request.args.get("machine")), None)
-    if row is None:
+    row = chosen_machine(Act.RESTORE_START)
+    if row is None or not row.last_point:
+        rows = [each for each in browsing().fleet(sees()).rows if each.last_point]
         return which_machine(rows, "restores.form", "restores/machines.html", "Restore")
-    looking(Act.RESTORE_START, Subject.of_machine(row.machine))
     point = browsing().point(row, request.args.get("point", ""))
     chosen = None if point is None else browsing().checked(point)
     newest = point or browsing().point(row, row.last_point or "")
@@ -96,7 +96,7 @@ def disk() -> Response:
 def _asked(place: Place, which: Act) -> Response:
     given = MultiDict(request.form.items())
     given["place"] = place.value
-    row = browsing().machine(required(given, "machine"), may_see=sees()).row
+    row = named(required(given, "machine"), which).row
     found = browsing().point(row, given.get("point", ""))
     if found is None or row.series is None:
         raise NotFound

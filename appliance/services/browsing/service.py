@@ -116,10 +116,10 @@ class BrowsingService:
         return self.fleet(may_see).page(wanted, sort, falling=falling, after=after, limit=limit)
 
     @_at_once
-    def machine(self, key: str, *, may_see: MaySee | None = None) -> MachinePage:
-        """By what tells it from all others: "vm:UUID" or "image:NAME". RecordMissing, also of one that must not be
-        seen."""
-        row = self._row(key, may_see)
+    def machine(self, key: str) -> MachinePage:
+        """By what tells it from all others: "vm:UUID" or "image:NAME". Whoever asks for one of somebody asks whether
+        they may see it: a refusal is to be written down. RecordMissing."""
+        row = self._row(key)
         catalog, machine = self.appliance.catalog, row.machine
         of_host = machine.kind is Kind.VM
         points, stored = (0, 0) if row.series is None else catalog.browsing.series_totals(row.series)
@@ -134,18 +134,12 @@ class BrowsingService:
 
     @_at_once
     def time_line(
-        self,
-        of: str | MachineRow,
-        since_utc: datetime,
-        until_utc: datetime,
-        *,
-        zone: tzinfo = UTC,
-        may_see: MaySee | None = None,
+        self, of: str | MachineRow, since_utc: datetime, until_utc: datetime, *, zone: tzinfo = UTC
     ) -> tuple[Day, ...]:
         """The points of a machine that were made in this time (its end is not in it), by the days of `zone`; the newest
-        5,000, if there are more. `of`: its key, or its row by whoever may see it, so that it is not looked for again.
+        5,000, if there are more. `of`: its key, or its row by whoever has it, so that it is not looked for again.
         RecordMissing."""
-        row = self._row(of, may_see) if isinstance(of, str) else of
+        row = self._row(of) if isinstance(of, str) else of
         if row.series is None:
             return ()
         catalog, wanted = self.appliance.catalog, PointFilter(row.series, since_utc=since_utc, until_utc=until_utc)
@@ -168,10 +162,10 @@ class BrowsingService:
         return next((each for each in found if each.series == of.series), None)
 
     @_at_once
-    def row_of_point(self, id: str, *, may_see: MaySee | None = None) -> MachineRow:
+    def row_of_point(self, id: str) -> MachineRow:
         """Of the machine that has the point of this id. RecordMissing."""
         found = () if searching.as_id(id) is None else self.appliance.catalog.history.points_of((id,))
-        row = next((row for row in self.fleet(may_see).rows if row.series == found[0].series), None) if found else None
+        row = next((row for row in self.fleet().rows if row.series == found[0].series), None) if found else None
         if row is None:
             raise RecordMissing("point", id)
         return row
@@ -290,8 +284,8 @@ class BrowsingService:
             debts=self._debts(may_see),
         )
 
-    def _row(self, key: str, may_see: MaySee | None) -> MachineRow:
-        row = self._fleet(may_see, key).row(key)
+    def _row(self, key: str) -> MachineRow:
+        row = self._fleet(None, key).row(key)
         if row is None:
             raise RecordMissing("machine", key, hint="'strongroom vm list --known' shows those that were seen.")
         return row

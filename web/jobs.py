@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -34,7 +34,8 @@ class TooMuchAtOnce(StrongroomError):
 @dataclass(slots=True)
 class Job:
     """`about`: what it is called on its page. `actor`: the id of who began it: nobody else sees it. `form`: the address
-    from where it is begun once more. `result`: what the work returned."""
+    from where it is begun once more. `told`: what the act that it does has told of itself so far. `result`: what the
+    work returned."""
 
     id: str
     about: str
@@ -42,6 +43,7 @@ class Job:
     form: str
     began_utc: datetime
     ended_utc: datetime | None = None
+    told: Mapping[str, object] = field(default_factory=dict)
     notes: list[tuple[datetime, str]] = field(default_factory=list)
     label: str = ""
     done_bytes: int = 0

@@ -124,6 +124,7 @@ def start() -> Response:
 
     def work(own: Appliance, job: Job) -> RecoveryRecord:
         with Access(own).performing(who, Act.RECOVERY_START, subject, details) as doing:
+            job.told = doing.told
             record = RecoveryService(own).start(
                 row.series or row.key, point, host=host, new_name=name, network=network,
                 memory_bytes=None if memory is None else memory * _MIB, vcpus=cpus, progress=job,
@@ -149,7 +150,8 @@ def starting(id: str) -> Response | str:
         if request.headers.get("HX-Request"):
             return Response(status=204, headers={"HX-Redirect": address})
         return redirect(address)
-    record = next((each for each in RecoveryService(appliance()).list() if each.machine_name == job.about), None)
+    recovery = job.told.get("recovery")
+    record = next((each for each in RecoveryService(appliance()).list() if each.id == recovery), None)
     template = "recoveries/starting_now.html" if request.headers.get("HX-Request") else "recoveries/starting.html"
     return render_template(template, job=job, record=record, now=appliance().clock.now_utc(), title="Recovering")
 

@@ -14,10 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, u
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import HomeCopied, RecordMissing
-from appliance.models import ApplianceRecord, RecoveryState, RunState
+from appliance.catalog.recoveries import under_way
+from appliance.models import ApplianceRecord, RunState
 
 _SEEN_EVERY = timedelta(minutes=1)
-_ENDED = [state.value for state in RecoveryState if state.ended]
 
 
 class Appliances:
@@ -109,7 +109,7 @@ def _open(table: Table, id: str) -> ColumnElement[bool]:
     if table is tables.runs:
         return here & table.c.state.in_([RunState.RUNNING.value, RunState.QUEUED.value])
     if table is tables.recoveries:
-        return here & table.c.state.not_in(_ENDED)
+        return here & under_way()
     return here
 
 

@@ -17,12 +17,11 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, fal
 from appliance.catalog import rows, tables
 from appliance.catalog.database import Database
 from appliance.catalog.errors import RecordMissing
+from appliance.catalog.recoveries import under_way
 from appliance.inventory import HostLook, KnownMachine, SeenMachine, still_known, where
-from appliance.models import RecoveryState
 
 _machines = tables.seen_machines
 _looks = tables.host_looks
-_ENDED = [state.value for state in RecoveryState if state.ended]
 
 
 class Inventory:
@@ -130,7 +129,7 @@ def runs_out_of_repository() -> ColumnElement[bool]:
     return (
         select(recoveries.c.id)
         .where(recoveries.c.machine_uuid == _machines.c.uuid, recoveries.c.host == _machines.c.host)
-        .where(recoveries.c.state.not_in(_ENDED))
+        .where(under_way())
         .exists()
     )
 

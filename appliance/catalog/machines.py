@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Row, Select, and_, false, func, or_, select
 
 from appliance.catalog import tables
 from appliance.catalog.database import Database
+from appliance.catalog.recoveries import under_way
 from appliance.catalog.runs import newest_of_each
-from appliance.models import RecoveryState, RunState
+from appliance.models import RunState
 from appliance.policy.selectors import Kind
 
 _runs, _seen = tables.runs, tables.seen_machines
-_ENDED = [state.value for state in RecoveryState if state.ended]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _seen_query() -> Select[Any]:
     recovered = (
         select(recoveries.c.id)
         .where(recoveries.c.machine_uuid == _seen.c.uuid, recoveries.c.host == _seen.c.host)
-        .where(recoveries.c.state.not_in(_ENDED))
+        .where(under_way())
         .exists()
     )
     return (

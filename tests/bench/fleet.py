@@ -10,7 +10,7 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -57,7 +57,8 @@ AWAY = timedelta(minutes=25)  # for so long the last host does not answer
 @dataclass(frozen=True, slots=True)
 class Size:
     """How much of everything: `unprotected` machines have neither points nor runs, `images` are no machines of a host,
-    `gone` have points and are on no host any more; all are among `machines`."""
+    `gone` have points and are on no host any more; all are among `machines`. `recovered`: instant recoveries that have
+    ended."""
 
     machines: int = 1000
     points: int = 200_000
@@ -69,12 +70,14 @@ class Size:
     running: int = 8
     queued: int = 40
     policies: int = 20
+    recovered: int = 20_000
 
 
 FULL = Size()
 SMALL = Size(
-    machines=30, points=600, runs=1500, hosts=3, unprotected=4, images=3, gone=2, running=2, queued=3, policies=0
-)
+    machines=30, points=600, runs=1500, hosts=3, unprotected=4, images=3, gone=2, running=2, queued=3, policies=0,
+    recovered=0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ def seed(catalog: Catalog, size: Size = FULL, *, now_utc: datetime, number: int 
     _fill(catalog, tables.points, (rows.encode(point) for some in points.values() for point in some))
     newest = {series: some[-1].id for series, some in points.items()}
     _fill(catalog, tables.runs, (row_of(run) for run in _runs(draw, protected, size, newest, now_utc)))
+    _fill(catalog, tables.recoveries, (rows.encode(each) for each in _recovered(draw, points, size, now_utc)))
     _analyse(catalog)
 
 
@@ -150,6 +154,17 @@ def look_after(catalog: Catalog, nights: int, acts: int, *, now_utc: datetime, n
         assert point.host is not None
         catalog.recoveries.add(_recovery(draw, state, point, point.host, now_utc))
     _fill(catalog, tables.audit, _acts(draw, [*newest.values()], acts, now_utc))
+
+
+def _recovered(
+    draw: random.Random, points: Mapping[str, Sequence[PointRecord]], size: Size, now_utc: datetime
+) -> Iterator[RecoveryRecord]:
+    machines = [some for some in points.values() if some[0].host is not None]
+    for _ in range(size.recovered):
+        point = draw.choice(draw.choice(machines))
+        assert point.host is not None
+        ended = draw.choice((RecoveryState.MIGRATED, RecoveryState.DISCARDED))
+        yield _recovery(draw, ended, point, point.host, now_utc)
 
 
 def _recovery(

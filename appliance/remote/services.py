@@ -19,7 +19,7 @@ from appliance.policy.selectors import Clause, Kind, Machine
 from appliance.policy.stored import MachinePause
 from appliance.progress import SILENT, Progress
 from appliance.remote.client import Client
-from appliance.remote.errors import MigrationEnded
+from appliance.remote.errors import MigrationEnded, RemoteUnreachable
 from appliance.reports.compliance import Report
 from appliance.services.backup.watching import HowFar
 from appliance.services.inventory import KnownMachines
@@ -30,6 +30,7 @@ from appliance.services.queue.service import Asked, Seen
 from appliance.services.runlogs import RunLog
 
 _LOOK_S: Final = 1.0
+_LOOKS_MISSED_MAX: Final = 600
 _KEPT: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _NOT_TOLD: Final = {"manifest_name": ""}
 _SOCKETS: Final = {"socket": "", "host_socket": ""}
@@ -190,10 +191,22 @@ class RemoteRecoveries:
                 "how fast it goes is what the other appliance's settings say (recovery.migrate_bandwidth_bytes_s)"
             )
         wanted = {"format": image_format} | ({} if to is None else {"to": to})
-        record = self._read(self._client.post(f"/recoveries/{_part(id)}/migrate", wanted))
+        return self.watched(self._read(self._client.post(f"/recoveries/{_part(id)}/migrate", wanted)), progress)
+
+    def watched(self, record: RecoveryRecord, progress: Progress) -> RecoveryRecord:
+        """Until it moves no more. An appliance that does not answer is waited for, as long as an update of it takes.
+        MigrationEnded, RemoteUnreachable."""
+        missed = 0
         while record.state is RecoveryState.MIGRATING:
             self._sleep(_LOOK_S)
-            record = self.find(record.id)
+            try:
+                record, missed = self.find(record.id), 0
+            except RemoteUnreachable as err:
+                missed += 1
+                if missed > _LOOKS_MISSED_MAX:
+                    raise
+                if missed == 1:
+                    progress.note(f"{err}; the disks move on as soon as that does: waiting for it")
         if record.state is not RecoveryState.MIGRATED:
             raise MigrationEnded(record.id, record.state.value, record.error)
         return record

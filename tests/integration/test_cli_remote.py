@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from appliance.acts import Act, Role
-from appliance.models import RunState
+from appliance.models import RecoveryRecord, RecoveryState, RunState, new_id
 from appliance.policy.selectors import Clause, Selector
 from appliance.remote.client import Client
 from appliance.remote.errors import RemoteUnknown
+from appliance.remote.services import RemoteRecoveries
 from appliance.services.access import Via
 from appliance.services.access.audits import AuditService
+from tests.integration.backing_up import Progress
 from tests.lab.filesystems import make_ext, make_tree
 from tests.unit.api_site import Site, serving, site
 from tests.unit.cli_runner import CommandLine, Ran
@@ -229,6 +231,36 @@ def test_status_tells_what_needs_eyes(remote: Elsewhere) -> None:
     assert "used" not in some.out
     assert "stored by them" in remote("plan", token=theirs).out
     assert "1 protected" in some.out
+
+
+def test_a_migration_is_watched_on_when_the_appliance_was_away(remote: Elsewhere) -> None:
+    """As while it is updated."""
+    settings, catalog = remote.site.appliance.settings, remote.site.appliance.catalog
+    now = remote.site.appliance.clock.now_utc()
+    record = catalog.recoveries.add(
+        RecoveryRecord(
+            new_id(), RecoveryState.MIGRATING, new_id(), "shop.1", "shop", "rack01", "again", new_id(), "none", now,
+            now, appliance=catalog.me,
+        )
+    )  # fmt: skip
+    with (
+        closing(Client(remote.url, remote.token, settings.home / "keys" / "web.crt")) as client,
+        socket.socket() as mute,
+    ):
+        mute.bind(("127.0.0.1", 0))  # and listens to nobody
+        looks: list[str] = []
+
+        def sleep(_: float) -> None:
+            looks.append(client.url)
+            client.url = f"https://127.0.0.1:{mute.getsockname()[1]}" if len(looks) < 3 else remote.url
+            if len(looks) == 4:
+                catalog.recoveries.update(record, now_utc=now, state=RecoveryState.MIGRATED)
+
+        progress = Progress()
+        assert RemoteRecoveries(client, sleep).watched(record, progress).state is RecoveryState.MIGRATED
+    assert len(looks) == 4
+    (note,) = progress.notes
+    assert "does not answer: Connection refused; the disks move on" in note
 
 
 def test_a_refusal_is_told_in_the_words_of_who_refuses(remote: Elsewhere) -> None:

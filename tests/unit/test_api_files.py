@@ -10,14 +10,18 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import urllib3
+from sqlalchemy import update
 from urllib3.exceptions import ProtocolError
 
 from appliance.acts import Act, Role
 from appliance.audit import AuditEntry
+from appliance.catalog import tables
 from appliance.policy.selectors import Clause, Selector
 from appliance.services.access.audits import AuditService
 from appliance.services.accounts.setting_up import SetUpService
@@ -126,13 +130,15 @@ def test_the_point_that_is_meant_is_told_to_who_sees_its_machine(scene: Scene) -
 
 
 def test_a_download_ends_soon_after_the_right_to_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By token and by session; while it is good, all of it comes."""
+    """By a token that is revoked, one that expires, and by session; while it is good, all of it comes."""
     api, catalog = scene.api, scene.api.appliance.catalog
     monkeypatch.setattr(downloads, "_ASK_S", 0.0)
-    token = api.token_of(Role.RESTORER, [Act.FILE_READ], (Selector((Clause(image="web"),)),))
+    revoked, expiring = (
+        api.token_of(Role.RESTORER, [Act.FILE_READ], (Selector((Clause(image="web"),)),)) for _ in range(2)
+    )
     admin = _set_up(api.app, api.appliance, SetUpService(api.appliance).first_link(), "first")
 
-    def by_token() -> Iterator[bytes]:
+    def by_token(token: str) -> Iterator[bytes]:
         answer = api.ask("GET", f"/points/{scene.point}/file?place=/big.bin", token=token, buffered=False)
         return iter(answer.iter_encoded())
 
@@ -141,12 +147,19 @@ def test_a_download_ends_soon_after_the_right_to_it(scene: Scene, monkeypatch: p
         return iter(admin.client.get(path, base_url=BASE, buffered=False).iter_encoded())
 
     def revoke() -> None:
-        found = catalog.tokens.find(token_hash(token))
+        found = catalog.tokens.find(token_hash(revoked))
         assert found is not None
         catalog.tokens.revoke(found[0].id, api.appliance.clock.now_utc())
 
+    def expire() -> None:
+        over = api.appliance.clock.now_utc() - timedelta(seconds=1)
+        with catalog.database.write() as connection:
+            of_it = update(tables.tokens).where(tables.tokens.c.hash == token_hash(expiring))
+            assert connection.execute(of_it.values(expires_utc=over)).rowcount == 1
+
     ways: tuple[tuple[Callable[[], Iterator[bytes]], Callable[[], None]], ...] = (
-        (by_token, revoke),
+        (partial(by_token, revoked), revoke),
+        (partial(by_token, expiring), expire),
         (by_session, lambda: catalog.sessions.end([each.id for each in catalog.sessions.list()])),
     )
     for ask, end in ways:

@@ -391,6 +391,7 @@ def test_a_power_cut_before_what_was_pulled_is_flushed(site: tuple[Rig, Lab, Pro
     guest.kill_qemu()
     (resumed,) = RecoveryService(rig.appliance).resume(supervise=False)
     assert (resumed.record.state, resumed.problems) == (RecoveryState.MIGRATED, ())
+    assert resumed.record.notes[-1].startswith("QEMU died while the disks were moved, and the machine is started again")
     assert guest.running
     assert all(reads_right(guest, disk) for disk in protected.disks)
     guest.remove()

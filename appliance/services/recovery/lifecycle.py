@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from appliance.bootstrap import Appliance
     from imaging.repository import Point
 
-_CRASHED = "QEMU died while the disks were moved"
 _RESUMES = 20
 _RESUME_PAUSE_S = 0.1
 
@@ -87,7 +86,7 @@ class Recovery:
         """
         self.tend()
         state = check(self.hypervisor, self.record)
-        if state.state is MachineState.OFF and not state.shut_down:
+        if state.state is MachineState.OFF and not state.shut_down and not self.start_crashed():
             self.put_exports_below()
             self.hypervisor.machines.start(self.record.machine_uuid)
         for _ in range(_RESUMES):
@@ -96,16 +95,20 @@ class Recovery:
             self.appliance.clock.sleep(_RESUME_PAUSE_S)
 
     def start_crashed(self) -> bool:
-        """Start the machine again whose QEMU died while its disks were moved; that it did is noted before.
+        """Start the machine again if its QEMU died; that it did is noted before.
 
         QEMU 7.2 may do so when the server goes away that a job reads from. HypervisorError.
         """
         if not self.hypervisor.machines.state(self.record.machine_uuid).crashed:
             return False
-        self._note(f"{_CRASHED}, and the machine is started again: its guest saw a power cut")
+        self._note(f"{self._died}, and the machine is started again: its guest saw a power cut")
         self.put_exports_below()
         self.hypervisor.machines.start(self.record.machine_uuid)
         return True
+
+    @property
+    def _died(self) -> str:
+        return "QEMU died while the disks were moved" if self.record.state is RecoveryState.MIGRATING else "QEMU died"
 
     def put_exports_below(self) -> None:
         """Of a machine that is off and whose QEMU was killed: below each overlay into which all was pulled, but maybe
@@ -145,7 +148,7 @@ class Recovery:
         except HostUnreachable:
             raise
         except HypervisorError as err:  # it needs nothing of ours any more
-            self._note(f"{_CRASHED}, and the machine could not be started again: {err}")
+            self._note(f"{self._died}, and the machine could not be started again: {err}")
         self.update(state=RecoveryState.MIGRATED, error=None)
         locking.forget(self.appliance, self.record.id)
 

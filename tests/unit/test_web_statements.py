@@ -17,10 +17,11 @@ from tests.bench.fleet import ME, SMALL, Size, look_after, seed
 from tests.bench.pages import ANSWERS, ELSEWHERE, client_of, counted, pages_of
 from tests.bench.served import account
 
-FEW = replace(SMALL, machines=20, points=160, runs=200, policies=3)
+FEW = replace(SMALL, machines=20, points=160, runs=200, policies=3, recovered=100)
 MANY = Size(
-    machines=60, points=480, runs=600, hosts=9, unprotected=12, images=9, gone=6, running=6, queued=9, policies=9
-)
+    machines=60, points=480, runs=600, hosts=9, unprotected=12, images=9, gone=6, running=6, queued=9, policies=9,
+    recovered=300,
+)  # fmt: skip
 _BASE = "https://localhost"
 
 

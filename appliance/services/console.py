@@ -8,7 +8,6 @@ is taken) is told once, and tried again.
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.readable import readable
 from appliance.services.spawning import without_secrets
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ConsoleService:
             os.close(writing)
         try:
             while not stop.is_set():
-                if select.select([reading], [], [], _LOOK_S)[0]:
+                if readable(reading, _LOOK_S):
                     return process, os.read(reading, 1) != b""  # nothing: it ended, and with it its end of the pipe
             return process, False
         finally:

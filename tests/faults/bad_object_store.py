@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-import select
 import socket
 import ssl
 import threading
@@ -26,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self, TypeAlias
 from urllib.parse import parse_qs, urlsplit
+
+from appliance.readable import readable
 
 OPERATIONS = ("put", "create", "get", "head", "list", "delete", "delete_many", "token")
 _PATIENCE_S = 30.0
@@ -85,7 +86,7 @@ class Exchange:
     def stay_silent(self) -> None:
         """Until the other side has enough of it."""
         self._handler.close_connection = True
-        select.select([self._handler.connection], [], [], _PATIENCE_S)
+        readable(self._handler.connection, _PATIENCE_S)
 
 
 Reaction: TypeAlias = Callable[[Exchange], None]

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import select
 import signal
 import subprocess
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from appliance.models import RecoveryRecord, RecoveryState
+from appliance.readable import readable
 from appliance.services import spawning
 from appliance.services.recovery import RecoveryService, Supervisor, service
 from tests.integration.backing_up import MIB, Disk, Rig, blank, device, firmware_machine, hmp
@@ -88,7 +88,7 @@ def kill_all(pids: list[int]) -> None:
                 processes.append(process)
                 signal.pidfd_send_signal(process, signal.SIGKILL)
         for process in processes:
-            assert select.select([process], [], [], 120)[0], "a process does not die"
+            assert readable(process, 120), "a process does not die"
 
 
 def kill_exports(rig: Rig, record: RecoveryRecord) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from appliance.readable import readable
 from tests.integration.backing_up import firmware_machine
 from tests.lab import CommandFailed, GuestSilent, Lab, LabGuest, PrivateLibvirtd
 from tests.lab.guest import parse_report
@@ -169,6 +169,6 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(lab: Lab) -> Non
         while there() != [False] * 3:  # a process of tests beside this one may be at it
             assert time.monotonic() < deadline, there()
             sweep()
-        assert select.select([process], [], [], 120)[0], "a process is left"
+        assert readable(process, 120), "a process is left"
     assert mine.running
     assert lab.folder.exists()

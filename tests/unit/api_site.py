@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from appliance.acts import Act, Role
 from appliance.bootstrap import Appliance
 from appliance.models import RecoveryDisk, RecoveryRecord, RecoveryState, new_id
 from appliance.policy.selectors import Selector
+from appliance.readable import readable
 from appliance.services.access import local_actor
 from appliance.services.accounts.tokens import TokenService
 from appliance.settings import load
@@ -122,7 +122,7 @@ def serving(home: Mapping[str, str]) -> Iterator[str]:
     )  # fmt: skip
     os.close(writing)
     try:
-        assert select.select([reading], [], [], 120)[0], "the server does not come up"
+        assert readable(reading, 120), "the server does not come up"
         if os.read(reading, 1) != b"1":
             raise AssertionError(process.communicate()[1])
         yield f"https://127.0.0.1:{port}"

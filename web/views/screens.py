@@ -7,7 +7,6 @@ and its end are audited. Bytes are carried as they are: what they mean is the br
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 import time
@@ -19,6 +18,7 @@ from simple_websocket import ConnectionClosed, Server
 from werkzeug.exceptions import Forbidden, ServiceUnavailable
 
 from appliance.models import RecoveryRecord
+from appliance.readable import readable
 from appliance.services.access import Act
 from appliance.services.recovery import RecoveryService
 from web.acts import act
@@ -96,7 +96,7 @@ def _carry(browser: Server, machine: socket.socket, over: threading.Event, may_s
                 if not may_still():
                     break
                 asked_s = time.monotonic()
-            if select.select([machine], [], [], _LOOK_S)[0]:
+            if readable(machine, _LOOK_S):
                 data = machine.recv(_READ_BYTES)
                 if not data:
                     break

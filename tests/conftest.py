@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import secrets
@@ -30,6 +31,7 @@ hypothesis.settings.load_profile("strongroom")
 os.environ.setdefault("STRONGROOM_WEB_PORT", "0")
 
 _ENDING_S = 20.0
+_DESCRIPTORS_CALM = 300
 _PASSED = pytest.StashKey[bool]()
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -60,6 +62,15 @@ def _no_run_goes_on() -> Iterator[None]:
     for heart in left:
         heart.join(_ENDING_S)  # one that was told to end may just be at it
     assert not any(heart.is_alive() for heart in left), f"the test left runs that nobody ends: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _descriptors_are_given_back() -> Iterator[None]:
+    """What a test opened and left to the collector is closed when that comes by: after a thousand, a machine's usual
+    limit, later tests would fail of it."""
+    yield
+    if len(os.listdir("/proc/self/fd")) > _DESCRIPTORS_CALM:
+        gc.collect()
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def serve(session: Session, name: str, point: str, disk: str | None, port: int |
             say(served.uri)
             sys.stdout.flush()
             tell("Serving; interrupt to end.")
-            served.wait()
+            served.wait(tell)
     except KeyboardInterrupt:
         tell("Ended.")
 

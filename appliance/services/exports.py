@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from appliance.ownership import remove_unowned
 from appliance.services.choosing import choose_disk
 from appliance.services.points import PointService, point_subject
 from imaging import convert, export
-from imaging.errors import ExportFailed, HoldNotFound, ImagingError, MountFailed
+from imaging.errors import HoldNotFound, ImagingError, MountFailed
 from imaging.export import Export, Listen
 from imaging.serving import ServedDisk
 
@@ -41,20 +41,29 @@ class NothingMounted(StrongroomError):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Served:
-    """A disk that is being served."""
+    """A disk that is being served. `start`: another server of it, in the same place."""
 
     record: ExportRecord
     disk: DiskEntry
     uri: str
     export: Export
+    start: Callable[[], Export]
 
-    def wait(self) -> None:
-        """Until the server dies, which raises ExportFailed; a caller who wants to end it raises out of this."""
-        while self.export.alive():
-            time.sleep(_WATCH_S)
-        raise ExportFailed(f"disk {self.disk.name}", self.export.last_words() or "its server died")
+    def wait(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """For ever: a caller who wants to end it raises out of this. A server that dies is replaced, and `tell` gets a
+        sentence about it; ExportFailed when the new one does not come up.
+
+        nbdkit 1.32 itself dies where a client goes, without a word, from several requests that are being answered (an
+        assertion in its raw_send_socket), and takes the other clients with it.
+        """
+        while True:
+            while self.export.alive():
+                time.sleep(_WATCH_S)
+            self.export.stop()  # what it leaves
+            self.export = self.start()
+            tell("Its server died, and was started again: clients have to connect anew.")
 
 
 class ExportService:
@@ -86,12 +95,21 @@ class ExportService:
             self._appliance.catalog.exports.save(record)
             try:
                 record = self._held(record, point, purpose)
-                server = export.start(self.served(point, entry.name), listen, outlives_caller=False)
+
+                def start() -> Export:
+                    server = export.start(self.served(point, entry.name), listen, outlives_caller=False)
+                    try:
+                        server.wait_ready(self._appliance.settings.recovery.export_start_timeout_s)
+                    except BaseException:
+                        server.stop()
+                        raise
+                    return server
+
+                served = Served(record, entry, listen.uri, start(), start)
                 try:
-                    server.wait_ready(self._appliance.settings.recovery.export_start_timeout_s)
-                    yield Served(record, entry, listen.uri, server)
+                    yield served
                 finally:
-                    server.stop()
+                    served.export.stop()
             finally:
                 self._end(record)
 

@@ -71,16 +71,34 @@ esac
 """
 
 
-@pytest.fixture
-def late(tmp_path: Path) -> Iterator[Path]:
-    script = tmp_path / "late.sh"
+def with_late(folder: Path, act: Callable[[Path], None]) -> None:
+    """`act` gets such a server's socket. nbdkit 1.32 itself may die where a connection is cut while several of its
+    threads answer on it (an assertion in raw_send_socket): then once more, with a new one."""
+    script = folder / "late.sh"
     script.write_text("#!/bin/sh\n" + _LATE)
     script.chmod(0o755)
-    with nbdkit(tmp_path, "sh", str(script)) as (_, listen):
-        yield listen
+    for left in range(9, -1, -1):
+        with nbdkit(folder, "sh", str(script)) as (process, listen):
+            try:
+                act(listen)
+                return
+            except SourceError:
+                if not left or not aborted(process):
+                    raise
 
 
-def test_late_answers_of_a_failed_read_reach_no_buffer_in_use(late: Path) -> None:
+def aborted(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        return process.wait(10) == -signal.SIGABRT
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def test_late_answers_of_a_failed_read_reach_no_buffer_in_use(tmp_path: Path) -> None:
+    with_late(tmp_path, fail_and_read_on)
+
+
+def fail_and_read_on(late: Path) -> None:
     buffer = memoryview(bytearray(2 * MIB))
     other = memoryview(bytearray(4096))
     with NbdSource(late, connections=1) as source:
@@ -92,13 +110,18 @@ def test_late_answers_of_a_failed_read_reach_no_buffer_in_use(late: Path) -> Non
         assert buffer == b"m" * len(buffer), "what is in use was overwritten by an answer that came late"
 
 
-def test_a_source_goes_on_after_each_of_its_connections_failed(late: Path) -> None:
+def test_a_source_goes_on_after_each_of_its_connections_failed(tmp_path: Path) -> None:
+    with_late(tmp_path, fail_and_go_on)
+
+
+def fail_and_go_on(late: Path) -> None:
     with NbdSource(late, connections=2) as source:
         for _ in range(5):
             with pytest.raises(SourceError):
                 source.read([(MIB // 2, memoryview(bytearray(4096)))])
         view = memoryview(bytearray(10))
-        assert within(60, lambda: source.read([(0, view)])) is None
+        if (failed := within(60, lambda: source.read([(0, view)]))) is not None:
+            raise failed
         assert view == b"U" * 10
 
 

@@ -1,16 +1,13 @@
-"""The object store that answers as a bad one does: every fault ends in the right error, or in success, and never in
-wrong data."""
+"""The S3-compatible object store that answers as a bad one does, in what no other cloud has. What all have in common is
+in test_store_http.py."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import secrets
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +15,6 @@ from imaging.errors import (
     AddressRefused,
     Damaged,
     ImagingError,
-    NoSpace,
     ObjectExists,
     ObjectMissing,
     StoreError,
@@ -27,33 +23,48 @@ from imaging.errors import (
 from imaging.storage.contract import Store
 from imaging.storage.endpoints import parse_endpoint
 from imaging.storage.retrying import RetryingStore
-from imaging.storage.s3 import Bucket, Credentials, Limits, S3Store
+from imaging.storage.s3 import Bucket, Credentials
+from imaging.storage.wire import Limits
 from tests.faults.bad_object_store import (
     Answer,
     BadObjectStore,
-    Exchange,
     Reaction,
-    broken,
-    broken_after_success,
     changed,
     cut_short,
-    empty_listing,
-    failed_after_success,
     late,
     refused,
     silent,
     silent_after_success,
     slow,
 )
-from tests.faults.cloud_cases import SEVENTY, TEN, fill, longer, own_certificate, patiently, shorter, without
+from tests.faults.cloud_cases import (
+    SEVENTY,
+    SLOW,
+    TEN,
+    Cloud,
+    answered,
+    bad,
+    direct,
+    longer,
+    patient,
+    patiently,
+    prefix,
+    proxy,
+    shorter,
+    store,
+    through,
+)
+from tests.faults.cloud_s3 import NO_LISTING, S3, S3_CALLS, open_store
 from tests.lab.s3_server import S3Server, running
+
+__all__ = ["bad", "direct", "patient", "prefix", "proxy", "store", "through"]
 
 pytestmark = pytest.mark.faults
 
-# Where nothing is shown by being short of patience, a busy machine has the time that the product gives.
-LONG = Limits(connections=4)
-HASTY = Limits(connections=4, silence_s=2.0)
-SILENCES = ("silence", "silence after success")
+
+@pytest.fixture(scope="module")
+def cloud() -> Cloud:
+    return S3
 
 
 @pytest.fixture(scope="module")
@@ -62,272 +73,21 @@ def server() -> S3Server:
 
 
 @pytest.fixture(scope="module")
-def proxy(server: S3Server) -> Iterator[BadObjectStore]:
-    with BadObjectStore(server.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def place(server: S3Server, proxy: BadObjectStore) -> Bucket:
-    return server.bucket(f"{secrets.token_hex(8)}/", url=proxy.url)
-
-
-@pytest.fixture(scope="module")
-def direct(server: S3Server, place: Bucket) -> S3Store:
-    """The same objects, past the proxy."""
-    return S3Store(replace(place, endpoint=parse_endpoint(server.url)), server.credentials)
-
-
-@pytest.fixture(scope="module")
-def through(server: S3Server, place: Bucket) -> S3Store:
-    """One for all tests, as a client takes a fifth of a second to make."""
-    return S3Store(place, server.credentials, LONG)
-
-
-@pytest.fixture(scope="module")
-def hasty(server: S3Server, place: Bucket) -> S3Store:
-    """Who soon takes silence for one."""
-    return S3Store(place, server.credentials, HASTY)
-
-
-@pytest.fixture
-def bad(proxy: BadObjectStore) -> Iterator[BadObjectStore]:
-    proxy.begin()
-    yield proxy
-    proxy.forgive()
-
-
-@pytest.fixture
-def store(bad: BadObjectStore, through: S3Store, direct: S3Store) -> S3Store:
-    fill(direct)
-    return through
-
-
-@pytest.fixture
-def patient(store: S3Store) -> RetryingStore:
-    return patiently(store)
-
-
-def create(store: Store) -> None:
-    store.create("leases/aa/end", [b"mine"])
-
-
-CALLS: Mapping[str, tuple[str, Callable[[Store], object]]] = {
-    "put": ("put", lambda store: store.put("keys/aa", [TEN])),
-    "create": ("create", create),
-    "get": ("get", lambda store: store.get("config")),
-    "get a range": ("get", lambda store: store.get("packs/aa/seventy", 100, 60_000)),
-    "get nothing": ("get", lambda store: store.get("config", 3, 0)),
-    "exists": ("get", lambda store: store.exists("config")),
-    "list": ("list", lambda store: list(store.list(""))),
-    "look before delete": ("get", lambda store: store.delete("config")),
-    "delete": ("delete", lambda store: store.delete("config")),
-    "delete_many": ("delete_many", lambda store: store.delete_many(["config", "packs/aa/seventy"])),
-}
-
-PASSING: Mapping[str, Reaction] = {
-    "500": refused(500, "InternalError"),
-    "500 without a body": refused(500, ""),
-    "502 of a proxy": refused(502, ""),
-    "503": refused(503, "SlowDown"),
-    "429": refused(429, "TooManyRequests"),
-    "409": refused(409, "OperationAborted"),
-    "400 time-out": refused(400, "RequestTimeout"),
-    "400 digest": refused(400, "BadDigest"),
-    "silence": silent(),
-    "silence after success": silent_after_success(),
-    "500 after success": failed_after_success(500, "InternalError"),
-    "a broken connection": broken(),
-    "a broken connection after success": broken_after_success(),
-}
-
-
-@pytest.mark.parametrize("fault", sorted(PASSING))
-@pytest.mark.parametrize("call", sorted(CALLS))
-def test_what_passes_is_called_unavailable_and_passes(
-    bad: BadObjectStore, store: S3Store, hasty: S3Store, direct: S3Store, call: str, fault: str
-) -> None:
-    operation, act = CALLS[call]
-    client = hasty if fault in SILENCES else store
-    bad.fail(operation, PASSING[fault])
-    with pytest.raises(StoreUnavailable) as caught:
-        act(client)
-    assert caught.value.retryable
-    assert caught.value.hint
-    assert caught.value.name in str(caught.value)
-
-    bad.forgive()
-    fill(direct)
-    bad.fail(operation, PASSING[fault])
-    act(patiently(client))
-    bad.settle()
-    gone = {"delete": {"config"}, "look before delete": {"config"}, "delete_many": {"config", "packs/aa/seventy"}}
-    made = {"put": {"keys/aa"}, "create": {"leases/aa/end"}}
-    left = {"config", "packs/aa/seventy"} | made.get(call, set())
-    assert {listed.name for listed in direct.list("")} == left - gone.get(call, set())
-
-
-REFUSED: Mapping[str, tuple[Reaction, str]] = {
-    "expired": (refused(403, "ExpiredToken"), "expired"),
-    "expired, by 400": (refused(400, "ExpiredToken"), "expired"),
-    "unknown key": (refused(403, "InvalidAccessKeyId"), "access key"),
-    "wrong secret": (refused(403, "SignatureDoesNotMatch"), "secret"),
-    "no rights": (refused(403, "AccessDenied"), "rights"),
-    "403 without a body": (refused(403, ""), "rights"),
-    "401": (refused(401, "Unauthorized"), "rights"),
-    "wrong clock": (refused(403, "RequestTimeTooSkewed"), "clock"),
-    "no bucket": (refused(404, "NoSuchBucket"), "bucket"),
-    "404 of something else": (refused(404, ""), "endpoint"),
-    "wrong region": (refused(400, "AuthorizationHeaderMalformed"), "region"),
-    "elsewhere": (refused(301, "PermanentRedirect"), "region"),
-    "not here": (refused(501, "NotImplemented"), "endpoint"),
-    "wrong method": (refused(405, "MethodNotAllowed"), "endpoint"),
-}
-
-
-@pytest.mark.parametrize("fault", sorted(REFUSED))
-@pytest.mark.parametrize("call", sorted(CALLS))
-def test_what_an_admin_must_mend_is_said_at_once_and_how(
-    bad: BadObjectStore, store: S3Store, patient: RetryingStore, call: str, fault: str
-) -> None:
-    """An object that is missing, or an empty listing, would be taken for the truth."""
-    operation, act = CALLS[call]
-    reaction, hint = REFUSED[fault]
-    bad.fail(operation, reaction, forever=True)
-    before = bad.calls[operation]
-    with pytest.raises(StoreError) as caught:
-        act(patient)
-    assert not caught.value.retryable
-    assert hint in caught.value.hint
-    assert bad.calls[operation] == before + 1, "it was asked again"
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_nobody_is_followed_elsewhere(bad: BadObjectStore, server: S3Server, store: S3Store, status: int) -> None:
-    with BadObjectStore(server.url) as elsewhere:
-        headers = {"Location": f"{elsewhere.url}/", "x-amz-bucket-region": "eu-west-1"}
-        for call in ("get", "put", "list", "delete_many"):
-            operation, act = CALLS[call]
-            bad.fail(operation, refused(status, "PermanentRedirect", **headers), forever=True)
-            asked = sum(bad.calls.values())
-            with pytest.raises(StoreError):
-                act(store)
-            assert sum(bad.calls.values()) == asked + 1
-        assert elsewhere.opened == 0
-
-
-@pytest.mark.parametrize(
-    "full", [refused(507, "InsufficientStorage"), refused(403, "QuotaExceeded"), refused(507, "XMinioStorageFull")]
-)
-def test_a_full_store_is_no_space(bad: BadObjectStore, store: S3Store, full: Reaction) -> None:
-    bad.fail("put", full)
-    with pytest.raises(NoSpace) as caught:
-        store.put("packs/aa/new", [TEN])
-    assert "packs/aa/new" in str(caught.value)
-
-
-def test_what_a_server_says_reaches_no_terminal_as_it_is(bad: BadObjectStore, store: S3Store) -> None:
-    bad.fail("put", refused(400, "InvalidRequest", "&#x9b;31m" + "x" * 5000))
-    with pytest.raises(StoreError) as caught:
-        store.put("config", [TEN])
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 400
-
-
-# A write whose answer is lost
-
-
-@pytest.mark.parametrize(
-    "lost", [silent_after_success(), broken_after_success(), failed_after_success(503, "SlowDown")]
-)
-def test_a_create_whose_answer_is_lost_has_succeeded_and_is_known_by_its_bytes(
-    bad: BadObjectStore, store: S3Store, hasty: S3Store, lost: Reaction
-) -> None:
-    bad.fail("create", lost)
-    with pytest.raises(StoreUnavailable):
-        hasty.create("leases/aa/end", [b"mine"])
-    bad.settle()
-    assert store.get("leases/aa/end") == b"mine"
-    with pytest.raises(ObjectExists):
-        store.create("leases/aa/end", [b"mine"])
-
-    bad.forgive()
-    bad.fail("create", lost)
-    patiently(hasty).create("leases/bb/end", [b"mine"])
-    assert store.get("leases/bb/end") == b"mine"
-
-
-def test_a_create_that_failed_and_then_lost_against_another_has_lost(
-    bad: BadObjectStore, store: S3Store, patient: RetryingStore, direct: S3Store
-) -> None:
-    def taken_by_another(exchange: Exchange) -> None:
-        direct.create("leases/aa/end", [b"another's"])
-        refused(500, "InternalError")(exchange)
-
-    bad.fail("create", taken_by_another)
-    with pytest.raises(ObjectExists):
-        patient.create("leases/aa/end", [b"mine"])
-    assert store.get("leases/aa/end") == b"another's"
-
-
-def test_a_put_whose_answer_is_no_answer_did_not_succeed(bad: BadObjectStore, store: S3Store) -> None:
-    """A login page of some network, for example."""
-    page = Answer(200, {"Content-Type": "text/html"}, b"<html>Please log in</html>")
-    for operation, act in (CALLS["put"], CALLS["create"]):
-        bad.fail(operation, lambda exchange: exchange.reply(page))
-        with pytest.raises(StoreUnavailable):
-            act(store)
-    assert not store.exists("keys/aa")
+def place(server: S3Server, proxy: BadObjectStore, prefix: str) -> Bucket:
+    return server.bucket(prefix, url=proxy.url)
 
 
 # A read that is not what was asked for
 
 
-def other_range(answer: Answer) -> Answer:
-    """As a cache that mixes up two requests."""
-    return replace(answer, headers={**answer.headers, "Content-Range": "bytes 200-60199/70000"})
-
-
-def shorter_range(answer: Answer) -> Answer:
-    headers = {**answer.headers, "Content-Range": "bytes 100-59999/70000"}
-    return replace(answer, headers=headers, body=answer.body[:59_900])
-
-
-def nonsense(answer: Answer) -> Answer:
-    return replace(answer, headers={**answer.headers, "Content-Range": "bytes all of them"})
-
-
-WRONG: Mapping[str, Reaction] = {
-    "cut short": cut_short(),
-    "a byte less": changed(shorter),
-    "a byte more": changed(longer),
-    "another range": changed(other_range),
-    "a shorter range": changed(shorter_range),
-    "a range that is none": changed(nonsense),
-}
-
-
-@pytest.mark.parametrize("fault", sorted(WRONG))
-def test_a_get_is_all_that_was_asked_for_or_an_error(
-    bad: BadObjectStore, store: S3Store, patient: RetryingStore, fault: str
-) -> None:
-    bad.fail("get", WRONG[fault], nth=1)
-    bad.fail("get", WRONG[fault], nth=2)
-    with pytest.raises(StoreUnavailable):
-        store.get("packs/aa/seventy", 100, 60_000)
-    assert patient.get("packs/aa/seventy", 100, 60_000) == SEVENTY[100:60_100]
-
-
-def test_a_whole_object_that_ends_early_is_an_error(bad: BadObjectStore, store: S3Store) -> None:
+def test_a_whole_object_that_ends_early_is_an_error(bad: BadObjectStore, store: Store) -> None:
     bad.fail("get", cut_short())
     with pytest.raises(StoreUnavailable):
         store.get("packs/aa/seventy")
     assert store.get("packs/aa/seventy") == SEVENTY
 
 
-def test_a_refusal_that_is_cut_short_refuses_nothing(
-    bad: BadObjectStore, store: S3Store, patient: RetryingStore
-) -> None:
+def test_a_refusal_that_is_cut_short_refuses_nothing(bad: BadObjectStore, store: Store, patient: RetryingStore) -> None:
     """Nobody can tell then whether the object was missing, or the bucket."""
     bad.fail("get", cut_short(), nth=1)
     bad.fail("get", cut_short(), nth=2)
@@ -336,7 +96,7 @@ def test_a_refusal_that_is_cut_short_refuses_nothing(
     assert not patient.exists("packs/aa/none")
 
 
-def test_a_server_that_knows_no_ranges_is_read_all_the_same(bad: BadObjectStore, store: S3Store) -> None:
+def test_a_server_that_knows_no_ranges_is_read_all_the_same(bad: BadObjectStore, store: Store) -> None:
     headers = {"Content-Type": "application/octet-stream"}
     bad.fail("get", lambda exchange: exchange.reply(Answer(200, headers, SEVENTY)), forever=True)
     assert store.get("packs/aa/seventy", 100, 60_000) == SEVENTY[100:60_100]
@@ -347,47 +107,11 @@ def test_a_server_that_knows_no_ranges_is_read_all_the_same(bad: BadObjectStore,
         store.get("packs/aa/seventy", 69_999, 2)
 
 
-def test_an_object_that_announces_too_much_is_not_read(bad: BadObjectStore, store: S3Store) -> None:
-    announced = Answer(200, {"Content-Type": "application/octet-stream"}, TEN)
-    bad.fail("get", lambda exchange: exchange.reply(announced, length=1 << 40))
-    with pytest.raises(Damaged, match="more than any object"):
-        store.get("config")
-
-
 # Listings
 
 
-NO_LISTING: Mapping[str, Reaction] = {
-    "nothing": changed(lambda answer: replace(answer, body=b"")),
-    "a page of another server": changed(lambda answer: replace(answer, body=b"<html><body>Welcome</body></html>")),
-    "no XML": changed(lambda answer: replace(answer, body=b"Welcome")),
-    "an empty element": changed(lambda answer: replace(answer, body=b"<ListBucketResult/>")),
-    "half of it": cut_short(),
-    "half of it, as if whole": changed(lambda answer: replace(answer, body=answer.body[: len(answer.body) // 2])),
-    "without its end": changed(without(rb"<IsTruncated>.*?</IsTruncated>")),
-    "of another bucket": changed(without(rb"<Name>.*?</Name>", b"<Name>another</Name>")),
-    "of another prefix": changed(without(rb"<Prefix>.*?</Prefix>", b"<Prefix>another/</Prefix>")),
-    "one object less than it counts": changed(without(rb"<Contents>.*?</Contents>")),
-    "more to come and no way to it": changed(without(rb"false", b"true")),
-    "sizes that are none": changed(without(rb"<Size>.*?</Size>", b"<Size>many</Size>")),
-    "objects without a name": changed(without(rb"<Key>.*?</Key>")),
-    "of other objects": changed(without(rb"<Key>.*?</Key>", b"<Key>another/config</Key>")),
-}
-
-
-@pytest.mark.parametrize("fault", sorted(NO_LISTING))
-def test_a_listing_is_complete_or_an_error(
-    bad: BadObjectStore, store: S3Store, patient: RetryingStore, fault: str
-) -> None:
-    bad.fail("list", NO_LISTING[fault], nth=1)
-    bad.fail("list", NO_LISTING[fault], nth=2)
-    with pytest.raises(StoreUnavailable):
-        list(store.list("packs/"))
-    assert [listed.name for listed in patient.list("packs/")] == ["packs/aa/seventy"]
-
-
 def test_a_listing_in_pages_is_complete_sorted_and_fails_as_a_whole(
-    bad: BadObjectStore, store: S3Store, direct: S3Store
+    bad: BadObjectStore, store: Store, direct: Store
 ) -> None:
     wanted = sorted(f"packs/{number % 3}/{number:04}" for number in range(1203))
     with ThreadPoolExecutor(8) as workers:
@@ -406,33 +130,21 @@ def test_a_listing_in_pages_is_complete_sorted_and_fails_as_a_whole(
     assert list(store.list("packs/")) == []
 
 
-def test_a_listing_without_any_object_is_not_believed_while_one_is_there(bad: BadObjectStore, store: S3Store) -> None:
-    assert list(store.list("claims/")) == []
-    store.create("leases/aa/end", [b"x"])
-    assert store.exists("packs/aa/seventy")
-    bad.fail("list", empty_listing(), forever=True)
-    for prefix in ("leases/", "leases/aa/", "packs/", ""):
-        with pytest.raises(StoreUnavailable, match="is there"):
-            list(store.list(prefix))
-    assert list(store.list("leases/bb/")) == []
-    store.delete("leases/aa/end")
-    assert list(store.list("leases/")) == []
-
-
-def test_an_object_that_another_deleted_is_no_witness(store: S3Store, direct: S3Store) -> None:
+def test_an_object_that_another_deleted_is_no_witness(store: Store, direct: Store) -> None:
     store.put("leases/aa/end", [b"x"])
     direct.delete("leases/aa/end")
     assert list(store.list("leases/")) == []
 
 
-def test_what_is_no_object_of_ours_is_passed_over(place: Bucket, store: S3Store) -> None:
+def test_what_is_no_object_of_ours_is_passed_over(server: S3Server, place: Bucket, store: Store) -> None:
     strange = ("Upper", "tmp/x", "a b", "folder/", ".hidden", "packs/ü", "packs/aa/x\ny", f"{'a' * 200}/{'b' * 100}")
+    client = server.client()
     for key in strange:
-        store._client.put_object(Bucket=place.name, Key=place.prefix + key, Body=b"theirs")
-    shown = store._client.list_objects_v2(Bucket=place.name, Prefix=place.prefix)["Contents"]
+        client.put_object(Bucket=place.name, Key=place.prefix + key, Body=b"theirs")
+    shown = client.list_objects_v2(Bucket=place.name, Prefix=place.prefix)["Contents"]
     assert len(shown) == len(strange) + 2
     for key in strange:
-        store._client.delete_object(Bucket=place.name, Key=place.prefix + key)
+        client.delete_object(Bucket=place.name, Key=place.prefix + key)
     assert [listed.name for listed in store.list("")] == ["config", "packs/aa/seventy"]
 
 
@@ -440,10 +152,10 @@ def test_what_is_no_object_of_ours_is_passed_over(place: Bucket, store: S3Store)
 
 
 def told(body: str) -> Reaction:
-    return lambda exchange: exchange.reply(Answer(200, {"Content-Type": "application/xml"}, body.encode()))
+    return answered(body.encode(), "application/xml")
 
 
-def test_one_that_cannot_be_deleted_is_an_error(bad: BadObjectStore, store: S3Store, place: Bucket) -> None:
+def test_one_that_cannot_be_deleted_is_an_error(bad: BadObjectStore, store: Store, place: Bucket) -> None:
     for code, kind in (("AccessDenied", StoreError), ("InternalError", StoreUnavailable)):
         bad.fail(
             "delete_many",
@@ -458,7 +170,7 @@ def test_one_that_cannot_be_deleted_is_an_error(bad: BadObjectStore, store: S3St
         bad.forgive()
 
 
-def test_what_is_not_said_to_be_deleted_is_deleted_one_by_one(bad: BadObjectStore, store: S3Store) -> None:
+def test_what_is_not_said_to_be_deleted_is_deleted_one_by_one(bad: BadObjectStore, store: Store) -> None:
     bad.fail("delete_many", told("<DeleteResult/>"))
     store.delete_many(["config", "packs/aa/seventy"])
     assert bad.calls["delete"] == 2
@@ -468,25 +180,19 @@ def test_what_is_not_said_to_be_deleted_is_deleted_one_by_one(bad: BadObjectStor
 # Slowness
 
 
-def test_an_answer_that_is_late_is_waited_for(bad: BadObjectStore, store: S3Store) -> None:
-    for operation in ("get", "list", "put"):
-        bad.fail(operation, late(0.2))
-    store.put("config", [TEN[::-1]])
-    assert store.get("config") == TEN[::-1]
-    assert len(list(store.list(""))) == 2
-
-
-def test_an_answer_that_trickles_is_ended(bad: BadObjectStore, server: S3Server, store: S3Store, place: Bucket) -> None:
+def test_an_answer_that_trickles_is_ended(bad: BadObjectStore, server: S3Server, store: Store, place: Bucket) -> None:
     # So long that what a busy machine keeps waiting is not taken for silence.
-    waits = S3Store(place, server.credentials, Limits(connections=4, silence_s=15.0))
+    waits = open_store(place, server.credentials, Limits(connections=4, silence_s=15.0))
     bad.fail("get", slow(0.02))
     with pytest.raises(StoreUnavailable, match="too slow"):
         waits.get("packs/aa/seventy")
 
 
-def test_connections_are_bounded(server: S3Server, store: S3Store, place: Bucket) -> None:
+def test_connections_are_bounded(server: S3Server, store: Store, place: Bucket) -> None:
     with BadObjectStore(server.url) as bad:
-        bounded = S3Store(replace(place, endpoint=parse_endpoint(bad.url)), server.credentials, Limits(connections=3))
+        bounded = open_store(
+            replace(place, endpoint=parse_endpoint(bad.url)), server.credentials, Limits(connections=3)
+        )
         bad.fail("get", late(0.02), every=True)
         with ThreadPoolExecutor(12) as readers:
             read = list(readers.map(lambda first: bounded.get("packs/aa/seventy", first, 5_000), range(48)))
@@ -494,67 +200,11 @@ def test_connections_are_bounded(server: S3Server, store: S3Store, place: Bucket
         assert bad.most_connections == 3
 
 
-def test_a_connection_is_used_again(bad: BadObjectStore, server: S3Server, place: Bucket) -> None:
-    store = S3Store(place, server.credentials, Limits(connections=1))
-    opened = bad.opened
-    store.put("config", [TEN])
-    for _ in range(20):
-        assert store.get("config", 2, 3) == TEN[2:5]
-        assert store.get("config") == TEN
-        assert store.exists("config")
-        assert not store.exists("other")
-    assert bad.opened == opened + 1
+# What the real server does not want
 
 
-# A server that is not there, and one that does not want us
-
-
-def test_nobody_at_the_endpoint_is_unavailable() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        store = S3Store(Bucket(parse_endpoint(url), "bucket"), Credentials("a", "b"), LONG)
-        for _, act in CALLS.values():
-            with pytest.raises(StoreUnavailable):
-                act(store)
-
-
-def test_a_server_without_tls_is_no_passing_failure(server: S3Server) -> None:
-    store = S3Store(server.bucket(url=server.url.replace("http:", "https:")), server.credentials, LONG)
-    with pytest.raises(StoreError) as caught:
-        store.get("config")
-    assert not caught.value.retryable
-    assert "certificates" in caught.value.hint
-
-
-def test_tls_is_checked_against_the_file_of_certificates(server: S3Server, place: Bucket, tmp_path: Path) -> None:
-    """Requests are signed otherwise than without TLS, and the real server has to like it."""
-    certificate, other = own_certificate(tmp_path / "server.pem"), own_certificate(tmp_path / "other.pem")
-    with BadObjectStore(server.url, certificate) as secure:
-        here = replace(place, endpoint=parse_endpoint(secure.url))
-        store = S3Store(replace(here, ca_file=str(certificate)), server.credentials, LONG)
-        fill(store)
-        store.create("leases/aa/end", [b"mine"])
-        with pytest.raises(ObjectExists):
-            store.create("leases/aa/end", [b"mine"])
-        assert store.get("packs/aa/seventy", 5, 60_000) == SEVENTY[5:60_005]
-        assert len(list(store.list(""))) == 3
-        store.delete_many(["leases/aa/end", "config"])
-        store.delete("packs/aa/seventy")
-        for untrusted in (here, replace(here, ca_file=str(other))):
-            with pytest.raises(StoreError) as caught:
-                S3Store(untrusted, server.credentials, LONG).get("config")
-            assert not caught.value.retryable
-            assert "certificates" in caught.value.hint
-        assert secure.calls["put"] == 2
-        secure.fail("get", broken())
-        with pytest.raises(StoreUnavailable):
-            store.get("config")
-
-
-@pytest.mark.parametrize("call", sorted(CALLS))
-def test_the_real_server_refuses(server: S3Server, place: Bucket, store: S3Store, call: str) -> None:
-    _, act = CALLS[call]
+@pytest.mark.parametrize("call", sorted(S3_CALLS))
+def test_the_real_server_refuses(server: S3Server, place: Bucket, store: Store, call: str) -> None:
     for credentials, place_, hint in (
         (Credentials("nobody", "knows"), place, "access key"),
         (Credentials(server.credentials.access_key, "wrong"), place, "secret"),
@@ -562,34 +212,11 @@ def test_the_real_server_refuses(server: S3Server, place: Bucket, store: S3Store
         (server.credentials, replace(place, name="no-such-bucket"), "bucket"),
     ):
         with pytest.raises(StoreError) as caught:
-            act(S3Store(place_, credentials, LONG))
+            S3_CALLS[call].act(open_store(place_, credentials))
         assert not caught.value.retryable
         assert hint in caught.value.hint
         assert credentials.secret_key not in str(caught.value)
     assert store.get("config") == TEN
-
-
-def test_the_environment_decides_nothing(
-    server: S3Server, place: Bucket, store: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "config").write_text(
-        "[default]\ns3 =\n  addressing_style = virtual\nendpoint_url = http://127.0.0.1:1\n"
-    )
-    for name, value in {
-        "AWS_CONFIG_FILE": str(tmp_path / "config"),
-        "AWS_PROFILE": "no-such-profile",
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
-        "AWS_ACCESS_KEY_ID": "wrong",
-        "AWS_SESSION_TOKEN": "wrong",
-        "AWS_CA_BUNDLE": "/no/such/file",
-        "AWS_MAX_ATTEMPTS": "7",
-        "AWS_USE_FIPS_ENDPOINT": "true",
-        "HTTP_PROXY": "http://127.0.0.1:1",
-        "http_proxy": "http://127.0.0.1:1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    assert S3Store(place, server.credentials, LONG).get("config") == TEN
 
 
 @pytest.mark.parametrize(
@@ -611,22 +238,16 @@ def test_what_is_no_bucket_is_refused(name: str, prefix: str, region: str) -> No
         Bucket(parse_endpoint("https://s3.example.org"), name, prefix, region)
 
 
-def test_a_file_of_certificates_that_is_not_there_is_named(tmp_path: Path) -> None:
-    place = Bucket(parse_endpoint("https://s3.example.org"), "bucket", ca_file=str(tmp_path / "ca.pem"))
-    with pytest.raises(AddressRefused, match=r"ca\.pem"):
-        S3Store(place, Credentials("a", "b"))
-
-
 # All at once
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_operations_over_a_bad_server_end_as_on_a_plain_dictionary(
-    bad: BadObjectStore, store: S3Store, server: S3Server, place: Bucket, seed: int
+    bad: BadObjectStore, store: Store, server: S3Server, place: Bucket, seed: int
 ) -> None:
     # A request that was given up must not come after what is written next: few silences, long ones, and all is met.
-    patient = patiently(S3Store(place, server.credentials, Limits(connections=4, silence_s=4.0)))
-    passing = [reaction for name, reaction in PASSING.items() if name not in SILENCES]
+    patient = patiently(open_store(place, server.credentials, Limits(connections=4, silence_s=4.0)))
+    passing = [each.reaction for name, each in [*S3.passing.items(), *S3.lost.items()] if name not in SLOW]
     choose = random.Random(seed)
 
     def any_of(reactions: Iterable[Reaction]) -> Reaction:

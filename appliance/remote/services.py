@@ -30,7 +30,7 @@ from appliance.services.queue.service import Asked, Seen
 from appliance.services.runlogs import RunLog
 
 _LOOK_S: Final = 1.0
-_LOOKS_MISSED_MAX: Final = 600
+_LOOKS_MISSED_MAX: Final = 600  # ten minutes at least: as long as an update may take
 _KEPT: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _NOT_TOLD: Final = {"manifest_name": ""}
 _SOCKETS: Final = {"socket": "", "host_socket": ""}
@@ -194,8 +194,8 @@ class RemoteRecoveries:
         return self.watched(self._read(self._client.post(f"/recoveries/{_part(id)}/migrate", wanted)), progress)
 
     def watched(self, record: RecoveryRecord, progress: Progress) -> RecoveryRecord:
-        """Until it moves no more. An appliance that does not answer is waited for, as long as an update of it takes.
-        MigrationEnded, RemoteUnreachable."""
+        """Until it moves no more. An appliance that does not answer is waited for, though not for ever. MigrationEnded,
+        RemoteUnreachable."""
         missed = 0
         while record.state is RecoveryState.MIGRATING:
             self._sleep(_LOOK_S)

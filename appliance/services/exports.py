@@ -63,7 +63,7 @@ class Served:
                 time.sleep(_WATCH_S)
             self.export.stop()  # what it leaves
             self.export = self.start()
-            tell("Its server died, and was started again: clients have to connect anew.")
+            tell("The server died, and was started again: clients have to connect anew.")
 
 
 class ExportService:

@@ -97,5 +97,5 @@ def leave_amid_requests(uri: str, over: threading.Event) -> None:
                 handle.poll(1000)
             with socket.socket(fileno=os.dup(handle.aio_get_fd())) as line:
                 line.shutdown(socket.SHUT_RDWR)
-        except nbd.Error:
+        except (nbd.Error, OSError):
             time.sleep(0.05)  # as many clients as may are there, or nobody is: it is started again

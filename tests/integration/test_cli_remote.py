@@ -18,7 +18,7 @@ from appliance.acts import Act, Role
 from appliance.models import RecoveryRecord, RecoveryState, RunState, new_id
 from appliance.policy.selectors import Clause, Selector
 from appliance.remote.client import Client
-from appliance.remote.errors import RemoteUnknown
+from appliance.remote.errors import RemoteUnknown, RemoteUnreachable
 from appliance.remote.services import RemoteRecoveries
 from appliance.services.access import Via
 from appliance.services.access.audits import AuditService
@@ -258,9 +258,14 @@ def test_a_migration_is_watched_on_when_the_appliance_was_away(remote: Elsewhere
 
         progress = Progress()
         assert RemoteRecoveries(client, sleep).watched(record, progress).state is RecoveryState.MIGRATED
-    assert len(looks) == 4
-    (note,) = progress.notes
-    assert "does not answer: Connection refused; the disks move on" in note
+        assert len(looks) == 4
+        (note,) = progress.notes
+        assert "does not answer: Connection refused; the disks move on" in note
+        client.url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+        pauses: list[float] = []
+        with pytest.raises(RemoteUnreachable):
+            RemoteRecoveries(client, pauses.append).watched(record, Progress())
+        assert sum(pauses) > 600
 
 
 def test_a_refusal_is_told_in_the_words_of_who_refuses(remote: Elsewhere) -> None:

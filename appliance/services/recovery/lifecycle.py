@@ -95,9 +95,10 @@ class Recovery:
             self.appliance.clock.sleep(_RESUME_PAUSE_S)
 
     def start_crashed(self) -> bool:
-        """Start the machine again if its QEMU died; that it did is noted before.
+        """Start the machine again if its QEMU died, or its guest crashed (libvirt tells no difference); that is noted
+        before.
 
-        QEMU 7.2 may do so when the server goes away that a job reads from. HypervisorError.
+        QEMU 7.2 may die when the server goes away that a job reads from. HypervisorError.
         """
         if not self.hypervisor.machines.state(self.record.machine_uuid).crashed:
             return False
@@ -108,11 +109,12 @@ class Recovery:
 
     @property
     def _died(self) -> str:
-        return "QEMU died while the disks were moved" if self.record.state is RecoveryState.MIGRATING else "QEMU died"
+        moving = " while the disks were moved" if self.record.state is RecoveryState.MIGRATING else ""
+        return f"QEMU died or its guest crashed{moving}"
 
     def put_exports_below(self) -> None:
-        """Of a machine that is off and whose QEMU was killed: below each overlay into which all was pulled, but maybe
-        not written out, its export again. What the overlay holds counts before that."""
+        """Of a machine that is off: below each overlay into which all was pulled, but maybe not written out, its export
+        again. What the overlay holds counts before that."""
         uuid = self.record.machine_uuid
         for disk in self.record.disks:
             pulled = not disk.migrated and disk.destination is None
